@@ -1,0 +1,40 @@
+# Every target works on a fresh clone; what a target needs beyond Go it installs or names.
+
+BUF := npx --yes @bufbuild/buf@1.75.0
+FUZZTIME ?= 3s
+
+.PHONY: build test race fuzz lint sim e2e check generate
+
+build:
+	go build ./...
+
+test:
+	go test ./...
+
+race:
+	go test -race ./...
+
+# fuzz gives every fuzz target of every package FUZZTIME.
+fuzz:
+	./.ci/fuzz $(FUZZTIME)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'these files are not gofmt-ed'; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff
+
+# sim runs the seeded fault tests alone, e2e the whole system.
+sim:
+	go test ./test/fault/...
+
+e2e:
+	go test -count=1 ./test/e2e/... ./test/privacy/... ./test/interop/...
+	go run ./cmd/mimimi demo -json
+
+check:
+	./.ci/run
+
+# generate rewrites the Go code made from api/ (needs Node's npx).
+generate:
+	$(BUF) generate
