@@ -1,0 +1,157 @@
+package mls
+
+import (
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// marshaler is a wire struct of RFC 9420 that can be written.
+type marshaler interface{ marshal(b *cryptobyte.Builder) }
+
+// parser is a wire struct of RFC 9420 that can be read. A parse that returns false leaves the value undefined.
+type parser interface {
+	parse(s *cryptobyte.String) bool
+}
+
+// marshal returns the encoding of m.
+//
+// A Builder fails only if a vector reaches 2^30 bytes. Received values are bounded by maxVector, so a failure is a
+// local caller's bug, and the panic of BytesOrPanic is the honest answer.
+func marshal(m marshaler) []byte {
+	var b cryptobyte.Builder
+	m.marshal(&b)
+	return b.BytesOrPanic()
+}
+
+// parse reads exactly one p from b. Parsed values never alias b.
+func parse(b []byte, p parser) error {
+	s := cryptobyte.String(b)
+	if !p.parse(&s) || !s.Empty() {
+		return ErrMalformed // one error: a peer must not learn which byte
+	}
+	return nil
+}
+
+// readVarint reads a variable-size length, RFC 9420 §2.1.2. It rejects every length that is not in its shortest form.
+func readVarint(s *cryptobyte.String, n *uint32) bool {
+	var first uint8
+	if !s.ReadUint8(&first) {
+		return false
+	}
+	prefix := first >> 6
+	if prefix == 3 {
+		return false
+	}
+	v := uint32(first & 0x3f)
+	for range 1<<prefix - 1 {
+		var next uint8
+		if !s.ReadUint8(&next) {
+			return false
+		}
+		v = v<<8 | uint32(next)
+	}
+	*n = v
+	return prefix == 0 || v >= 1<<(8*(1<<(prefix-1))-2)
+}
+
+// writeVarint writes the shortest form of n.
+func writeVarint(b *cryptobyte.Builder, n int) {
+	switch {
+	case n < 1<<6:
+		b.AddUint8(uint8(n))
+	case n < 1<<14:
+		b.AddUint16(1<<14 | uint16(n))
+	case n < 1<<30:
+		b.AddUint32(2<<30 | uint32(n))
+	default:
+		b.SetError(ErrMalformed)
+	}
+}
+
+// readSlice reads a vector's length and returns its content without copying it.
+func readSlice(s *cryptobyte.String, out *cryptobyte.String) bool {
+	var n uint32
+	return readVarint(s, &n) && n <= maxVector && s.ReadBytes((*[]byte)(out), int(n))
+}
+
+// readOpaque reads opaque<V> into a new slice. An empty vector gives an empty, non-nil slice.
+func readOpaque(s *cryptobyte.String, out *[]byte) bool {
+	var content cryptobyte.String
+	if !readSlice(s, &content) {
+		return false
+	}
+	*out = append(make([]byte, 0, len(content)), content...)
+	return true
+}
+
+// writeOpaque writes opaque<V>.
+func writeOpaque(b *cryptobyte.Builder, v []byte) {
+	writeVarint(b, len(v))
+	b.AddBytes(v)
+}
+
+// readVector reads T items<V>: it calls item until the vector's content is used up, at most limit times.
+func readVector(s *cryptobyte.String, limit int, item func(s *cryptobyte.String) bool) bool {
+	var content cryptobyte.String
+	if !readSlice(s, &content) {
+		return false
+	}
+	for n := 0; !content.Empty(); n++ {
+		before := len(content)
+		if n == limit || !item(&content) || len(content) == before {
+			return false
+		}
+	}
+	return true
+}
+
+// writeVector writes the vector whose content is what items writes.
+func writeVector(b *cryptobyte.Builder, items func(b *cryptobyte.Builder)) {
+	var content cryptobyte.Builder
+	items(&content)
+	v, err := content.Bytes()
+	if err != nil {
+		b.SetError(err)
+		return
+	}
+	writeOpaque(b, v)
+}
+
+// readOptional reads the presence octet of optional<T>, which is 0 or 1, RFC 9420 §2.1.1.
+func readOptional(s *cryptobyte.String, present *bool) bool {
+	var v uint8
+	if !s.ReadUint8(&v) || v > 1 {
+		return false
+	}
+	*present = v == 1
+	return true
+}
+
+// writeOptional writes the presence octet of optional<T>.
+func writeOptional(b *cryptobyte.Builder, present bool) {
+	if present {
+		b.AddUint8(1)
+		return
+	}
+	b.AddUint8(0)
+}
+
+// readUint16s reads a vector of 16-bit code points.
+func readUint16s[T ~uint16](s *cryptobyte.String, limit int, out *[]T) bool {
+	*out = nil
+	return readVector(s, limit, func(s *cryptobyte.String) bool {
+		var v uint16
+		if !s.ReadUint16(&v) {
+			return false
+		}
+		*out = append(*out, T(v))
+		return true
+	})
+}
+
+// writeUint16s writes a vector of 16-bit code points.
+func writeUint16s[T ~uint16](b *cryptobyte.Builder, vs []T) {
+	writeVarint(b, 2*len(vs))
+	for _, v := range vs {
+		b.AddUint16(uint16(v))
+	}
+}

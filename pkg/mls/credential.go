@@ -1,0 +1,47 @@
+package mls
+
+import (
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// Credential is Credential, RFC 9420 §5.3. Body is basic's identity, or the content of x509's certificate vector. The RFC
+// gives other types no form of their own; here the body of every other type is one opaque<V>, and Body is its content.
+type Credential struct {
+	Type CredentialType
+	Body []byte
+}
+
+// Marshal returns the TLS encoding.
+func (c Credential) Marshal() []byte { return marshal(&c) }
+
+// ParseCredential reads exactly one Credential. It returns ErrMalformed for anything else.
+func ParseCredential(b []byte) (Credential, error) {
+	var c Credential
+	if err := parse(b, &c); err != nil {
+		return Credential{}, err
+	}
+	return c, nil
+}
+
+func (c *Credential) parse(s *cryptobyte.String) bool {
+	return s.ReadUint16((*uint16)(&c.Type)) &&
+		readOpaque(s, &c.Body) &&
+		(c.Type != CredentialX509 || isCertificateList(c.Body))
+}
+
+func (c *Credential) marshal(b *cryptobyte.Builder) {
+	b.AddUint16(uint16(c.Type))
+	writeOpaque(b, c.Body)
+}
+
+// isCertificateList reports whether b is a sequence of Certificate, which is opaque cert_data<V>.
+func isCertificateList(b []byte) bool {
+	s := cryptobyte.String(b)
+	for n := 0; !s.Empty(); n++ {
+		var cert cryptobyte.String
+		if n == maxCertificates || !readSlice(&s, &cert) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,46 @@
+package mls
+
+import "errors"
+
+// The errors that a caller may branch on. Everything that this package returns for a message, tree or key of another
+// party matches exactly one of them.
+var (
+	// ErrMalformed says that bytes are not the one canonical encoding of what was asked for, or break a limit of
+	// limits.go. It never says which byte.
+	ErrMalformed = errors.New("mls: malformed encoding")
+	// ErrUnauthenticated says that a signature, MAC or AEAD does not verify, whichever it was.
+	ErrUnauthenticated = errors.New("mls: signature, MAC or AEAD does not verify")
+	// ErrInvalid says that something well formed breaks a rule; a RuleError wraps it and names the rule.
+	ErrInvalid = errors.New("mls: breaks a rule of RFC 9420")
+	// ErrStaleEpoch says that a message is of another epoch; an EpochError wraps it.
+	ErrStaleEpoch = errors.New("mls: message is of another epoch")
+	// ErrReplayed says that a message's key was used already or lies outside the window that is kept.
+	ErrReplayed = errors.New("mls: message key already used or out of bounds")
+	// ErrUnsupported says that a protocol version, cipher suite or type is not supported.
+	ErrUnsupported = errors.New("mls: unsupported version, suite or type")
+)
+
+// RuleError names the rule that was broken. Its texts are constants of this package, never data. It matches ErrInvalid.
+type RuleError struct {
+	Section string // of RFC 9420, such as "12.2"
+	Rule    string // one constant clause
+}
+
+// Error returns the section and the rule.
+func (e *RuleError) Error() string { return "mls: RFC 9420 §" + e.Section + ": " + e.Rule }
+
+// Unwrap returns ErrInvalid.
+func (e *RuleError) Unwrap() error { return ErrInvalid }
+
+// EpochError says which epoch a state has and which one a message wants. It matches ErrStaleEpoch. Its text leaves the
+// numbers out: they join the two sides of a delivery.
+type EpochError struct{ Have, Want uint64 }
+
+// Error returns the text of ErrStaleEpoch.
+func (e *EpochError) Error() string { return ErrStaleEpoch.Error() }
+
+// Unwrap returns ErrStaleEpoch.
+func (e *EpochError) Unwrap() error { return ErrStaleEpoch }
+
+// broken returns a RuleError. Both arguments must be constants.
+func broken(section, rule string) error { return &RuleError{Section: section, Rule: rule} }

@@ -1,0 +1,321 @@
+package mls
+
+import (
+	"bytes"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// wireFormat is WireFormat, https://www.iana.org/assignments/mls/mls.xhtml#mls-wire-formats, RFC 9420 §6.
+type wireFormat uint16
+
+const (
+	wirePublicMessage  wireFormat = 1
+	wirePrivateMessage wireFormat = 2
+	wireWelcome        wireFormat = 3
+	wireGroupInfo      wireFormat = 4
+	wireKeyPackage     wireFormat = 5
+)
+
+// contentType is ContentType, RFC 9420 §6.
+type contentType uint8
+
+const (
+	contentApplication contentType = 1
+	contentProposal    contentType = 2
+	contentCommit      contentType = 3
+)
+
+// SenderType is SenderType, RFC 9420 §6.
+type SenderType uint8
+
+// The sender types of RFC 9420 §6.
+const (
+	SenderMember            SenderType = 1
+	SenderExternal          SenderType = 2
+	SenderNewMemberProposal SenderType = 3
+	SenderNewMemberCommit   SenderType = 4
+)
+
+// Sender is Sender, RFC 9420 §6.
+type Sender struct {
+	Type SenderType
+	Leaf uint32 // member: leaf index; external: index in external_senders; 0 for the others
+}
+
+// indexed reports whether Leaf is on the wire.
+func (s *Sender) indexed() bool { return s.Type == SenderMember || s.Type == SenderExternal }
+
+func (s *Sender) parse(in *cryptobyte.String) bool {
+	return in.ReadUint8((*uint8)(&s.Type)) &&
+		s.Type >= SenderMember && s.Type <= SenderNewMemberCommit &&
+		(!s.indexed() || in.ReadUint32(&s.Leaf))
+}
+
+func (s *Sender) marshal(b *cryptobyte.Builder) {
+	b.AddUint8(uint8(s.Type))
+	if s.indexed() {
+		b.AddUint32(s.Leaf)
+	}
+}
+
+// framedContent is FramedContent, RFC 9420 §6. It must not change once bytes has been called.
+type framedContent struct {
+	groupID           []byte
+	epoch             uint64
+	sender            Sender
+	authenticatedData []byte
+	contentType       contentType
+	application       []byte    // application
+	proposal          *Proposal // proposal
+	commit            *commit   // commit
+
+	raw []byte // the encoding, once known: a large commit is hashed and signed several times
+}
+
+func (c *framedContent) parse(s *cryptobyte.String) bool {
+	return readOpaque(s, &c.groupID) &&
+		s.ReadUint64(&c.epoch) &&
+		c.sender.parse(s) &&
+		readOpaque(s, &c.authenticatedData) &&
+		s.ReadUint8((*uint8)(&c.contentType)) &&
+		c.parseBody(s)
+}
+
+// parseBody reads the part that contentType selects.
+func (c *framedContent) parseBody(s *cryptobyte.String) bool {
+	switch c.contentType {
+	case contentApplication:
+		return readOpaque(s, &c.application)
+	case contentProposal:
+		c.proposal = new(Proposal)
+		return c.proposal.parse(s)
+	case contentCommit:
+		c.commit = new(commit)
+		return c.commit.parse(s)
+	default:
+		return false
+	}
+}
+
+func (c *framedContent) marshal(b *cryptobyte.Builder) { b.AddBytes(c.bytes()) }
+
+func (c *framedContent) marshalBody(b *cryptobyte.Builder) {
+	switch c.contentType {
+	case contentApplication:
+		writeOpaque(b, c.application)
+	case contentProposal:
+		c.proposal.marshal(b)
+	case contentCommit:
+		c.commit.marshal(b)
+	}
+}
+
+// bytes returns the encoding.
+func (c *framedContent) bytes() []byte {
+	if c.raw == nil {
+		var b cryptobyte.Builder
+		writeOpaque(&b, c.groupID)
+		b.AddUint64(c.epoch)
+		c.sender.marshal(&b)
+		writeOpaque(&b, c.authenticatedData)
+		b.AddUint8(uint8(c.contentType))
+		c.marshalBody(&b)
+		c.raw = b.BytesOrPanic()
+	}
+	return c.raw
+}
+
+// contentAuth is FramedContentAuthData, RFC 9420 §6.1. confirmationTag is there for a commit only.
+type contentAuth struct {
+	signature       []byte
+	confirmationTag []byte
+}
+
+func (a *contentAuth) parse(s *cryptobyte.String, t contentType) bool {
+	return readOpaque(s, &a.signature) && (t != contentCommit || readOpaque(s, &a.confirmationTag))
+}
+
+func (a *contentAuth) marshal(b *cryptobyte.Builder, t contentType) {
+	writeOpaque(b, a.signature)
+	if t == contentCommit {
+		writeOpaque(b, a.confirmationTag)
+	}
+}
+
+// authenticatedContent is AuthenticatedContent, RFC 9420 §6.
+type authenticatedContent struct {
+	wireFormat wireFormat
+	content    framedContent
+	auth       contentAuth
+}
+
+func (a *authenticatedContent) parse(s *cryptobyte.String) bool {
+	return s.ReadUint16((*uint16)(&a.wireFormat)) &&
+		(a.wireFormat == wirePublicMessage || a.wireFormat == wirePrivateMessage) &&
+		a.content.parse(s) &&
+		a.auth.parse(s, a.content.contentType)
+}
+
+func (a *authenticatedContent) marshal(b *cryptobyte.Builder) {
+	b.AddUint16(uint16(a.wireFormat))
+	a.content.marshal(b)
+	a.auth.marshal(b, a.content.contentType)
+}
+
+// ref is the ProposalRef of a proposal, RFC 9420 §5.2 and §12.4.
+func (a *authenticatedContent) ref(suite CipherSuite) []byte {
+	return suite.RefHash(labelProposalRef, marshal(a))
+}
+
+// tbs is FramedContentTBS, RFC 9420 §6.1. context is the encoding of the GroupContext of the message's epoch.
+func (a *authenticatedContent) tbs(context []byte) []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(mls10)
+	b.AddUint16(uint16(a.wireFormat))
+	a.content.marshal(&b)
+	switch a.content.sender.Type {
+	case SenderMember, SenderNewMemberCommit:
+		b.AddBytes(context)
+	}
+	return b.BytesOrPanic()
+}
+
+// tbm is AuthenticatedContentTBM, RFC 9420 §6.2.
+func (a *authenticatedContent) tbm(context []byte) []byte {
+	var b cryptobyte.Builder
+	b.AddBytes(a.tbs(context))
+	a.auth.marshal(&b, a.content.contentType)
+	return b.BytesOrPanic()
+}
+
+// sign fills in the signature.
+func (a *authenticatedContent) sign(key SignatureKey, context []byte) {
+	a.auth.signature = key.SignWithLabel(labelFramedContent, a.tbs(context))
+}
+
+// verify checks the signature under the sender's public key.
+func (a *authenticatedContent) verify(suite CipherSuite, public, context []byte) error {
+	if !suite.VerifyWithLabel(public, labelFramedContent, a.tbs(context), a.auth.signature) {
+		return ErrUnauthenticated
+	}
+	return nil
+}
+
+// mlsMessage is MLSMessage, RFC 9420 §6. Exactly one of the pointers is set.
+type mlsMessage struct {
+	publicMessage  *publicMessage
+	privateMessage *privateMessage
+	welcome        *welcome
+	groupInfo      *groupInfo
+	keyPackage     *KeyPackage
+}
+
+// parseMLSMessage reads exactly one MLSMessage. It returns ErrMalformed, or ErrUnsupported for another version.
+func parseMLSMessage(b []byte) (*mlsMessage, error) {
+	m, s := new(mlsMessage), cryptobyte.String(b)
+	var version protocolVersion
+	if !s.ReadUint16(&version) {
+		return nil, ErrMalformed
+	}
+	if version != mls10 {
+		return nil, ErrUnsupported
+	}
+	if !m.parseBody(&s) || !s.Empty() {
+		return nil, ErrMalformed
+	}
+	return m, nil
+}
+
+func (m *mlsMessage) parseBody(s *cryptobyte.String) bool {
+	var format wireFormat
+	if !s.ReadUint16((*uint16)(&format)) {
+		return false
+	}
+	switch format {
+	case wirePublicMessage:
+		m.publicMessage = new(publicMessage)
+		return m.publicMessage.parse(s)
+	case wirePrivateMessage:
+		m.privateMessage = new(privateMessage)
+		return m.privateMessage.parse(s)
+	case wireWelcome:
+		m.welcome = new(welcome)
+		return m.welcome.parse(s)
+	case wireGroupInfo:
+		m.groupInfo = new(groupInfo)
+		return m.groupInfo.parse(s)
+	case wireKeyPackage:
+		m.keyPackage = new(KeyPackage)
+		return m.keyPackage.parse(s)
+	default:
+		return false
+	}
+}
+
+// body returns the wire format and the value that is set.
+func (m *mlsMessage) body() (wireFormat, marshaler) {
+	switch {
+	case m.publicMessage != nil:
+		return wirePublicMessage, m.publicMessage
+	case m.privateMessage != nil:
+		return wirePrivateMessage, m.privateMessage
+	case m.welcome != nil:
+		return wireWelcome, m.welcome
+	case m.groupInfo != nil:
+		return wireGroupInfo, m.groupInfo
+	default:
+		return wireKeyPackage, m.keyPackage
+	}
+}
+
+func (m *mlsMessage) marshal() []byte {
+	format, body := m.body()
+	var b cryptobyte.Builder
+	b.AddUint16(mls10)
+	b.AddUint16(uint16(format))
+	body.marshal(&b)
+	return b.BytesOrPanic()
+}
+
+// MessageInfo is what anyone can read from an MLSMessage without keys.
+type MessageInfo struct {
+	WireFormat  uint16 // 1 PublicMessage, 2 PrivateMessage, 3 Welcome, 4 GroupInfo, 5 KeyPackage
+	GroupID     []byte // of PublicMessage, PrivateMessage and GroupInfo
+	Epoch       uint64 // of the same
+	ContentType uint8  // of PublicMessage and PrivateMessage: 1 application, 2 proposal, 3 commit
+	Sender      Sender // of PublicMessage
+}
+
+// Peek reads an MLSMessage in full and returns its header; nothing is checked but the form. It returns ErrMalformed or
+// ErrUnsupported.
+func Peek(msg []byte) (*MessageInfo, error) {
+	m, err := parseMLSMessage(msg)
+	if err != nil {
+		return nil, err
+	}
+	format, _ := m.body()
+	info := &MessageInfo{WireFormat: uint16(format)}
+	switch format {
+	case wirePublicMessage:
+		c := &m.publicMessage.content
+		info.GroupID, info.Epoch, info.ContentType, info.Sender = c.groupID, c.epoch, uint8(c.contentType), c.sender
+	case wirePrivateMessage:
+		p := m.privateMessage
+		info.GroupID, info.Epoch, info.ContentType = p.groupID, p.epoch, uint8(p.contentType)
+	case wireGroupInfo:
+		info.GroupID, info.Epoch = m.groupInfo.context.groupID, m.groupInfo.context.epoch
+	}
+	return info, nil
+}
+
+// checkGroup says whether a message is for the group and epoch of context. It returns a RuleError or an EpochError.
+func (c *groupContext) checkGroup(groupID []byte, epoch uint64) error {
+	if !bytes.Equal(c.groupID, groupID) {
+		return broken("6", "a message is for its own group")
+	}
+	if c.epoch != epoch {
+		return &EpochError{Have: c.epoch, Want: epoch}
+	}
+	return nil
+}

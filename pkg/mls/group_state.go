@@ -1,0 +1,216 @@
+package mls
+
+import (
+	"bytes"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// Versions of the encodings of Group.Marshal and StagedCommit.Marshal.
+const (
+	groupStateVersion  = 1
+	stagedStateVersion = 1
+)
+
+// Marshal returns the state's encoding for storage. It holds all of the member's secrets. Equal states have equal encodings.
+func (g *Group) Marshal() []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(groupStateVersion)
+	g.s.marshal(&b)
+	return b.BytesOrPanic()
+}
+
+func (s *groupState) marshal(b *cryptobyte.Builder) {
+	writeOpaque(b, s.public.Marshal())
+	s.private.marshal(b)
+	writeKey(b, s.signer)
+	s.secrets.marshal(b)
+	s.messages.marshal(b)
+	writeVector(b, func(b *cryptobyte.Builder) {
+		for _, u := range s.updates {
+			writeOpaque(b, u.ref)
+			writeKey(b, u.key)
+		}
+	})
+	writeVector(b, func(b *cryptobyte.Builder) {
+		for _, p := range s.past {
+			p.marshal(b, s.public.tree)
+		}
+	})
+	b.AddUint8(uint8(s.keep))
+}
+
+// writeKey writes a secret key as opaque<V>.
+func writeKey(b *cryptobyte.Builder, k interface{ MarshalBinary() ([]byte, error) }) {
+	v, err := k.MarshalBinary()
+	if err != nil {
+		b.SetError(err) // only a zero key fails, and no state holds one
+		return
+	}
+	writeOpaque(b, v)
+}
+
+func readKey(s *cryptobyte.String, k interface{ UnmarshalBinary([]byte) error }) bool {
+	var v []byte
+	return readOpaque(s, &v) && k.UnmarshalBinary(v) == nil
+}
+
+// ParseGroup reads what Group.Marshal wrote. The input is trusted, as for ParsePublicGroup. Reading an older state of the same group
+// and sending with it uses keys again: the caller keeps only the newest. It returns ErrMalformed or ErrUnsupported.
+func ParseGroup(b []byte, rules *Rules) (*Group, error) {
+	s := cryptobyte.String(b)
+	if err := readVersion(&s, groupStateVersion); err != nil {
+		return nil, err
+	}
+	g, err := parseGroupState(s, rules)
+	if err != nil {
+		return nil, err
+	}
+	return &Group{g}, nil
+}
+
+func readVersion(s *cryptobyte.String, want uint16) error {
+	var version uint16
+	if !s.ReadUint16(&version) {
+		return ErrMalformed
+	}
+	if version != want {
+		return ErrUnsupported
+	}
+	return nil
+}
+
+func parseGroupState(s cryptobyte.String, rules *Rules) (*groupState, error) {
+	g := &groupState{private: new(treePrivate), secrets: new(epochSecrets), messages: new(secretTree)}
+	var public, past cryptobyte.String
+	var keep uint8
+	ok := readSlice(&s, &public) &&
+		g.private.parse(&s) &&
+		readKey(&s, &g.signer) &&
+		g.secrets.parse(&s) &&
+		g.messages.parse(&s) &&
+		readVector(&s, maxPending, g.parseUpdate) &&
+		readSlice(&s, &past) &&
+		s.ReadUint8(&keep) &&
+		keep != 0 && keep <= maxPastEpochs &&
+		s.Empty()
+	if !ok {
+		return nil, ErrMalformed
+	}
+	g.keep = int(keep)
+	var err error
+	if g.public, err = ParsePublicGroup(public, rules); err != nil {
+		return nil, err
+	}
+	for !past.Empty() {
+		p := new(pastEpoch)
+		if len(g.past) == g.keep || !p.parse(&past, g.public.tree) {
+			return nil, ErrMalformed
+		}
+		g.past = append(g.past, p)
+	}
+	return g, g.check()
+}
+
+func (g *groupState) parseUpdate(s *cryptobyte.String) bool {
+	var u ownUpdate
+	ok := readOpaque(s, &u.ref) && readKey(s, &u.key)
+	g.updates = append(g.updates, u)
+	return ok
+}
+
+// check says whether the parts of a state that was read belong together.
+func (g *groupState) check() error {
+	if err := g.private.check(g.public.tree); err != nil {
+		return err
+	}
+	if !bytes.Equal(g.signer.Public(), g.ownLeaf().signatureKey) || g.signer.k().suite != g.suite() ||
+		g.messages.suite != g.suite() || int(g.messages.width) != g.public.tree.width() {
+		return ErrMalformed
+	}
+	for _, secret := range g.secrets.all() {
+		if len(*secret) != g.suite().HashLen() {
+			return ErrMalformed
+		}
+	}
+	return nil
+}
+
+// Marshal returns the staged commit's encoding for storage. It holds the secrets of the next state.
+func (c *StagedCommit) Marshal() []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(stagedStateVersion)
+	writeOptional(&b, c.joins)
+	writeOpaque(&b, c.Message)
+	writeOpaque(&b, c.Welcome)
+	writeOpaque(&b, c.GroupInfo)
+	writeOpaque(&b, c.Change.Before.Marshal())
+	writeOpaque(&b, marshal(c.content))
+	writeOptional(&b, c.next != nil)
+	if c.next != nil {
+		writeVector(&b, c.next.s.marshal)
+	}
+	return b.BytesOrPanic()
+}
+
+// ParseStagedCommit reads what StagedCommit.Marshal wrote. The input is trusted: the commit was checked when it was staged, and the
+// application's rules are not asked again. It returns ErrMalformed or ErrUnsupported.
+func ParseStagedCommit(b []byte, rules *Rules) (*StagedCommit, error) {
+	s := cryptobyte.String(b)
+	if err := readVersion(&s, stagedStateVersion); err != nil {
+		return nil, err
+	}
+	c := &StagedCommit{content: new(authenticatedContent)}
+	var before, content []byte
+	var next cryptobyte.String
+	var stays bool
+	ok := readOptional(&s, &c.joins) &&
+		readOpaque(&s, &c.Message) &&
+		readOpaque(&s, &c.Welcome) &&
+		readOpaque(&s, &c.GroupInfo) &&
+		readOpaque(&s, &before) &&
+		readOpaque(&s, &content) &&
+		readOptional(&s, &stays) &&
+		(!stays || readSlice(&s, &next)) &&
+		s.Empty()
+	if !ok || parse(content, c.content) != nil {
+		return nil, ErrMalformed
+	}
+	c.Welcome, c.GroupInfo = nilIfEmpty(c.Welcome), nilIfEmpty(c.GroupInfo)
+	if err := c.restage(before, rules); err != nil {
+		return nil, err
+	}
+	if !stays {
+		return c, nil
+	}
+	g, err := parseGroupState(next, rules)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(g.public.encoded, c.Change.After.encoded) {
+		return nil, ErrMalformed
+	}
+	c.next = &Group{g}
+	return c, nil
+}
+
+// restage works out the change again.
+func (c *StagedCommit) restage(before []byte, rules *Rules) error {
+	public, err := ParsePublicGroup(before, rules)
+	if err != nil {
+		return err
+	}
+	t, err := public.stage(c.content, noTime)
+	if err != nil {
+		return ErrMalformed
+	}
+	c.Change = t.change
+	return nil
+}
+
+func nilIfEmpty(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,75 @@
+package mls
+
+import (
+	"bytes"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// publicStateVersion is the version of PublicGroup.Marshal's encoding.
+const publicStateVersion = 1
+
+// Marshal returns the state's encoding for storage: version, GroupContext, tree, confirmation tag, pending proposals. Equal states
+// have equal encodings. The interim transcript hash follows from the others.
+func (g *PublicGroup) Marshal() []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(publicStateVersion)
+	b.AddBytes(g.encoded)
+	writeOpaque(&b, g.tree.bytes())
+	writeOpaque(&b, g.tag)
+	writeVector(&b, func(b *cryptobyte.Builder) {
+		for i := range g.pending {
+			g.pending[i].content.marshal(b)
+		}
+	})
+	return b.BytesOrPanic()
+}
+
+// ParsePublicGroup reads what Marshal wrote. The input is trusted: signatures were verified when the state came to be, and are not
+// again. The tree must still be that of the GroupContext. It returns ErrMalformed or ErrUnsupported.
+func ParsePublicGroup(b []byte, rules *Rules) (*PublicGroup, error) {
+	s := cryptobyte.String(b)
+	var version uint16
+	if !s.ReadUint16(&version) {
+		return nil, ErrMalformed
+	}
+	if version != publicStateVersion {
+		return nil, ErrUnsupported
+	}
+	var context groupContext
+	var treeBytes, tag []byte
+	var contents []*authenticatedContent
+	ok := context.parse(&s) &&
+		readOpaque(&s, &treeBytes) &&
+		readOpaque(&s, &tag) &&
+		readVector(&s, maxPending, func(s *cryptobyte.String) bool {
+			ac := new(authenticatedContent)
+			contents = append(contents, ac)
+			return ac.parse(s) && ac.content.contentType == contentProposal
+		}) &&
+		s.Empty()
+	if !ok {
+		return nil, ErrMalformed
+	}
+	return restorePublicGroup(rules, context, treeBytes, tag, contents)
+}
+
+func restorePublicGroup(rules *Rules, context groupContext, treeBytes, tag []byte, pending []*authenticatedContent) (*PublicGroup, error) {
+	if err := context.supported(); err != nil {
+		return nil, err
+	}
+	tree, err := parseRatchetTree(context.suite, treeBytes)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(tree.rootHash(), context.treeHash) {
+		return nil, ErrMalformed
+	}
+	g := newPublicGroup(rules, context, tree, tag)
+	for _, ac := range pending {
+		if g, err = g.withPending(ac); err != nil {
+			return nil, ErrMalformed
+		}
+	}
+	return g, nil
+}

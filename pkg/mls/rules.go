@@ -1,0 +1,92 @@
+package mls
+
+// ProposalRule gives a custom proposal type its rules, RFC 9420 §12.2 and §13.2.
+type ProposalRule struct {
+	NeedsPath     bool // a commit that holds one has a path
+	AllowExternal bool // may stand in an external commit, by value
+	ByReference   bool // may be sent on its own and committed by reference
+}
+
+// Rules are what an application adds to RFC 9420. One value serves Group and PublicGroup, so that members and server judge alike. It
+// must not change while in use; its functions must depend on their arguments only. Every function may be nil. An error that
+// a function returns is returned to whoever called, as it is.
+//
+// Lifetimes are checked only where a time is passed in, and only of leaves that enter by Add or in a KeyPackage.
+type Rules struct {
+	// Proposals names the custom proposal types that the application knows. A commit or proposal of another type that is not
+	// of RFC 9420 (or self_remove) is refused.
+	Proposals map[ProposalType]ProposalRule
+	// CheckLeaf is called for each leaf that enters the tree or changes, and on joining or loading a group from a GroupInfo for all
+	// leaves. before is the leaf that it replaces (also in a resync), nil if none.
+	CheckLeaf func(before, leaf *LeafNode) error
+	// CheckProposal is called for a standalone proposal that has passed the checks of RFC 9420.
+	CheckProposal func(g *PublicGroup, sender Sender, p Proposal) error
+	// CheckCommit is called for a commit that has passed all else, before it takes effect.
+	CheckCommit func(c *Change) error
+}
+
+// proposal returns the rule of a custom type. A nil r knows none.
+func (r *Rules) proposal(t ProposalType) (ProposalRule, bool) {
+	if r == nil {
+		return ProposalRule{}, false
+	}
+	rule, ok := r.Proposals[t]
+	return rule, ok
+}
+
+func (r *Rules) checkLeaf(before, leaf *LeafNode) error {
+	if r == nil || r.CheckLeaf == nil {
+		return nil
+	}
+	return r.CheckLeaf(before, leaf)
+}
+
+func (r *Rules) checkProposal(g *PublicGroup, sender Sender, p Proposal) error {
+	if r == nil || r.CheckProposal == nil {
+		return nil
+	}
+	return r.CheckProposal(g, sender, p)
+}
+
+func (r *Rules) checkCommit(c *Change) error {
+	if r == nil || r.CheckCommit == nil {
+		return nil
+	}
+	return r.CheckCommit(c)
+}
+
+// Member is one occupied leaf.
+type Member struct {
+	Index uint32
+	Leaf  *LeafNode
+}
+
+// CommittedProposal is a proposal with where it came from.
+type CommittedProposal struct {
+	Proposal
+	Sender      Sender
+	ByReference bool
+	Ref         []byte // ProposalRef if ByReference
+	Index       uint32 // add: the leaf index given, once committed
+}
+
+// Change says what one commit does. It is given to Rules.CheckCommit before it takes effect, and to the caller with the staged
+// commit. It is read only.
+type Change struct {
+	Epoch             uint64 // the epoch that it begins
+	Sender            Sender
+	Committer         Member // in the new tree: an external joiner's new leaf; a member's old leaf if the commit has no path
+	HasPath           bool
+	Proposals         []CommittedProposal  // in the order of the commit
+	Added             []Member             // by Add, with their new indices
+	AddedRefs         [][]byte             // KeyPackageRef of each of Added
+	Removed           []Member             // by Remove and SelfRemove, with the old leaf
+	Updated           []Member             // by Update, and the committer's own path leaf if it was a member
+	OldLeaves         map[uint32]*LeafNode // by index: the leaf before, of each of Removed and Updated
+	Extensions        []Extension          // of the GroupContext of the new epoch
+	AuthenticatedData []byte
+	ConfirmationTag   []byte
+	Before            *PublicGroup // public state of the epoch left
+	// After is the public state of the epoch begun. A PublicGroup cannot check its confirmation tag; a Group has.
+	After *PublicGroup
+}
