@@ -1,0 +1,63 @@
+package mimimi
+
+import "time"
+
+// Sizes of suite 1, in bytes.
+const (
+	keySize       = 32 // X25519 and Ed25519 public keys, and every secret of ours (§0)
+	signatureSize = 64 // Ed25519
+	tagSize       = 16 // AES-128-GCM
+	hashSize      = 32 // SHA-256
+)
+
+// Paddings (§4, §5, §9). A plaintext that does not fit is refused where it is made; the limits of names below see to it that none
+// ever is, which a test shows with the longest names.
+const (
+	linkPlaintextSize    = 512
+	linkCiphertextSize   = hashSize + linkPlaintextSize + tagSize
+	requestPlaintextSize = 2048
+	minPadded            = 256
+)
+
+// Limits of names, checked at registration (§0).
+const (
+	// maxDomain makes a client certificate with its signatures fit 512 bytes: two URIs of one domain (2·80), the longest user
+	// name (64) and about 280 bytes of keys, signatures, dates and labels.
+	maxDomain      = 80
+	maxDomainLabel = 63 // RFC 1035 §2.3.4
+	maxUserName    = 64 // RFC 5321 §4.5.3.1.1, the limit of mail
+	uuidLen        = 36
+)
+
+// Limits of groups.
+const (
+	maxLeaves = 1000 // §9
+	// maxLeafIndex bounds vectors indexed by leaf: a tree of 1,000 leaves is 1,024 wide, since Adds fill from the left.
+	maxLeafIndex = 1024
+	maxAdds      = 200 // §6: keeps a commit with its KeyPackages, at most 1.4 kB each, under the bus's 8 MiB with the Welcome
+)
+
+// Limits of lists and fields, each far above need, so that a parser's work and memory stay small.
+const (
+	maxQueueKeys     = 16  // current, next, and a year of old ones (§10) at one per month
+	maxOHTTPKeys     = 16  // three services, old and new
+	maxOHTTPConfig   = 256 // an RFC 9458 key configuration of suite 1 has about 45 bytes
+	maxServiceName   = 16
+	maxOperationName = 32
+	// maxBarred keeps a State, of which every checkpoint holds a copy, near 1 MiB. At the bound a group takes no newcomers; members can
+	// still leave and be removed.
+	maxBarred = 1 << 16
+)
+
+// Times.
+const (
+	day                 = 24 * time.Hour
+	week                = 7 * day
+	leafLifetime        = 90 * day // §2
+	certificateBackdate = 8 * day  // §3: a leaf's week starts at most 8 days before it is made
+	requestSkew         = 10 * time.Minute
+	joinerPatience      = 10 * time.Minute // §4: the next external joiner waits at most this long
+	freshEntry          = 24 * time.Hour   // §4: any member may remove a leaf that entered within this time
+	clockSkew           = time.Hour        // of a client that makes a KeyPackage just after the week turned
+	maxUnix             = 1 << 40          // year 36812: keeps every time.Time arithmetic in range
+)

@@ -1,0 +1,239 @@
+package mimimi
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"mimimi.example/pkg/mls"
+)
+
+// parserCase is one parser with samples of what it takes; reparse reads and encodes again.
+type parserCase struct {
+	name    string
+	reparse func(b []byte) ([]byte, error)
+	samples [][]byte
+}
+
+func marshalled[T interface{ Marshal() []byte }](parse func([]byte) (T, error)) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) {
+		v, err := parse(b)
+		if err != nil {
+			return nil, err
+		}
+		return v.Marshal(), nil
+	}
+}
+
+func parserCases(t testing.TB) []parserCase {
+	d := newDomain(t, "a.example")
+	p := d.person(t, "alice")
+	alice := p.device(t)
+	pc := alice.credential(t)
+	hpke := must(Suite.GenerateHPKEKey())
+	record := must(NewConnectionRecord(alice.cert, alice.certKey, hpke.Public(), noon.Add(30*day)))
+	request := newRequest(t, alice, record)
+	policy := &Policy{Version: Version, Admins: []UserPseudonym{must(NewUserPseudonym("a.example")), must(NewUserPseudonym("b.example"))},
+		MayAdd: RoleMember, MayRemove: RoleAdmin, MayInvite: RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	k1, k2 := pc.LinkKey(alice.connection), pc.LinkKey(NewConnectionKey())
+	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
+		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
+	doc := &KeyDocument{Domain: "a.example", Number: 9, NotBefore: noon, NotAfter: noon.Add(week), QueueKeys: []QueueKey{d.queueKey},
+		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}}
+	wantOK(t, SignKeyDocument(doc, d.identity))
+	state := &State{barred: []barredID{{1}, {2}}, entries: map[uint32]entry{0: {5, noAdder}, 3: {9, 0}}, joiner: &joiner{3, 9}}
+	update := identityLinkUpdate{make([]byte, 12), []byte("ciphertext")}
+	blob := sealedBlob{make([]byte, 32), []byte("ciphertext")}
+
+	return []parserCase{
+		{"ClientCertificate", marshalled(ParseClientCertificate), [][]byte{alice.cert.Marshal()}},
+		{"PseudonymousCredential", func(b []byte) ([]byte, error) {
+			pc, err := ParsePseudonymousCredential(mls.Credential{Type: CredentialPseudonymous, Body: b})
+			if err != nil {
+				return nil, err
+			}
+			return pc.Credential().Body, nil
+		}, [][]byte{pc.Credential().Body}},
+		{"ConnectionRecord", marshalled(ParseConnectionRecord), [][]byte{record.Marshal()}},
+		{"ConnectionRequest", func(b []byte) ([]byte, error) {
+			r := new(ConnectionRequest)
+			err := decode(b, r.read)
+			if err != nil {
+				return nil, err
+			}
+			return r.tbs(), nil
+		}, [][]byte{request.tbs()}},
+		{"ConnectionResponse", marshalled(ParseConnectionResponse),
+			[][]byte{(&ConnectionResponse{NewConnectionKey(), NewConnectionToken()}).Marshal()}},
+		{"IdentityLinkKeys", func(b []byte) ([]byte, error) {
+			k := new(IdentityLinkKeys)
+			err := decode(b, k.read)
+			if err != nil {
+				return nil, err
+			}
+			return k.marshal(), nil
+		}, [][]byte{(&IdentityLinkKeys{Added: []LinkKey{k1, k2}, Own: &k1}).marshal(), (&IdentityLinkKeys{}).marshal()}},
+		{"IdentityLinkUpdate", func(b []byte) ([]byte, error) {
+			var u identityLinkUpdate
+			err := decode(b, u.read)
+			return u.marshal(), err
+		}, [][]byte{update.marshal()}},
+		{"IdentityLinks", func(b []byte) ([]byte, error) {
+			keys, err := ParseIdentityLinks(b)
+			return MarshalIdentityLinks(keys).Data, err
+		}, [][]byte{MarshalIdentityLinks([]*LinkKey{&k1, nil, &k2}).Data, MarshalIdentityLinks(nil).Data}},
+		{"sealed link keys", func(b []byte) ([]byte, error) {
+			var s sealedBlob
+			err := decode(b, s.read)
+			return encode(func(b *builder) { addVector(b, s.kem); addVector(b, s.ciphertext) }), err
+		}, [][]byte{encode(func(b *builder) { addVector(b, blob.kem); addVector(b, blob.ciphertext) })}},
+		{"SealedLinks", marshalled(ParseSealedLinks),
+			[][]byte{(&SealedLinks{Receivers: []uint32{1, 5}, Sealed: [][]byte{[]byte("a"), bytes.Repeat([]byte("b"), 100)}}).Marshal()}},
+		{"JoinerLink", marshalled(ParseJoinerLink), [][]byte{(&JoinerLink{3, k1}).Marshal()}},
+		{"Invitation", marshalled(ParseInvitation), [][]byte{invitation.Marshal()}},
+		{"Policy", func(b []byte) ([]byte, error) {
+			p, err := ParsePolicy(b)
+			if err != nil {
+				return nil, err
+			}
+			return p.Marshal().Data, nil
+		}, [][]byte{policy.Marshal().Data}},
+		{"EpochSenderKey", func(b []byte) ([]byte, error) {
+			k, err := ParseEpochSenderKey(b)
+			return encode(func(b *builder) { addVector(b, k) }), err
+		}, [][]byte{encode(func(b *builder) { addVector(b, d.identity.Public()) })}},
+		{"State", marshalled(ParseState), [][]byte{state.Marshal(), (&State{}).Marshal()}},
+		{"EncryptedQueueID", func(b []byte) ([]byte, error) {
+			var e encryptedQueueID
+			err := decode(b, e.read)
+			return e.marshal(), err
+		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
+		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
+		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+	}
+}
+
+func newRequest(t testing.TB, from *device, record *ConnectionRecord) *ConnectionRequest {
+	t.Helper()
+	return &ConnectionRequest{
+		RequestID: [16]byte{1}, NotAfter: wholeDay(noon.Add(14 * day)), RequesterCertificate: from.cert,
+		ConnectionGroup: must(NewGroupID("hub.example")), InviteSecret: NewInviteSecret(), RequesterKey: NewConnectionKey(),
+		RequesterToken: NewConnectionToken(), Responder: record.User, ResponderRecordHash: record.Hash(),
+	}
+}
+
+func TestParsersRoundTrip(t *testing.T) {
+	for _, c := range parserCases(t) {
+		for _, s := range c.samples {
+			out, err := c.reparse(s)
+			if err != nil || !bytes.Equal(out, s) {
+				t.Errorf("%s: read and written again: %v, same %v", c.name, err, bytes.Equal(out, s))
+			}
+		}
+	}
+}
+
+func TestParsersRejectTruncationsAndTails(t *testing.T) {
+	for _, c := range parserCases(t) {
+		for _, s := range c.samples {
+			for n := range s {
+				if _, err := c.reparse(s[:n]); err == nil {
+					t.Errorf("%s: the first %d of %d bytes pass", c.name, n, len(s))
+				}
+			}
+			if _, err := c.reparse(append(bytes.Clone(s), 0)); err == nil {
+				t.Errorf("%s: a trailing byte passes", c.name)
+			}
+		}
+	}
+}
+
+// TestParsersKeepNothingOfTheirInput overwrites what was parsed.
+func TestParsersKeepNothingOfTheirInput(t *testing.T) {
+	cert := newDomain(t, "a.example").person(t, "alice").device(t).cert
+	in := cert.Marshal()
+	got := must(ParseClientCertificate(in))
+	clear(in)
+	if !bytes.Equal(got.Marshal(), cert.Marshal()) {
+		t.Error("a parsed certificate changes with its input")
+	}
+}
+
+// fuzz checks one parser: no panic, and what is accepted is the one encoding of what was read.
+func fuzz(f *testing.F, name string) {
+	for _, c := range parserCases(f) {
+		if c.name != name {
+			continue
+		}
+		for _, s := range c.samples {
+			f.Add(s)
+		}
+		f.Fuzz(func(t *testing.T, b []byte) {
+			if out, err := c.reparse(b); err == nil && !bytes.Equal(out, b) {
+				t.Errorf("%x is read as %x", b, out)
+			}
+		})
+		return
+	}
+	f.Fatal("no such parser")
+}
+
+func FuzzClientCertificate(f *testing.F)      { fuzz(f, "ClientCertificate") }
+func FuzzPseudonymousCredential(f *testing.F) { fuzz(f, "PseudonymousCredential") }
+func FuzzConnectionRecord(f *testing.F)       { fuzz(f, "ConnectionRecord") }
+func FuzzConnectionRequest(f *testing.F)      { fuzz(f, "ConnectionRequest") }
+func FuzzConnectionResponse(f *testing.F)     { fuzz(f, "ConnectionResponse") }
+func FuzzIdentityLinkKeys(f *testing.F)       { fuzz(f, "IdentityLinkKeys") }
+func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
+func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
+func FuzzSealedLinkKeys(f *testing.F)         { fuzz(f, "sealed link keys") }
+func FuzzSealedLinks(f *testing.F)            { fuzz(f, "SealedLinks") }
+func FuzzJoinerLink(f *testing.F)             { fuzz(f, "JoinerLink") }
+func FuzzInvitation(f *testing.F)             { fuzz(f, "Invitation") }
+func FuzzPolicy(f *testing.F)                 { fuzz(f, "Policy") }
+func FuzzEpochSenderKey(f *testing.F)         { fuzz(f, "EpochSenderKey") }
+func FuzzState(f *testing.F)                  { fuzz(f, "State") }
+func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
+func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
+func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+
+// FuzzPadded covers the two structures that zeros follow.
+func FuzzPadded(f *testing.F) {
+	d := newDomain(f, "a.example").person(f, "alice").device(f)
+	pc := d.credential(f)
+	link, _ := pad(pc.linkPlaintext(d.certKey, d.cert), linkPlaintextSize)
+	f.Add(link)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var sig []byte
+		var cert *ClientCertificate
+		_ = decodePadded(b, func(s *input) bool { return readSized(s, signatureSize, &sig) && readCertificate(s, &cert) })
+		_, _ = parseSignedRequest(b)
+	})
+}
+
+func TestVectorLengths(t *testing.T) {
+	for _, n := range []int{0, 63, 64, 16383, 16384} {
+		v := make([]byte, n)
+		var got []byte
+		enc := encode(func(b *builder) { addVector(b, v) })
+		if err := decode(enc, func(s *input) bool { return readVector(s, &got) }); err != nil || len(got) != n {
+			t.Errorf("%d bytes: %v, %d read", n, err, len(got))
+		}
+	}
+	for _, longer := range [][]byte{{0x40, 0x00}, {0x40, 0x01, 9}, {0x80, 0, 0, 0}, {0x80, 0, 0, 1, 9}, {0xC0}, {0xC0, 0, 0, 0, 0, 0, 0, 0}} {
+		var got []byte
+		wantErr(t, decode(longer, func(s *input) bool { return readVector(s, &got) }), ErrMalformed, "")
+	}
+}
+
+func TestTimesAreBounded(t *testing.T) {
+	var got time.Time
+	for v, ok := range map[uint64]bool{0: true, maxUnix: true, maxUnix + 1: false, 1<<64 - 1: false} {
+		b := encode(func(b *builder) { b.AddUint64(v) })
+		if err := decode(b, func(s *input) bool { return readTime(s, &got) }); (err == nil) != ok {
+			t.Errorf("time %d: %v", v, err)
+		}
+	}
+	half := encode(func(b *builder) { addTime(b, noon) })
+	wantErr(t, decode(half, func(s *input) bool { return readDay(s, &got) }), ErrMalformed, "")
+}
