@@ -1,0 +1,159 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"mimimi.example/pkg/problem"
+)
+
+// Options says how a service reaches the bus.
+type Options struct {
+	URL       string                     // comma-separated "nats://host:port"; or
+	InProcess nats.InProcessConnProvider // an embedded server
+	NKeyFile  string                     // seed of the service's NATS user; "" for an open server
+	Service   string                     // "hub", "kpstore", "fanout", "provider" or "admin"
+	Layout    Layout
+	Log       *slog.Logger // lifecycle only; nil discards
+}
+
+// Bus is one service's connection. It is safe for concurrent use.
+type Bus struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	service string
+	layout  Layout
+	log     *slog.Logger
+	closed  chan struct{} // closed when the connection is
+	purges  purges
+	retry   retry // of ordered consumers
+
+	mu      sync.Mutex
+	closing bool // guarded by mu
+}
+
+// Connect connects, trying for up to a minute while the servers cannot be reached, and checks that they take messages of our size.
+func Connect(ctx context.Context, o Options) (*Bus, error) {
+	o.Layout = o.Layout.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	b := &Bus{service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	opts, err := b.natsOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	if b.nc, err = dial(ctx, o.URL, opts); err != nil {
+		return nil, err
+	}
+	if b.nc.MaxPayload() < maxPayload {
+		b.nc.Close()
+		return nil, errors.New("bus: the server's max_payload is below 8 MiB: set it to 8MB in its configuration")
+	}
+	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(requestTimeout)); err != nil {
+		b.nc.Close()
+		return nil, fmt.Errorf("connect to bus: %w", err)
+	}
+	return b, nil
+}
+
+func (o *Options) validate() error {
+	var errs []error
+	if !slices.Contains(services, o.Service) {
+		errs = append(errs, errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin"))
+	}
+	if (o.URL == "") == (o.InProcess == nil) {
+		errs = append(errs, errors.New("bus: give either a URL or an in-process server"))
+	}
+	return errors.Join(append(errs, o.Layout.validate())...)
+}
+
+// natsOptions says how the client behaves: it reconnects for ever, replies come to an inbox prefix of the service's own (so that permissions can
+// tell services apart), and nothing is printed.
+func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
+	opts := []nats.Option{
+		nats.Name("mimimi-" + o.Service), nats.CustomInboxPrefix("_INBOX_" + o.Service),
+		nats.Timeout(dialTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(retryPause), nats.ReconnectJitter(retryPause, retryPause),
+		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
+		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil when we close
+				b.log.Warn("bus connection lost")
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info("bus connection back") }),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { // its text holds subjects
+			b.log.Warn("bus connection reported an asynchronous error")
+		}),
+	}
+	if o.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(o.InProcess))
+	}
+	if o.NKeyFile != "" {
+		key, err := nats.NkeyOptionFromSeed(o.NKeyFile)
+		if err != nil {
+			return nil, errors.New("bus: the nkey file holds no readable seed")
+		}
+		opts = append(opts, key)
+	}
+	return opts, nil
+}
+
+// dial tries until it is connected, ctx is done or a minute has passed.
+func dial(ctx context.Context, url string, opts []nats.Option) (*nats.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	for {
+		nc, err := nats.Connect(url, opts...)
+		if err == nil {
+			return nc, nil
+		}
+		if errors.Is(err, nats.ErrAuthorization) {
+			return nil, errors.New("bus: the server refused this service's credentials")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, problem.Wrap(problem.Unavailable, "the bus cannot be reached", err)
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// Close stops taking messages in, lets handlers finish what they have, and closes the connection; after ctx it closes at once.
+func (b *Bus) Close(ctx context.Context) error {
+	b.mu.Lock()
+	first := !b.closing
+	b.closing = true
+	b.mu.Unlock()
+	if first {
+		if err := b.nc.Drain(); err != nil { // not connected: nothing to drain
+			b.nc.Close()
+		}
+	}
+	select {
+	case <-b.closed:
+		return nil
+	case <-ctx.Done():
+		b.nc.Close()
+		return fmt.Errorf("close bus: %w", ctx.Err())
+	}
+}
+
+// Ready is nil while the connection stands; otherwise problem.Unavailable.
+func (b *Bus) Ready() error {
+	if b.nc.IsConnected() {
+		return nil
+	}
+	return problem.New(problem.Unavailable, "the bus connection is down")
+}

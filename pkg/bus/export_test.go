@@ -1,0 +1,35 @@
+package bus
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Conn and JS are for tests that look at what is on the wire, or break things on purpose.
+func (b *Bus) Conn() *nats.Conn                    { return b.nc }
+func (b *Bus) JS() jetstream.JetStream             { return b.js }
+func (s Subject) Name() string                     { return s.name }
+func (c Consumer) Name() string                    { return c.name }
+func (c Consumer) Stream() string                  { return c.stream }
+func (l Layout) Token(k, x string) string          { return l.token(k, []byte(x)) }
+func (l Layout) Streams() []jetstream.StreamConfig { return l.withDefaults().streams() }
+
+var FamilyOf = familyOf
+
+const (
+	MaxPayload  = maxPayload
+	MaxInternal = maxInternal
+)
+
+// AwaitLeader waits until a node of a cluster of n is current.
+func (s *Server) AwaitLeader(n int) error { return s.awaitLeader(n, time.Minute) }
+
+// LeadsStream says whether this node leads a stream.
+func (s *Server) LeadsStream(name string) bool { return s.s.JetStreamIsStreamLeader("$G", name) }
+
+// SetRetry shortens the pauses of ordered consumers.
+func (b *Bus) SetRetry(first, longest time.Duration, internal int) {
+	b.retry = retry{first: first, max: longest, internal: internal}
+}

@@ -1,0 +1,71 @@
+package bus
+
+import "time"
+
+// The bounds of this package. What happens at a bound is said where it is used.
+const (
+	// maxPayload is the largest message on the wire, headers included: a checkpoint of a group of 5,000 leaves is about 4 MiB, and the
+	// largest padded request is 7 MiB.
+	maxPayload = 8 << 20
+
+	tokenBytes = 20 // 160 bits: no collision among 2^40 tokens, and 32 characters of base32 without padding
+
+	maxPartitions     = 1024 // one stream each; more than any cluster should hold
+	defaultPartitions = 8
+
+	requestTimeout = 10 * time.Second // one exchange with a stream's leader; an election takes 3 to 5 s
+	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
+	retryPause     = 250 * time.Millisecond
+	connectTimeout = time.Minute      // then the process gives up and its supervisor starts it again
+	dialTimeout    = 2 * time.Second  // one attempt
+	serverReady    = 30 * time.Second // recovery of a large store on the embedded server
+	streamsReady   = 60 * time.Second // a fresh cluster elects its meta leader first
+
+	readBatch      = 512     // messages per batched get: bounds what waits in the client's buffer
+	readBatchBytes = 4 << 20 // bytes per batched get, before the one message that crosses it
+
+	maxServeConcurrency  = 64   // requests handled at once per replica; each may be 8 MiB
+	maxServePending      = 1024 // requests waiting in the client's buffer; beyond, NATS drops and the caller times out
+	maxServePendingBytes = 64 << 20
+
+	maxHintPending      = 4096 // hints waiting; beyond, they are lost, as hints may be
+	maxHintPendingBytes = 1 << 20
+
+	maxCountSubjects = 10_000 // subjects of one family that Count adds up: more is refused
+)
+
+// The bounds of ordered consumers.
+const (
+	// maxAckPending messages are out at a consumer's active replica: what one slow key can hold back in memory. When they all belong to
+	// one key that is stuck, the others wait too.
+	maxAckPending = 512
+	// maxConcurrency keys are worked on at once per consumer.
+	maxConcurrency = 32
+	// pinTTL after its last pull the active replica loses its place; ackWait after the last sign of life a message is delivered again. Both
+	// bound a fail-over, and both are well above the pull and heartbeat intervals below.
+	pinTTL          = 8 * time.Second
+	ackWait         = 8 * time.Second
+	pullExpiry      = 2 * time.Second
+	pullHeartbeat   = time.Second
+	progressEvery   = 2 * time.Second
+	settleEvery     = 250 * time.Millisecond // how often a replica that took over asks whether the old one's messages are accounted for
+	ackTimeout      = 5 * time.Second
+	maxAckTries     = 4 // outlasts an election; after that a redelivery is the lesser evil
+	firstRetry      = 100 * time.Millisecond
+	maxRetry        = 10 * time.Second
+	maxInternal     = 20 // tries of a message that fails with an internal error: with the pauses above about two minutes, then DEAD
+	maxWaitingPulls = 128
+	// maxDomains is how many destination domains have a consumer on OUTBOX (the server's own default bound).
+	maxDomains = 1000
+)
+
+const (
+	day  = 24 * time.Hour
+	gib  = 1 << 30
+	kib  = 1 << 10
+	none = -1 // no bound by this measure; another one bounds the stream
+)
+
+// storeReservation is the embedded server's limit for the sum of all streams' max bytes. It only has to be above that sum: what bounds the disk
+// is each stream's own limit, and a reservation checked against a small development disk would refuse to start.
+const storeReservation = 1 << 50

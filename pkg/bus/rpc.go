@@ -1,0 +1,137 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"mimimi.example/pkg/problem"
+)
+
+// Serve answers calls to a service until ctx is done, then waits for those it has begun; others that reach it meanwhile are told to try again.
+// Several replicas share the calls. Payloads are opaque. At most 64 calls are handled at once and further ones wait. handle's ctx ends
+// when the caller has given up, and is not cancelled by shutdown.
+func (b *Bus) Serve(ctx context.Context, service string, handle func(ctx context.Context, request []byte) []byte) error {
+	s, err := micro.AddService(b.nc, micro.Config{Name: service, Version: "1.0.0"})
+	if err != nil {
+		return problemOf(err)
+	}
+	g := gate{slots: make(chan struct{}, maxServeConcurrency), stop: ctx.Done()}
+	err = s.AddEndpoint("rpc", micro.HandlerFunc(func(r micro.Request) {
+		if !g.enter() {
+			_ = r.Error(codeBusy, "the service is stopping", nil) // fails only when the connection is gone
+			return
+		}
+		go func() {
+			defer g.leave()
+			b.answer(ctx, r, handle)
+		}()
+	}), micro.WithEndpointSubject(rpcSubject(service)), micro.WithEndpointQueueGroup(service), micro.WithEndpointPendingLimits(maxServePending, maxServePendingBytes))
+	if err == nil {
+		err = b.nc.FlushTimeout(requestTimeout)
+	}
+	if err == nil {
+		<-ctx.Done()
+	}
+	err = errors.Join(err, s.Stop())
+	g.close()
+	return problemOf(err)
+}
+
+// gate bounds what is handled at once, and lets nothing in once stop is closed.
+type gate struct {
+	slots chan struct{}
+	stop  <-chan struct{}
+
+	mu      sync.Mutex
+	shut    bool           // guarded by mu
+	running sync.WaitGroup // added to under mu while not shut
+}
+
+// enter waits for a slot; false once the gate is stopping.
+func (g *gate) enter() bool {
+	select {
+	case g.slots <- struct{}{}:
+	case <-g.stop:
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		<-g.slots
+		return false
+	}
+	g.running.Add(1)
+	return true
+}
+
+func (g *gate) leave() {
+	<-g.slots
+	g.running.Done()
+}
+
+// close waits for all who entered.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.shut = true
+	g.mu.Unlock()
+	g.running.Wait()
+}
+
+// The codes of answers that are not a handler's.
+const (
+	codeBusy   = "503"
+	codeTooBig = "413"
+)
+
+func rpcSubject(service string) string { return "rpc." + service }
+
+// answer handles one call. The error texts are constants: NATS keeps the last one in the service's statistics.
+func (b *Bus) answer(ctx context.Context, r micro.Request, handle func(context.Context, []byte) []byte) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	reply := handle(ctx, r.Data())
+	var err error
+	if int64(len(reply)) > b.nc.MaxPayload() {
+		err = r.Error(codeTooBig, "the answer is too large", nil)
+	} else {
+		err = r.Respond(reply)
+	}
+	if err != nil {
+		b.log.Debug("an answer was lost")
+	}
+}
+
+// Call sends an opaque request to one replica of a service and returns its answer, waiting 30 seconds unless ctx ends sooner. When nobody is there, or the
+// replica is stopping, it tries once more. Errors: problem.Unavailable (no responder, timeout: the service may have acted all the same),
+// problem.Invalid (request too large), problem.Internal (answer too large).
+func (b *Bus) Call(ctx context.Context, service string, request []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	reply, err := b.nc.RequestWithContext(ctx, rpcSubject(service), request)
+	if errors.Is(err, nats.ErrNoResponders) || err == nil && reply.Header.Get(micro.ErrorCodeHeader) == codeBusy {
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryPause):
+			reply, err = b.nc.RequestWithContext(ctx, rpcSubject(service), request)
+		}
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return nil, problem.Wrap(problem.Invalid, "the request is larger than the bus allows", err)
+	}
+	if err != nil {
+		return nil, problem.Wrap(problem.Unavailable, "the service did not answer: try again", err)
+	}
+	switch reply.Header.Get(micro.ErrorCodeHeader) {
+	case "":
+		return reply.Data, nil
+	case codeBusy:
+		return nil, problem.New(problem.Unavailable, "the service is stopping: try again")
+	default:
+		return nil, problem.New(problem.Internal, "the service's answer was too large")
+	}
+}
