@@ -1,0 +1,58 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	v1 "mimimi.example/api/mimimi/v1"
+)
+
+// metrics are fan-out's counters. Their labels come from closed sets; none tells one group or domain from another.
+type metrics struct {
+	entries    metric.Int64Counter
+	deliveries metric.Int64Counter
+	colds      metric.Int64Counter
+}
+
+func newMetrics(meter metric.Meter) (*metrics, error) {
+	entries, err1 := meter.Int64Counter("fanout_entries",
+		metric.WithDescription("Entries of the log that were worked off, by kind and by what became of them: delivered, dropped because they do not count, or rejected to DEAD."))
+	deliveries, err2 := meter.Int64Counter("fanout_deliveries", metric.WithDescription("Messages appended to OUTBOX, repeats among them."))
+	colds, err3 := meter.Int64Counter("fanout_cold_starts", metric.WithDescription("Projections that were read from a checkpoint on."))
+	return &metrics{entries: entries, deliveries: deliveries, colds: colds}, errors.Join(err1, err2, err3)
+}
+
+func (m *metrics) cold(ctx context.Context) { m.colds.Add(ctx, 1) }
+
+// entry counts an entry whose deliveries are all appended. after is the projection after it.
+func (m *metrics) entry(ctx context.Context, e *v1.GroupEntry, after *group, deliveries []*delivery, rejected error) {
+	outcome := "delivered"
+	switch {
+	case rejected != nil:
+		outcome = "rejected"
+	case e.GetApplication() != nil && !after.counts():
+		outcome = "dropped"
+	}
+	m.deliveries.Add(ctx, int64(len(deliveries)))
+	m.entries.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", kindOf(e)), attribute.String("outcome", outcome)))
+}
+
+func kindOf(e *v1.GroupEntry) string {
+	switch e.GetEntry().(type) {
+	case *v1.GroupEntry_Commit:
+		return "commit"
+	case *v1.GroupEntry_Proposal:
+		return "proposal"
+	case *v1.GroupEntry_Application:
+		return "message"
+	case *v1.GroupEntry_State:
+		return "checkpoint"
+	case *v1.GroupEntry_Invitation:
+		return "invitation"
+	default:
+		return "unknown"
+	}
+}

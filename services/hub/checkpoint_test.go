@@ -1,0 +1,167 @@
+package hub
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"mimimi.example/pkg/bus"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
+)
+
+// TestCheckpointRoll checks that checkpoints come by themselves, and that whoever starts from one has the state of whoever lived through it.
+func TestCheckpointRoll(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob")
+	early := newReplica(t, b, w.clock)
+	_ = must(early.store.get(t.Context(), w.id))
+	w.invite("alice", 7, time.Hour)
+	for i := range checkpointEvery {
+		w.clock.advance(time.Second)
+		switch i % 8 {
+		case 3:
+			w.propose("bob", updateProposal)
+		case 4:
+			w.offer(w.bundle("alice", mls.CommitOptions{}))
+		case 5:
+			w.send("bob", "between")
+			w.invite("bob", 1, 5*time.Second)
+		default:
+			w.update("bob")
+		}
+	}
+	g := w.warm()
+	if g.checkpoint <= 1 || g.since >= checkpointEvery {
+		t.Fatalf("no checkpoint after %d entries", g.since)
+	}
+	sameState(t, g, w.cold())
+	sameState(t, g, must(early.store.current(t.Context(), w.id, nil)))
+}
+
+// TestColdFromAnywhere compares a replica that starts at each entry of a log with one that lived through it.
+func TestColdFromAnywhere(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob", "carol")
+	steps := []func(){
+		func() { w.update("bob") },
+		func() { w.invite("alice", 2, time.Hour) },
+		func() { w.offerJoin(w.joinBundle("dave", w.invite("bob", 2, time.Hour))) },
+		func() { w.propose("carol", selfRemove) },
+		func() { ok(t, w.hub.checkpoint(t.Context(), w.warm())) },
+		func() { w.offer(w.bundle("alice", mls.CommitOptions{})) },
+		func() { ok(t, w.hub.checkpoint(t.Context(), w.warm())) },
+		func() { w.offerJoin(w.resyncBundle("bob")) },
+		func() { w.clock.advance(2 * time.Hour); w.update("alice") },
+	}
+	for i, step := range steps {
+		step()
+		t.Logf("step %d", i)
+		sameState(t, w.warm(), w.cold())
+	}
+}
+
+// TestSweep checks that a quiet group gets one checkpoint when it is old enough, and one that is not quiet gets none.
+func TestSweep(t *testing.T) {
+	b := testBus(t)
+	quiet, busy := newWorld(t, b, "bob"), newWorld(t, b, "bob")
+	old := quiet.warm().last
+	count := func(w *world) int {
+		return len(must2(b.Read(t.Context(), b.GroupHandshakes([]byte(w.id.Wire())), 0, 100, 1<<20)))
+	}
+	later := newClock()
+	later.ms.Store(time.Now().UnixMilli()) // the log's times are the server's
+	hub := newReplica(t, b, later)
+	sweepAll := func() {
+		for p := range b.GroupPartitions() {
+			w := &sweeper{server: hub, partition: b.GroupPartition(p), age: time.Hour}
+			ok(t, w.sweep(t.Context())) // once: by this clock, what it writes is old too
+		}
+	}
+	sweepAll()
+	if count(quiet) != 2 || count(busy) != 2 {
+		t.Fatal("a young group got a checkpoint")
+	}
+	later.advance(2 * time.Hour)
+	sweepAll()
+	if count(quiet) != 3 || count(busy) != 3 {
+		t.Fatal("not one checkpoint for each quiet group")
+	}
+	g := quiet.cold()
+	if g.last == old || g.checkpoint != g.last || g.handshake != old {
+		t.Error("the checkpoint is not the last entry")
+	}
+	quiet.clock.ms.Store(later.ms.Load()) // its members are still there
+	sameState(t, quiet.warm(), quiet.cold())
+}
+
+// TestSweepLosesRace checks that a group which moves on under the sweep is left alone.
+func TestSweepLosesRace(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob")
+	last := w.warm().last
+	hub := replicaOn(t, &faultyLog{eventLog: b, before: func() { w.update("bob") }}, b, w.clock)
+	sweep := &sweeper{server: hub}
+	ok(t, sweep.refresh(t.Context(), must(b.Last(t.Context(), b.GroupHandshakes([]byte(w.id.Wire()))))))
+	if g := w.cold(); g.checkpoint >= last {
+		t.Error("a checkpoint was made")
+	}
+	ok(t, sweep.refresh(t.Context(), &bus.Message{Sequence: 1, Data: []byte("garbage")}))
+}
+
+// TestLagging has a replica of the stream show nothing: the state is then read from the leader alone.
+func TestLagging(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob", "carol")
+	w.update("bob")
+	w.propose("carol", selfRemove)
+	lagging := replicaOn(t, &laggingLog{b}, b, w.clock)
+	sameState(t, w.warm(), must(lagging.store.get(t.Context(), w.id)))
+}
+
+type laggingLog struct{ eventLog }
+
+// Read shows nothing.
+func (*laggingLog) Read(context.Context, bus.Subject, uint64, int, int) ([]*bus.Message, bool, error) {
+	return nil, false, nil
+}
+
+// TestHints checks that an accepted handshake reaches another replica's cache.
+func TestHints(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob")
+	other := newReplica(t, b, w.clock)
+	heard := make(chan struct{}, 8)
+	stop, err := b.WatchAll("group", func(subject string) { other.store.cache.moved(subject); heard <- struct{}{} })
+	ok(t, err)
+	defer stop()
+	_ = must(other.store.get(t.Context(), w.id))
+	w.update("bob")
+	<-heard
+	if other.store.cache.get(w.id) != nil {
+		t.Error("the cache still serves what a hint said is behind")
+	}
+	sameState(t, must(other.store.get(t.Context(), w.id)), w.warm())
+}
+
+func TestCacheBound(t *testing.T) {
+	c := newCache(3 * groupWeight)
+	var ids []mimimi.GroupID
+	for i := range 5 {
+		g := &group{id: must(mimimi.NewGroupID(hubDomain)), last: uint64(i)}
+		ids = append(ids, g.id)
+		c.put(g.id.Wire(), g)
+	}
+	if c.used.Len() != 3 || len(c.byGroup) != 3 || len(c.bySubject) != 3 || c.weight != 3*groupWeight {
+		t.Error("the cache is larger than its limit")
+	}
+	if c.get(ids[0]) != nil || c.get(ids[4]) == nil {
+		t.Error("not the oldest was dropped")
+	}
+	c.put("x", &group{id: ids[4], last: 1})
+	if c.get(ids[4]).last != 4 {
+		t.Error("an older state replaced a newer one")
+	}
+}
+
+func must2[T, U any](v T, _ U, err error) T { return must(v, err) }

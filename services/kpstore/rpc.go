@@ -1,0 +1,175 @@
+package kpstore
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"time"
+
+	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
+)
+
+// Operations that owners sign (protocol.md §8); the claim's is what its anonymous token is spent for.
+const (
+	opRegisterAlias = "register alias"
+	opRevokeAlias   = "revoke alias"
+	opListSets      = "list sets"
+	opUpload        = "upload"
+	opClaim         = "claim"
+)
+
+var (
+	errProof     = problem.New(problem.Denied, "protocol §8: the request is signed by the write key, for this operation, within the last minutes")
+	errRequestID = problem.New(problem.Invalid, "protocol §8: a request id is 16 bytes")
+	errWriteKey  = problem.New(problem.Invalid, "protocol §8: a write key is 32 bytes")
+	errHash      = problem.New(problem.Invalid, "protocol §8: a token hash is 32 bytes")
+	errToken     = problem.New(problem.Invalid, "protocol §8: a connection token is 32 bytes")
+	errRedeem    = problem.New(problem.Denied, "protocol §11: the request needs an unspent anonymous token for this operation")
+)
+
+// handler answers KeyPackageService: decode, call the store, encode.
+type handler struct {
+	store    *store
+	domain   string
+	perHour  uint32
+	redeemer mimimi.Redeemer
+	metrics  *metrics
+}
+
+// RegisterAlias implements KeyPackageService.
+func (h *handler) RegisterAlias(ctx context.Context, r *v1.AliasRequest) (*v1.AliasResponse, error) {
+	return &v1.AliasResponse{}, h.answer(ctx, opRegisterAlias, h.alias(ctx, opRegisterAlias, r, h.store.registerAlias))
+}
+
+// RevokeAlias implements KeyPackageService.
+func (h *handler) RevokeAlias(ctx context.Context, r *v1.AliasRequest) (*v1.AliasResponse, error) {
+	return &v1.AliasResponse{}, h.answer(ctx, opRevokeAlias, h.alias(ctx, opRevokeAlias, r, h.store.revokeAlias))
+}
+
+func (h *handler) alias(ctx context.Context, op string, r *v1.AliasRequest, do func(ctx context.Context, owner, tokenHash []byte) error) error {
+	if len(r.GetTokenHash()) != 32 {
+		return errHash
+	}
+	if _, err := h.verify(op, r.GetWriteKey(), r.GetSigned(), r.GetTokenHash()); err != nil {
+		return err
+	}
+	return do(ctx, ownerOf(r.GetWriteKey()), r.GetTokenHash())
+}
+
+// ListSets implements KeyPackageService.
+func (h *handler) ListSets(ctx context.Context, r *v1.ListSetsRequest) (*v1.ListSetsResponse, error) {
+	resp, err := h.listSets(ctx, r)
+	return resp, h.answer(ctx, opListSets, err)
+}
+
+func (h *handler) listSets(ctx context.Context, r *v1.ListSetsRequest) (*v1.ListSetsResponse, error) {
+	if _, err := h.verify(opListSets, r.GetWriteKey(), r.GetSigned(), nil); err != nil {
+		return nil, err
+	}
+	in, err := h.store.index(ctx, ownerOf(r.GetWriteKey()), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp := new(v1.ListSetsResponse)
+	for _, s := range in.sets {
+		sum := &v1.SetSummary{UserPseudonym: s.GetUserPseudonym(), LastResort: s.GetLastResort(), Revision: s.sequence, Uses: s.GetUses()}
+		for _, k := range s.GetKeyPackages() {
+			sum.ClientPseudonyms = append(sum.ClientPseudonyms, k.GetClientPseudonym())
+		}
+		resp.Sets = append(resp.Sets, sum)
+	}
+	return resp, nil
+}
+
+// Upload implements KeyPackageService.
+func (h *handler) Upload(ctx context.Context, r *v1.UploadRequest) (*v1.UploadResponse, error) {
+	return &v1.UploadResponse{}, h.answer(ctx, opUpload, h.upload(ctx, r))
+}
+
+func (h *handler) upload(ctx context.Context, r *v1.UploadRequest) error {
+	if n := len(r.GetItems()); n == 0 || n > maxItems {
+		return errItems
+	}
+	if r.GetClients() == 0 || r.GetClients() > maxClients {
+		return errClients
+	}
+	body, err := v1.UploadBody(r)
+	if err != nil {
+		return errMalformed
+	}
+	id, err := h.verify(opUpload, r.GetWriteKey(), r.GetSigned(), body)
+	if err != nil {
+		return err
+	}
+	items, err := parseItems(r.GetItems(), h.domain, h.store.now())
+	if err != nil {
+		return err
+	}
+	if err := h.redeem(opUpload, r.GetToken(), id); err != nil {
+		return err
+	}
+	return h.store.upload(ctx, ownerOf(r.GetWriteKey()), items, r.GetClients())
+}
+
+// Claim implements KeyPackageService.
+func (h *handler) Claim(ctx context.Context, r *v1.ClaimRequest) (*v1.ClaimResponse, error) {
+	resp, err := h.claim(ctx, r)
+	h.metrics.claimed(ctx, resp, err)
+	return resp, h.answer(ctx, opClaim, err)
+}
+
+func (h *handler) claim(ctx context.Context, r *v1.ClaimRequest) (*v1.ClaimResponse, error) {
+	if len(r.GetRequestId()) != 16 {
+		return nil, errRequestID
+	}
+	token, err := mimimi.ConnectionTokenFrom(r.GetConnectionToken())
+	if err != nil {
+		return nil, errToken
+	}
+	if err := h.redeem(opClaim, r.GetToken(), [16]byte(r.GetRequestId())); err != nil {
+		return nil, err
+	}
+	hash := token.Hash()
+	c := &claimant{
+		store: h.store, perHour: h.perHour, tokenHash: hash[:], key: claimKey(r.GetRequestId(), hash[:]),
+		last: r.GetAllowLastResort(), tried: make(map[string]bool),
+	}
+	rec, err := c.claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &v1.ClaimResponse{KeyPackages: rec.GetKeyPackages(), LastResort: rec.GetLastResort()}, nil
+}
+
+// verify checks an owner's signature over a request and returns the request id.
+func (h *handler) verify(op string, writeKey []byte, signed *v1.Signed, body []byte) (id [16]byte, err error) {
+	if len(writeKey) != ed25519.PublicKeySize {
+		return id, errWriteKey
+	}
+	if len(signed.GetRequestId()) != len(id) {
+		return id, errRequestID
+	}
+	id = [16]byte(signed.GetRequestId())
+	r := &mimimi.StoreRequest{Operation: op, WriteKey: writeKey, RequestID: id, Minute: time.Unix(signed.GetMinute()*60, 0).UTC(), Body: body}
+	if err := mimimi.VerifyStoreRequest(r, signed.GetSignature(), h.store.now()); err != nil {
+		return id, problem.Wrap(problem.Denied, errProof.Sentence, err)
+	}
+	return id, nil
+}
+
+// redeem spends an anonymous token. A Redeemer's own problem goes to the caller; anything else is a refusal.
+func (h *handler) redeem(op string, token []byte, id [16]byte) error {
+	err := h.redeemer.Redeem(op, token, id)
+	if _, ok := errors.AsType[*problem.Error](err); ok || err == nil {
+		return err
+	}
+	return problem.Wrap(problem.Denied, errRedeem.Sentence, err)
+}
+
+// answer counts a request and turns its error into what Connect sends.
+func (h *handler) answer(ctx context.Context, op string, err error) error {
+	h.metrics.request(ctx, op, err)
+	return problem.Connect(err)
+}

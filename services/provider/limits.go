@@ -1,0 +1,113 @@
+package provider
+
+import "time"
+
+// Sizes of requests, in bytes.
+const (
+	// maxRelayBody bounds a relayed request with its frame: the bus's largest payload, since a relayed request becomes one message there.
+	maxRelayBody = 8 << 20
+	// maxNotifyBody is the same bound between providers: a delivery has been a bus message at the sender's.
+	maxNotifyBody = 8 << 20
+	// maxSmallBody bounds every other request: the largest holds a connection record.
+	maxSmallBody = 16 << 10
+	// maxHeader bounds request lines and headers; our clients send a few hundred bytes.
+	maxHeader = 8 << 10
+	// maxPeerConfigFile bounds a file of peers_dir: a URL and a few CA certificates.
+	maxPeerConfigFile = 256 << 10
+	// maxDocument bounds a key document: a few dozen keys of 32 bytes.
+	maxDocument = 64 << 10
+	// recordSize is what every answer of GetRecord holds. A certificate has at most 512 bytes (protocol §4); the rest of a record, 300.
+	recordSize = 1024
+)
+
+// Times.
+const (
+	readHeaderTimeout = 5 * time.Second  // a client has its headers ready when it connects
+	readTimeout       = time.Minute      // 8 MiB over a slow mobile line
+	writeTimeout      = time.Minute      // the same for answers, but see watchTime
+	idleTimeout       = 2 * time.Minute  // between two requests of one connection
+	relayTimeout      = 20 * time.Second // a commit with 1,000 leaves takes a hub about a second
+	notifyTimeout     = time.Minute      // 256 recipients' queues, each one publish
+	drainTimeout      = 20 * time.Second // what was accepted is finished before a stop
+	restartPause      = 5 * time.Second  // before an outbox consumer that failed is started again
+	// watchTime ends a hint stream: the client opens a new one, and proves the key again.
+	watchTime = time.Hour
+	// watchRepair is how often a watched queue is looked at without a hint, since hints may be lost. The client gets an empty one then.
+	watchRepair = 30 * time.Second
+	// peersInterval is how often peers_dir is read again.
+	peersInterval = 2 * time.Second
+	// refetchInterval is the least time between two tries to get a newer copy of a peer's document, so that a peer that is down is not asked by every client.
+	refetchInterval = 30 * time.Second
+	// documentMargin is how far a key document is valid beyond its week at both ends: clocks differ, and a client may be offline over a change.
+	documentMargin = 24 * time.Hour
+	// certificateTime is a client certificate's validity after its issue.
+	certificateTime = 365 * 24 * time.Hour
+	// recordTime and recordRenewal are how clients date their records and how often they publish a new one: records of users who do not
+	// exist are dated alike.
+	recordTime    = 60 * 24 * time.Hour
+	recordRenewal = 30 * 24 * time.Hour
+)
+
+// Connections and concurrency.
+const (
+	// maxConnections bounds a listener's open connections: about 40 KiB each with TLS.
+	maxConnections = 20000
+	// defaultConnectionsPerAddress bounds one address's connections; many users may share a NAT.
+	defaultConnectionsPerAddress = 512
+	// maxStreams bounds concurrent requests of one HTTP/2 connection.
+	maxStreams = 100
+	// maxWatches bounds open hint streams of one replica: one subscription and one goroutine each.
+	maxWatches = 20000
+	// maxWatchesPerQueue: one client has one, and perhaps one that is dying.
+	maxWatchesPerQueue = 4
+	// maxRelays bounds relayed requests under way: up to 8 MiB of memory each, and a client waits for the answer anyway.
+	maxRelays = 64
+	// maxNotifies bounds Notify calls under way, for the same reason.
+	maxNotifies = 32
+	// queueWriters bounds how many queues one delivery is written to at once: most of the time is waiting for the bus.
+	queueWriters = 16
+)
+
+// Counts.
+const (
+	// maxDeliveries of one Notify (federation.proto).
+	maxDeliveries = 256
+	// maxRecipients of one delivery: a group has at most 1,000 leaves (protocol §9).
+	maxRecipients = 1000
+	// maxDeliveryID: the sender derives 32 bytes.
+	maxDeliveryID = 64
+	// maxSealedQueueID: a domain name, a KEM output and 48 bytes of ciphertext.
+	maxSealedQueueID = 512
+	// inlineBody is the largest delivery that stands in each queue entry; a larger one is stored once, in BODY.
+	inlineBody = 4 << 10
+	// readEntries is the most that one Read returns, and readBytes about the most bytes: an answer stays below maxRelayBody also if the last
+	// entry is as large as the bus allows.
+	readEntries = 256
+	readBytes   = 4 << 20
+	// How many connection requests may wait for one user is the bus's bound of the inbox's subject (256). More are dropped: the sender is not
+	// told, since an answer would say who exists.
+
+	// inboxPage of one FetchInbox: about 210 KiB.
+	inboxPage = 100
+	// updateTries bounds a compare-and-swap loop on a record that only its owner changes.
+	updateTries = 8
+)
+
+// Quotas of a queue (protocol §10).
+const (
+	// groupQuota is how many entries of one confirmed group wait in a queue: about a week of a busy group. At the bound the oldest quarter goes.
+	groupQuota = 512
+	// unconfirmedQuota is how many entries a group has that the owner has not confirmed: a Welcome and what follows at once.
+	unconfirmedQuota = 4
+	// unconfirmedGroups is how many such groups a queue has room for: the bound of the pool is this times unconfirmedQuota plus a notice each.
+	unconfirmedGroups = 32
+	// queueEntries bounds a queue over all groups, below the bus's own bound of 50,000, at which writing would fail: a thousand groups with
+	// fifty entries each.
+	queueEntries = 40000
+	// maxMarks bounds how many groups an owner confirms and refuses: the record with both is read at every delivery, 32 KiB at most.
+	maxMarks = 1000
+	// ledgerEntries bounds the memory for what is known to wait in queues, over all queues of a replica: 16 bytes each.
+	ledgerEntries = 1 << 20
+	// ledgerSync is how often a queue that is written to is compared with the stream, which other replicas change too.
+	ledgerSync = 30 * time.Second
+)

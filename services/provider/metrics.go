@@ -1,0 +1,73 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"mimimi.example/pkg/telemetry"
+)
+
+// metrics are all of the provider's. None has a label: no count is about one user, queue, group or peer.
+type metrics struct {
+	Registered     metric.Int64Counter
+	Delivered      metric.Int64Counter
+	NotOpened      metric.Int64Counter
+	NoQueue        metric.Int64Counter
+	Refused        metric.Int64Counter
+	Evicted        metric.Int64Counter
+	PoolFull       metric.Int64Counter
+	Notified       metric.Int64Counter
+	NotifyFailed   metric.Int64Counter
+	Relayed        metric.Int64Counter
+	RelayedAway    metric.Int64Counter
+	PeerKeyChanged metric.Int64Counter
+	InboxFull      metric.Int64Counter
+	Connections    metric.Int64Counter
+	Turned         metric.Int64Counter
+	ServerErrors   metric.Int64Counter
+	Watches        metric.Int64UpDownCounter
+}
+
+// newMetrics makes the instruments. A nil telemetry counts nothing.
+func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
+	meter, m := t.Meter("mimimi.example/services/provider"), new(metrics)
+	for _, c := range []struct {
+		into       *metric.Int64Counter
+		name, help string
+	}{
+		{&m.Registered, "provider.registrations", "users that were registered"},
+		{&m.Delivered, "provider.deliveries", "entries written to queues"},
+		{&m.NotOpened, "provider.deliveries.not_opened", "recipients whose sealed queue id did not open"},
+		{&m.NoQueue, "provider.deliveries.no_queue", "recipients whose queue does not exist or was deleted"},
+		{&m.Refused, "provider.deliveries.refused", "deliveries of groups that the queue's owner refused"},
+		{&m.Evicted, "provider.queue.evictions", "entries evicted because a group's quota was full"},
+		{&m.PoolFull, "provider.queue.pool_full", "entries of unconfirmed groups that found no room"},
+		{&m.Notified, "provider.federation.notified", "deliveries taken over by other domains"},
+		{&m.NotifyFailed, "provider.federation.notify_failures", "attempts to hand a delivery to another domain that failed"},
+		{&m.Relayed, "provider.relay.own", "requests relayed to the domain's own services"},
+		{&m.RelayedAway, "provider.relay.federated", "requests relayed to other domains"},
+		{&m.PeerKeyChanged, "provider.federation.identity_changes", "key documents refused because the identity key is not the pinned one"},
+		{&m.InboxFull, "provider.inbox.full", "connection requests dropped because the inbox was full"},
+		{&m.Connections, "provider.connections", "connections accepted"},
+		{&m.Turned, "provider.connections.refused", "connections closed at once because a bound was reached"},
+		{&m.ServerErrors, "provider.server_errors", "failed handshakes and other errors of a connection"},
+	} {
+		var err error
+		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
+			return nil, fmt.Errorf("make metric %s: %w", c.name, err)
+		}
+	}
+	var err error
+	if m.Watches, err = meter.Int64UpDownCounter("provider.watches", metric.WithDescription("open hint streams")); err != nil {
+		return nil, fmt.Errorf("make metric provider.watches: %w", err)
+	}
+	return m, nil
+}
+
+// Write counts an error line of net/http and drops its text, which holds network addresses.
+func (m *metrics) Write(line []byte) (int, error) {
+	m.ServerErrors.Add(context.Background(), 1)
+	return len(line), nil
+}
