@@ -1,0 +1,171 @@
+// Package client is the SDK of MIMIMI: what an app imports to be one client of one user. It registers, connects users, makes and joins
+// groups, sends and receives (docs/protocol.md §4 to §10).
+//
+// # Guarantees
+//
+//   - All state is one file. What is received is stored together with the queue position and the events that it gave in one
+//     transaction, and acknowledged after it. What is sent is stored, with the request id that makes a repeat harmless, before it leaves.
+//     So a process that is killed at any moment goes on where it was with Open and Sync: nothing is lost, nothing shown twice.
+//   - No content and no control message goes into a group while one of its leaves is unidentified, but what protocol.md §4 allows.
+//   - The client follows a hub only as far as the rules of protocol.md §9 go: it checks every commit itself.
+//   - The account channel and the anonymous channel share no connection, TLS session or host name.
+//
+// # Non-guarantees
+//
+//   - Timing and network addresses are visible to the own provider.
+//   - Another domain's identity key is trusted on first use, and then pinned; Verify shows fingerprints to compare.
+//   - The file is not encrypted: it is as safe as the folder that holds it. An erased key is gone from the records at once, from
+//     the file's free pages only when they are used again.
+package client
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"mimimi.example/pkg/mimimi"
+)
+
+// Client is one client of one user. Its methods are safe for concurrent use; they run one after the other.
+type Client struct {
+	cfg Config
+	mu  sync.Mutex // held for the whole of every exported method: guards all below
+
+	closed   bool
+	store    *store
+	channels *channels
+	account  *account
+	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
+	results  map[string]error  // of tasks that ended in this process, for the call that waits for them
+}
+
+// Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage
+// sets. Called again after it was interrupted, with the same name, it goes on. userName is the last part of the user's URI.
+// Errors: ErrLocked, ErrRegistered, problem errors of the provider (Invalid or Stale: the name is not allowed or taken).
+func Register(ctx context.Context, cfg Config, userName string) (*Client, error) {
+	if err := cfg.Provider.Validate(); err != nil {
+		return nil, err
+	}
+	user, err := mimimi.ParseUser("mimi://" + cfg.Provider.Domain + "/u/" + userName)
+	if err != nil {
+		return nil, err
+	}
+	c, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.register(ctx, user); err != nil {
+		return nil, c.abandon(err)
+	}
+	return c, nil
+}
+
+// Open opens the client in cfg.Dir. It needs no network. Errors: ErrLocked, ErrNotRegistered, ErrStore.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.load(); err != nil {
+		return nil, c.abandon(err)
+	}
+	return c, nil
+}
+
+func open(cfg Config) (*Client, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s, err := openStore(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{cfg: cfg, store: s, groups: make(map[string]*group), results: make(map[string]error)}, nil
+}
+
+// load reads the account that the store holds.
+func (c *Client) load() error {
+	a, found, err := get[accountRecord](c.store, bucketMeta, keyAccount)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return ErrNotRegistered
+	}
+	if c.account, err = a.parse(); err != nil {
+		return err
+	}
+	c.channels, err = newChannels(&a.Provider)
+	return err
+}
+
+// abandon closes a client that did not come up and returns why.
+func (c *Client) abandon(err error) error {
+	if cerr := c.Close(); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// Close releases the store. It waits for a running operation.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	if c.channels != nil {
+		c.channels.close()
+	}
+	return c.store.close()
+}
+
+// User returns the own user.
+func (c *Client) User() mimimi.User { return c.account.user }
+
+// Fingerprint returns the own certificate's fingerprint, to be compared out of band. It is empty while the registration is not complete.
+func (c *Client) Fingerprint() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.account.certificate == nil {
+		return ""
+	}
+	return c.account.certificate.Fingerprint()
+}
+
+// locked runs f as the only operation.
+func (c *Client) locked(f func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	return f()
+}
+
+func (c *Client) now() time.Time { return c.cfg.Now() }
+
+// tap tells the privacy recorder about sensitive values.
+func (c *Client) tap(kind string, values ...[]byte) {
+	if c.cfg.Tap != nil {
+		c.cfg.Tap(kind, values...)
+	}
+}
+
+// position is the last queue entry that is processed and stored.
+func (c *Client) position() (n uint64, err error) {
+	err = c.view(func(tx *bolt.Tx) error {
+		if b := tx.Bucket(bucketMeta).Get(keyPosition); len(b) == 8 {
+			n = fromBigEndian(b)
+		}
+		return nil
+	})
+	return n, err
+}

@@ -1,0 +1,501 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
+)
+
+// requestState says how far a received connection request is.
+type requestState string
+
+const (
+	requestSealed  requestState = "sealed"  // fetched, not opened yet; the key of the record is that of the ciphertext
+	requestWaiting requestState = "waiting" // opened and verified; waits for the user
+	requestSettled requestState = "settled" // accepted, rejected or invalid; kept until it expires, since a request id counts once
+)
+
+// requestRecord is a connection request from somebody.
+type requestRecord struct {
+	ID          string       `json:"id"`
+	State       requestState `json:"state"`
+	Received    int64        `json:"received"`
+	Sealed      []byte       `json:"sealed,omitempty"`
+	From        string       `json:"from,omitempty"`
+	NotAfter    int64        `json:"not_after,omitempty"`
+	Fingerprint string       `json:"fingerprint,omitempty"`
+	Group       []byte       `json:"group,omitempty"`
+	Secret      []byte       `json:"secret,omitempty"`
+	Key         []byte       `json:"key,omitempty"`
+	Token       []byte       `json:"token,omitempty"`
+}
+
+// settle erases everything but what is needed to know the request again.
+func (r *requestRecord) settle() {
+	*r = requestRecord{ID: r.ID, State: requestSettled, Received: r.Received, NotAfter: r.NotAfter}
+}
+
+// waitingRequest reads a request that may be answered.
+func waitingRequest(tx *bolt.Tx, id string, now time.Time) (*requestRecord, error) {
+	r, found, err := read[requestRecord](tx, bucketRequests, []byte(id))
+	if err == nil && (!found || r.State != requestWaiting || !now.Before(timeOf(r.NotAfter))) {
+		err = ErrUnknownRequest
+	}
+	return r, err
+}
+
+// Connect asks user for a connection (protocol.md §5). It returns when the request is deposited; the answer comes with a later Sync
+// (EventConnected). Repeating it continues an unfinished one and otherwise changes nothing. Errors: ErrUnknownUser, ErrIdentity.
+func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
+	return c.locked(func() error {
+		if err := c.complete(); err != nil {
+			return err
+		}
+		if user == c.account.user {
+			return problem.New(problem.Invalid, "a user is not connected with itself")
+		}
+		k, found, err := c.contact(user)
+		if err != nil {
+			return err
+		}
+		if !found {
+			if k, err = c.newAsk(ctx, user); err != nil {
+				return err
+			}
+		}
+		return c.workContact(ctx, k)
+	})
+}
+
+// newAsk fetches the user's record, so that nothing is kept of users that do not exist, and stores the intent.
+func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, error) {
+	record, err := c.fetchRecord(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	c.tap(TapUser, []byte(user.Wire()))
+	secret, token := mimimi.NewInviteSecret(), mimimi.NewConnectionToken()
+	c.tap(TapConnectionToken, token.Bytes())
+	day := 24 * time.Hour
+	k := &contactRecord{
+		User: user.Wire(), State: ContactRequested, OwnToken: token.Bytes(), Fingerprints: []string{record.Certificate.Fingerprint()},
+		Ask: &askRecord{Record: record.Marshal(), Secret: secret.Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
+			NotAfter: c.now().Add(requestFor).Truncate(day).Unix()},
+	}
+	return k, c.update(func(tx *bolt.Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
+}
+
+// fetchRecord gets and verifies a user's connection record. The answer about an unknown user looks the same, and does not verify.
+func (c *Client) fetchRecord(ctx context.Context, user mimimi.User) (*mimimi.ConnectionRecord, error) {
+	doc, err := c.document(ctx, user.Domain())
+	if err != nil {
+		return nil, err
+	}
+	in, err := c.inbox(ctx, user.Domain())
+	if err != nil {
+		return nil, err
+	}
+	res, err := call(ctx, in.GetRecord, &mimimiv1.GetRecordRequest{User: user.Wire()})
+	if err != nil {
+		return nil, fmt.Errorf("get connection record: %w", err)
+	}
+	record, err := parsePadded(res.Record)
+	if err != nil || record.User != user || record.Verify(doc.IdentityKey, c.now()) != nil {
+		return nil, ErrUnknownUser
+	}
+	return record, nil
+}
+
+// parsePadded reads a record that is followed by zeros. The record ends with a signature, which may end with zeros too.
+func parsePadded(b []byte) (*mimimi.ConnectionRecord, error) {
+	end := len(bytes.TrimRight(b, "\x00"))
+	for n := end; n <= min(len(b), end+maxSignatureZeros); n++ {
+		if r, err := mimimi.ParseConnectionRecord(b[:n]); err == nil {
+			return r, nil
+		}
+	}
+	return nil, mimimi.ErrMalformed
+}
+
+// maxSignatureZeros is the length of a signature.
+const maxSignatureZeros = 64
+
+// workContact does the next steps of a connection, as far as they go now. Every step is stored when it is done, and may be repeated.
+func (c *Client) workContact(ctx context.Context, k *contactRecord) error {
+	switch {
+	case k.State == ContactRequested && k.Ask != nil:
+		return c.ask(ctx, k)
+	case k.State == ContactAccepting:
+		return c.accept(ctx, k)
+	}
+	return nil
+}
+
+// ask does what is left of an own request: alias (before the token is handed out), connection group with an invitation, sealed request, deposit.
+func (c *Client) ask(ctx context.Context, k *contactRecord) error {
+	if k.Ask.Deposited || !c.now().Before(timeOf(k.Ask.NotAfter)) {
+		return nil
+	}
+	k, err := c.makeAlias(ctx, k)
+	if err != nil {
+		return err
+	}
+	g, err := c.connectionGroup(ctx, k)
+	if err != nil {
+		return err
+	}
+	secret, err := mimimi.InviteSecretFrom(k.Ask.Secret)
+	if err != nil {
+		return ErrStore
+	}
+	if !k.Ask.Invited {
+		if _, err := c.invite(ctx, g, secret, InviteOptions{Uses: 1, NotAfter: timeOf(k.Ask.NotAfter)}); err != nil {
+			return err
+		}
+		if k, err = c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.Ask.Invited = true; return nil }); err != nil {
+			return err
+		}
+	}
+	if k.Ask.Sealed == nil {
+		if k, err = c.sealRequest(k, g, secret); err != nil {
+			return err
+		}
+	}
+	return c.deposit(ctx, k)
+}
+
+// makeAlias registers the contact's own token at the store (§5: before it is handed out).
+func (c *Client) makeAlias(ctx context.Context, k *contactRecord) (*contactRecord, error) {
+	if k.AliasMade {
+		return k, nil
+	}
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return k, ErrStore
+	}
+	if err := c.registerAlias(ctx, token); err != nil {
+		return k, err
+	}
+	return c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.AliasMade = true; return nil })
+}
+
+// connectionGroup returns the group of an own request, made if it is not there yet.
+func (c *Client) connectionGroup(ctx context.Context, k *contactRecord) (*group, error) {
+	if _, err := c.group(k.Group); k.Group == "" || errors.Is(err, ErrUnknownGroup) {
+		id, err := mimimi.NewGroupID(c.account.user.Domain())
+		if err != nil {
+			return nil, err
+		}
+		rec := &groupRecord{GroupID: []byte(id.Wire()), Peer: k.User, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}}
+		if _, err := c.newGroup(rec, c.linkContact(k.User, rec)); err != nil {
+			return nil, err
+		}
+		k.Group = rec.ID
+	}
+	if err := c.made(ctx, k.Group); err != nil {
+		return nil, err
+	}
+	return c.group(k.Group)
+}
+
+// linkContact makes a contact's record name its new group, in the transaction that stores the group.
+func (c *Client) linkContact(user string, rec *groupRecord) func(tx *bolt.Tx) error {
+	return func(tx *bolt.Tx) error {
+		k, found, err := read[contactRecord](tx, bucketContacts, []byte(user))
+		if err != nil || !found {
+			return errors.Join(err, ErrStore)
+		}
+		k.Group = rec.ID
+		return write(tx, bucketContacts, []byte(user), k)
+	}
+}
+
+// sealRequest makes the request and stores it: a repeated deposit is the same bytes.
+func (c *Client) sealRequest(k *contactRecord, g *group, secret mimimi.InviteSecret) (*contactRecord, error) {
+	record, err := mimimi.ParseConnectionRecord(k.Ask.Record)
+	if err != nil {
+		return k, ErrStore
+	}
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return k, ErrStore
+	}
+	sealed, err := mimimi.SealConnectionRequest(&mimimi.ConnectionRequest{
+		RequestID: requestID(k.Ask.RequestID), NotAfter: timeOf(k.Ask.NotAfter), RequesterCertificate: c.account.certificate, ConnectionGroup: g.id,
+		InviteSecret: secret, RequesterKey: c.account.connectionKey, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
+	}, c.account.certKey, record)
+	if err != nil {
+		return k, fmt.Errorf("seal connection request: %w", err)
+	}
+	return c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.Ask.Sealed = sealed; return nil })
+}
+
+func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
+	user, err := mimimi.ParseUser(k.User)
+	if err != nil {
+		return ErrStore
+	}
+	in, err := c.inbox(ctx, user.Domain())
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: k.Ask.Deposit, User: k.User, SealedRequest: k.Ask.Sealed})
+	if err != nil {
+		return fmt.Errorf("deposit connection request: %w", err)
+	}
+	_, err = c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error {
+		k.Ask.Deposited = true
+		k.Ask.Sealed, k.Ask.Record = nil, nil
+		return nil
+	})
+	return err
+}
+
+// readInbox fetches connection requests over the account channel and stores them as they are; then they are acknowledged, and then opened.
+func (c *Client) readInbox(ctx context.Context) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	for range maxSyncRounds {
+		res, err := call(ctx, c.channels.account.FetchInbox, &mimimiv1.FetchInboxRequest{
+			Client: c.account.rec.Client, Signed: c.signedAccount(opFetchInbox, newRequestID(), nil),
+		})
+		if err != nil {
+			return fmt.Errorf("fetch inbox: %w", err)
+		}
+		if len(res.Items) == 0 {
+			return nil
+		}
+		if err := c.update(func(tx *bolt.Tx) error { return c.storeRequests(tx, res.Items) }); err != nil {
+			return err
+		}
+		last := res.Items[len(res.Items)-1].Position
+		_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
+			Client: c.account.rec.Client, Position: last, Signed: c.signedAccount(opAckInbox, newRequestID(), bigEndian(last)),
+		})
+		if err != nil {
+			return fmt.Errorf("acknowledge inbox: %w", err)
+		}
+	}
+	return nil
+}
+
+// storeRequests stores sealed requests under the hash of each, and forgets those that have expired.
+func (c *Client) storeRequests(tx *bolt.Tx, items []*mimimiv1.InboxItem) error {
+	waiting := 0
+	var expired []string
+	err := each(tx, bucketRequests, func(k []byte, r *requestRecord) error {
+		switch {
+		case r.NotAfter != 0 && !c.now().Before(timeOf(r.NotAfter)):
+			expired = append(expired, string(k))
+		case r.State != requestSettled:
+			waiting++
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range expired {
+		if err := tx.Bucket(bucketRequests).Delete([]byte(k)); err != nil {
+			return err
+		}
+	}
+	for _, item := range items {
+		if len(item.SealedRequest) != mimimi.SealedConnectionRequestSize || waiting >= maxRequests {
+			continue
+		}
+		waiting++
+		h := sha256.Sum256(item.SealedRequest)
+		id := "sealed-" + hex.EncodeToString(h[:16])
+		if err := write(tx, bucketRequests, []byte(id), requestRecord{ID: id, State: requestSealed, Received: c.now().Unix(),
+			Sealed: item.SealedRequest}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openRequests opens what was fetched. A request whose domain cannot be reached stays sealed until it can.
+func (c *Client) openRequests(ctx context.Context) error {
+	records, err := list[requestRecord](c.store, bucketRequests)
+	errs := []error{err}
+	for _, r := range records {
+		if r.State != requestSealed {
+			continue
+		}
+		req, err := mimimi.OpenConnectionRequest(r.Sealed, c.account.recordKey, c.account.record, c.now())
+		if err == nil {
+			var doc *mimimi.KeyDocument
+			if doc, err = c.document(ctx, req.RequesterCertificate.User.Domain()); err != nil && !errors.Is(err, ErrIdentity) {
+				errs = append(errs, err)
+				continue
+			}
+			if err == nil {
+				err = req.RequesterCertificate.Verify(doc.IdentityKey, c.now())
+			}
+		}
+		if err == nil && req.RequesterCertificate.User == c.account.user {
+			err = ErrIdentity
+		}
+		if err != nil {
+			req = nil // whatever is wrong with it, it is dropped in silence
+		}
+		errs = append(errs, c.update(func(tx *bolt.Tx) error { return c.opened(tx, r, req) }))
+	}
+	return distinct(errs)
+}
+
+// opened stores a verified request under its own id, unless that was seen before; nil drops it.
+func (c *Client) opened(tx *bolt.Tx, sealed *requestRecord, req *mimimi.ConnectionRequest) error {
+	b := tx.Bucket(bucketRequests)
+	if err := b.Delete([]byte(sealed.ID)); err != nil || req == nil {
+		return err
+	}
+	id := hex.EncodeToString(req.RequestID[:])
+	if b.Get([]byte(id)) != nil {
+		return nil // a request id is accepted once
+	}
+	from := req.RequesterCertificate.User.Wire()
+	err := write(tx, bucketRequests, []byte(id), requestRecord{
+		ID: id, State: requestWaiting, Received: sealed.Received, From: from, NotAfter: req.NotAfter.Unix(),
+		Fingerprint: req.RequesterCertificate.Fingerprint(), Group: []byte(req.ConnectionGroup.Wire()), Secret: req.InviteSecret.Bytes(),
+		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(),
+	})
+	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventRequest, User: from, Request: id}))
+}
+
+// Accept answers a request. The connection is complete a few Syncs later, on both sides (EventConnected). Errors: ErrUnknownRequest, ErrIdentity,
+// ErrBadInvitation: the request leads nowhere any more.
+func (c *Client) Accept(ctx context.Context, id string) error {
+	return c.locked(func() error {
+		if err := c.complete(); err != nil {
+			return err
+		}
+		var user string
+		err := c.update(func(tx *bolt.Tx) error {
+			r, err := waitingRequest(tx, id, c.now())
+			if err != nil {
+				return err
+			}
+			user = r.From
+			return c.acceptRequest(tx, r)
+		})
+		if err != nil {
+			return err
+		}
+		k, _, err := get[contactRecord](c.store, bucketContacts, []byte(user))
+		if err != nil {
+			return err
+		}
+		return c.workContact(ctx, k)
+	})
+}
+
+// acceptRequest settles a request and stores, in one transaction, the contact and the connection group that is to be entered.
+func (c *Client) acceptRequest(tx *bolt.Tx, r *requestRecord) error {
+	token := mimimi.NewConnectionToken()
+	c.tap(TapConnectionToken, token.Bytes(), r.Token)
+	c.tap(TapConnectionKey, r.Key)
+	c.tap(TapUser, []byte(r.From))
+	rec := &groupRecord{
+		ID: newLocalID(), GroupID: r.Group, Peer: r.From, State: GroupJoining, Created: c.now().Unix(),
+		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
+	}
+	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token.Bytes(), Group: rec.ID,
+		Fingerprints: []string{r.Fingerprint}}
+	r.settle()
+	return errors.Join(
+		write(tx, bucketRequests, []byte(r.ID), r),
+		write(tx, bucketContacts, []byte(k.User), k),
+		write(tx, bucketGroups, []byte(rec.ID), rec),
+		tx.Bucket(bucketGroupIDs).Put(rec.GroupID, []byte(rec.ID)),
+	)
+}
+
+// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is forgotten.
+func (c *Client) accept(ctx context.Context, k *contactRecord) error {
+	k, err := c.makeAlias(ctx, k)
+	if err != nil {
+		return err
+	}
+	err = c.made(ctx, k.Group)
+	if _, gerr := c.group(k.Group); !errors.Is(gerr, ErrUnknownGroup) {
+		return err
+	}
+	return errors.Join(err, c.update(func(tx *bolt.Tx) error {
+		return errors.Join(tx.Bucket(bucketContacts).Delete([]byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
+	}))
+}
+
+// connectionEntered follows the own entry into a connection group: every leaf is identified. If all are the requester's, the response goes to them.
+func (c *Client) connectionEntered(tx *bolt.Tx, g *group) error {
+	for _, r := range g.rec.Leaves {
+		if r.User != g.rec.Peer && r.User != c.account.rec.User {
+			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+		}
+	}
+	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+	if err != nil || !found {
+		return err
+	}
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return ErrStore
+	}
+	response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
+	g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal()})
+	return nil
+}
+
+// responseSent completes an accepted connection: the response has its place in the connection group.
+func (c *Client) responseSent(tx *bolt.Tx, g *group) error {
+	return c.nowConnected(tx, g, func(*contactRecord) error { return nil })
+}
+
+// receiveResponse completes an own request.
+func (c *Client) receiveResponse(tx *bolt.Tx, g *group, from *leafRecord, body []byte) error {
+	if g.rec.Peer == "" || from.User != g.rec.Peer {
+		return nil
+	}
+	res, err := mimimi.ParseConnectionResponse(body)
+	if err != nil {
+		return c.warn(tx, "", "an answer to a connection request could not be read")
+	}
+	c.tap(TapConnectionKey, res.Key.Bytes())
+	c.tap(TapConnectionToken, res.Token.Bytes())
+	return c.nowConnected(tx, g, func(k *contactRecord) error {
+		k.Key, k.Token = res.Key.Bytes(), res.Token.Bytes()
+		return nil
+	})
+}
+
+// nowConnected makes the peer of a connection group a contact that is connected.
+func (c *Client) nowConnected(tx *bolt.Tx, g *group, change func(k *contactRecord) error) error {
+	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+	if err != nil || !found {
+		return err
+	}
+	if err := change(k); err != nil {
+		return err
+	}
+	was := k.State
+	k.State, k.Ask, k.Group, k.Fingerprints = ContactConnected, nil, g.rec.ID, nil
+	for _, i := range g.leavesOf(g.rec.Peer) {
+		k.Fingerprints = append(k.Fingerprints, g.rec.Leaves[i].Fingerprint)
+	}
+	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil || was == ContactConnected {
+		return err
+	}
+	return c.addEvent(tx, eventRecord{Kind: EventConnected, User: k.User})
+}

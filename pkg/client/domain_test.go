@@ -1,0 +1,287 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"mimimi.example/cmd/mimimi/domain"
+	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
+)
+
+// world is two domains that federate, each with all its services, for all tests of the package.
+type world struct{ a, b *domain.Domain }
+
+var theWorld *world
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "mimimi-client-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		ctx := context.Background()
+		w := new(world)
+		for _, d := range []struct {
+			to          **domain.Domain
+			name, other string
+		}{{&w.a, "a.localhost", "b.localhost"}, {&w.b, "b.localhost", "a.localhost"}} {
+			*d.to, err = domain.Start(ctx, domain.Options{
+				Dir: filepath.Join(dir, d.name), Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
+			})
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+		theWorld = w
+		if err := meet(filepath.Join(dir, "probe"), w); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		code := m.Run()
+		if err := errors.Join(w.a.Stop(ctx), w.b.Stop(ctx)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return code
+	}())
+}
+
+// meet waits until each domain reaches the other.
+func meet(dir string, w *world) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for from, to := range map[*domain.Domain]*domain.Domain{w.a: w.b, w.b: w.a} {
+		c, err := client.Register(ctx, client.Config{Dir: filepath.Join(dir, from.Info().Domain), Provider: from.Info(),
+			Stock: client.Stock{OneTime: 1, LastResort: 1}}, "probe")
+		if err != nil {
+			return err
+		}
+		nobody, err := mimimi.ParseUser("mimi://" + to.Info().Domain + "/u/nobody")
+		if err != nil {
+			return err
+		}
+		watcher, err := c.Watcher()
+		if err != nil {
+			return err
+		}
+		for {
+			err := c.Connect(ctx, nobody)
+			if errors.Is(err, client.ErrUnknownUser) {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("the domains do not meet: %w", err)
+			}
+			short, stop := context.WithTimeout(ctx, 100*time.Millisecond)
+			_ = watcher.Wait(short)
+			stop()
+		}
+		watcher.Close()
+		if err := c.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// person is one user with one client.
+type person struct {
+	t    *testing.T
+	name string
+	cfg  client.Config
+	c    *client.Client
+	w    *client.Watcher
+}
+
+// register makes a user whose name is unique to the test.
+func register(t *testing.T, d *domain.Domain, name string) *person {
+	t.Helper()
+	p := &person{t: t, name: name, cfg: client.Config{
+		Dir: t.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2},
+	}}
+	c, err := client.Register(t.Context(), p.cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
+	if err != nil {
+		t.Fatalf("%s: register: %v", name, err)
+	}
+	p.use(c)
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *person) use(c *client.Client) {
+	p.t.Helper()
+	w, err := c.Watcher()
+	if err != nil {
+		p.t.Fatalf("%s: watcher: %v", p.name, err)
+	}
+	p.c, p.w = c, w
+}
+
+func (p *person) close() {
+	p.w.Close()
+	if err := p.c.Close(); err != nil {
+		p.t.Errorf("%s: close: %v", p.name, err)
+	}
+}
+
+// reopen closes the client and opens it again, as another process would.
+func (p *person) reopen() {
+	p.t.Helper()
+	p.close()
+	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock})
+	if err != nil {
+		p.t.Fatalf("%s: open: %v", p.name, err)
+	}
+	p.use(c)
+}
+
+// events returns all events of the kinds, in order.
+func (p *person) events(kinds ...client.EventKind) []client.Event {
+	p.t.Helper()
+	all, err := p.c.Events(0, 0)
+	if err != nil {
+		p.t.Fatalf("%s: events: %v", p.name, err)
+	}
+	return slices.DeleteFunc(all, func(e client.Event) bool { return !slices.Contains(kinds, e.Kind) })
+}
+
+// read returns the contents that a person has seen in a group, in order.
+func (p *person) read(group string) (all []string) {
+	p.t.Helper()
+	for _, e := range p.events(client.EventMessage) {
+		if e.Group == group {
+			all = append(all, string(e.Body))
+		}
+	}
+	return all
+}
+
+const patience = 30 * time.Second
+
+// until syncs everybody in turn until cond holds.
+func until(t *testing.T, what string, cond func() bool, people ...*person) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var errs error
+	for round := 0; ; round++ {
+		errs = nil
+		for _, p := range people {
+			if err := p.c.Sync(ctx); err != nil {
+				errs = errors.Join(errs, fmt.Errorf("%s: %w", p.name, err))
+			}
+			if cond() {
+				return
+			}
+		}
+		p := people[round%len(people)]
+		if err := p.w.Reset(p.c); err != nil {
+			t.Fatalf("%s: reset: %v", p.name, err)
+		}
+		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		_ = p.w.Wait(short)
+		stop()
+		if ctx.Err() != nil {
+			for _, p := range people {
+				for _, e := range p.events(client.EventWarning) {
+					t.Logf("%s was warned: %s", p.name, e.Text)
+				}
+			}
+			t.Fatalf("%s: did not happen: %v", what, errs)
+		}
+	}
+}
+
+// connect connects x with y, both ways, and returns when both know.
+func connect(t *testing.T, x, y *person) {
+	t.Helper()
+	if err := x.c.Connect(t.Context(), y.c.User()); err != nil {
+		t.Fatalf("%s: connect: %v", x.name, err)
+	}
+	until(t, "request", func() bool { return len(y.requests()) > 0 }, y)
+	r := y.requests()[0]
+	if r.From != x.c.User() {
+		t.Fatalf("%s: the request is from somebody else", y.name)
+	}
+	if err := y.c.Accept(t.Context(), r.ID); err != nil {
+		t.Fatalf("%s: accept: %v", y.name, err)
+	}
+	until(t, "connection", func() bool { return x.connected(y) && y.connected(x) }, x, y)
+}
+
+func (p *person) requests() []client.Request {
+	p.t.Helper()
+	all, err := p.c.Requests()
+	if err != nil {
+		p.t.Fatalf("%s: requests: %v", p.name, err)
+	}
+	return all
+}
+
+func (p *person) connected(q *person) bool {
+	p.t.Helper()
+	all, err := p.c.Contacts()
+	if err != nil {
+		p.t.Fatalf("%s: contacts: %v", p.name, err)
+	}
+	return slices.Contains(all, client.Contact{User: q.c.User(), State: client.ContactConnected})
+}
+
+// group returns the local id of the only group.
+func (p *person) group() string {
+	p.t.Helper()
+	for _, g := range p.groups() {
+		if g.State == client.GroupActive {
+			return g.ID
+		}
+	}
+	return ""
+}
+
+func (p *person) groups() []client.Group {
+	p.t.Helper()
+	all, err := p.c.Groups()
+	if err != nil {
+		p.t.Fatalf("%s: groups: %v", p.name, err)
+	}
+	return all
+}
+
+// members returns how many identified members a person sees.
+func (p *person) members(group string) (n int) {
+	p.t.Helper()
+	all, err := p.c.Members(group)
+	if err != nil {
+		return -1
+	}
+	for _, m := range all {
+		if m.Identified {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *person) send(group, text string) {
+	p.t.Helper()
+	if _, err := p.c.Send(p.t.Context(), group, []byte(text)); err != nil {
+		p.t.Fatalf("%s: send: %v", p.name, err)
+	}
+}
+
+func users(people ...*person) (all []mimimi.User) {
+	for _, p := range people {
+		all = append(all, p.c.User())
+	}
+	return all
+}

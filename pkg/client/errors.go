@@ -1,0 +1,59 @@
+package client
+
+import (
+	"errors"
+
+	"mimimi.example/pkg/problem"
+)
+
+// The errors that an app may branch on. Errors of a service are problem.Errors: problem.KindOf tells them apart.
+var (
+	// ErrLocked says that another process holds the client's store.
+	ErrLocked = errors.New("client: another process uses this client's folder")
+	// ErrNotRegistered says that the folder holds no client.
+	ErrNotRegistered = errors.New("client: no user is registered in this folder")
+	// ErrRegistered says that the folder holds a client of another user already.
+	ErrRegistered = errors.New("client: another user is registered in this folder")
+	// ErrUnknownUser says that a user does not exist or that its provider does not say so.
+	ErrUnknownUser = errors.New("client: no such user")
+	// ErrNotConnected says that an operation needs a contact that is connected.
+	ErrNotConnected = errors.New("client: not connected with this user")
+	// ErrUnknownRequest says that no connection request has this id, or that it was settled before.
+	ErrUnknownRequest = errors.New("client: no such connection request")
+	// ErrUnknownGroup says that this client is in no such group.
+	ErrUnknownGroup = errors.New("client: no such group")
+	// ErrGroupOver says that the client is not in the group any more.
+	ErrGroupOver = errors.New("client: no longer in this group")
+	// ErrNotReady says that the client is still being let into the group: try again after the next Sync.
+	ErrNotReady = errors.New("client: not let into this group yet")
+	// ErrNotMember says that a user is not in the group.
+	ErrNotMember = errors.New("client: not a member of this group")
+	// ErrMember says that a user is in the group already.
+	ErrMember = errors.New("client: already a member of this group")
+	// ErrDenied says that the group's policy does not let this user do that.
+	ErrDenied = errors.New("client: the group's policy does not allow it")
+	// ErrBusy says that others' commits came first too often in a row: try again.
+	ErrBusy = errors.New("client: others' changes to the group came first: try again")
+	// ErrIdentity says that somebody's proof of identity does not hold: a certificate, record, key document or leaf is not what it should be.
+	ErrIdentity = errors.New("client: an identity does not verify")
+	// ErrBadInvitation says that an invitation link cannot be read, is over, or is not the inviter's.
+	ErrBadInvitation = errors.New("client: the invitation is not valid")
+	// ErrTooLarge says that a message is longer than MaxMessage bytes.
+	ErrTooLarge = errors.New("client: the message is too large")
+	// ErrClosed says that the Client was closed.
+	ErrClosed = errors.New("client: closed")
+	// ErrStore says that the store is damaged or of a later version of this package.
+	ErrStore = errors.New("client: the store cannot be read")
+)
+
+// isStale says that a service refused because something else came first.
+func isStale(err error) bool { return err != nil && problem.KindOf(err) == problem.Stale }
+
+// isFinal says that repeating the same request will not help.
+func isFinal(err error) bool {
+	switch problem.KindOf(err) {
+	case problem.Invalid, problem.Denied, problem.NotFound:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,125 @@
+package client
+
+import (
+	"encoding/json"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"mimimi.example/pkg/mimimi"
+)
+
+// EventKind says what an Event is about.
+type EventKind string
+
+// The kinds of events, with the fields that each one sets beside Seq, Kind and Time.
+const (
+	EventMessage     EventKind = "message"      // Group, User (the sender), Message, Body: content from another member
+	EventSent        EventKind = "sent"         // Group, User (self), Message, Body: own content has its place in the group's order
+	EventJoined      EventKind = "joined"       // Group, User: a member came in and is identified
+	EventLeft        EventKind = "left"         // Group, User: a member left by itself
+	EventRemoved     EventKind = "removed"      // Group, User: a member was removed
+	EventRequest     EventKind = "request"      // User, Request: somebody asks for a connection
+	EventConnected   EventKind = "connected"    // User: a connection is complete
+	EventGroupJoined EventKind = "group_joined" // Group: this client is in the group and may take part
+	EventGroupOver   EventKind = "group_over"   // Group, Text: this client is no longer in the group
+	EventWarning     EventKind = "warning"      // Text, Group if it is about one: something that the user should know
+)
+
+// Event is one entry of the durable list of what happened. A zero User means that the person is not identified.
+type Event struct {
+	Seq     uint64    // increasing by one from 1
+	Kind    EventKind //
+	Time    time.Time // acceptance by the group's hub where there is one, else the client's clock; whole seconds
+	Group   string    // local id
+	User    mimimi.User
+	Message MessageID
+	Request string // id, for Accept and Reject
+	Body    []byte // content of a message
+	Text    string // a constant sentence
+}
+
+// MessageID names a message; it is the same for all members of the group.
+type MessageID string
+
+// eventRecord is an Event as it is stored.
+type eventRecord struct {
+	Kind    EventKind `json:"kind"`
+	Time    int64     `json:"time"`
+	Group   string    `json:"group,omitempty"`
+	User    string    `json:"user,omitempty"`
+	Message MessageID `json:"message,omitempty"`
+	Request string    `json:"request,omitempty"`
+	Body    []byte    `json:"body,omitempty"`
+	Text    string    `json:"text,omitempty"`
+}
+
+// addEvent appends to the list. A zero time means now.
+func (c *Client) addEvent(tx *bolt.Tx, e eventRecord) error {
+	b := tx.Bucket(bucketEvents)
+	seq, err := b.NextSequence()
+	if err != nil {
+		return err
+	}
+	if e.Time == 0 {
+		e.Time = c.now().Unix()
+	}
+	if e.Message != "" {
+		if err := tx.Bucket(bucketMessages).Put([]byte(e.Group+"/"+string(e.Message)), bigEndian(seq)); err != nil {
+			return err
+		}
+	}
+	return write(tx, bucketEvents, bigEndian(seq), e)
+}
+
+// shown says whether a message is in the list already.
+func shown(tx *bolt.Tx, group string, id MessageID) bool {
+	return tx.Bucket(bucketMessages).Get([]byte(group+"/"+string(id))) != nil
+}
+
+// warn appends a warning.
+func (c *Client) warn(tx *bolt.Tx, group, sentence string) error {
+	return c.addEvent(tx, eventRecord{Kind: EventWarning, Group: group, Text: sentence})
+}
+
+// Events returns the events with Seq > after, oldest first, at most limit (0 or more than 1,000: 1,000). It needs no network.
+func (c *Client) Events(after uint64, limit int) ([]Event, error) {
+	if limit <= 0 || limit > maxEvents {
+		limit = maxEvents
+	}
+	if after == ^uint64(0) {
+		return nil, nil
+	}
+	var all []Event
+	err := c.locked(func() error {
+		return c.view(func(tx *bolt.Tx) error {
+			cur := tx.Bucket(bucketEvents).Cursor()
+			for k, v := cur.Seek(bigEndian(after + 1)); k != nil && len(all) < limit; k, v = cur.Next() {
+				e, err := parseEvent(k, v)
+				if err != nil {
+					return err
+				}
+				all = append(all, e)
+			}
+			return nil
+		})
+	})
+	return all, err
+}
+
+func parseEvent(key, value []byte) (Event, error) {
+	var r eventRecord
+	if err := json.Unmarshal(value, &r); err != nil || len(key) != 8 {
+		return Event{}, ErrStore
+	}
+	e := Event{Seq: fromBigEndian(key), Kind: r.Kind, Time: time.Unix(r.Time, 0).UTC(), Group: r.Group, Message: r.Message, Request: r.Request,
+		Body: r.Body, Text: r.Text}
+	if r.User != "" {
+		u, err := mimimi.ParseUser(r.User)
+		if err != nil {
+			return Event{}, ErrStore
+		}
+		e.User = u
+	}
+	return e, nil
+}

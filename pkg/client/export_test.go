@@ -1,0 +1,19 @@
+package client
+
+import bolt "go.etcd.io/bbolt"
+
+// SetFault makes every write of c's store ask f, before it and after it is durable.
+func SetFault(c *Client, f func(persisted bool) error) { c.store.fault = f }
+
+// LoseRatchet makes c lose what it knows of a group's present epoch, as a restored backup does.
+func LoseRatchet(c *Client, group string) error {
+	g, err := c.group(group)
+	if err != nil {
+		return err
+	}
+	c.scheduleResync(g)
+	g.rec.Resync.Due = 0
+	return c.update(func(tx *boltTx) error { return c.putGroup(tx, g) })
+}
+
+type boltTx = bolt.Tx

@@ -1,0 +1,301 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
+)
+
+// GroupState says how far a client is in a group.
+type GroupState string
+
+// The states of a group.
+const (
+	GroupJoining GroupState = "joining" // on the way in: nothing can be sent yet
+	GroupActive  GroupState = "active"
+	GroupLeaving GroupState = "leaving" // the own leave is in the group's log; what stands before it may still come
+	GroupOver    GroupState = "over"
+)
+
+// Group is what a user sees of a group. Name is a private label that no one else sees.
+type Group struct {
+	ID      string // local id, for all calls
+	Name    string
+	State   GroupState
+	Members int
+	Waiting int // own messages not in the group's log yet
+}
+
+// GroupMember is one member as this client sees it. An unidentified one has a zero User.
+type GroupMember struct {
+	User       mimimi.User
+	Self       bool
+	Admin      bool
+	Identified bool
+	Clients    int
+}
+
+// InviteOptions bounds an invitation. Zero values mean one use and seven days.
+type InviteOptions struct {
+	Uses     int
+	NotAfter time.Time
+}
+
+// visible loads a group that the user can see: no connection group.
+func (c *Client) visible(id string) (*group, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	g, err := c.group(id)
+	if err == nil && g.rec.Peer != "" {
+		err = ErrUnknownGroup
+	}
+	return g, err
+}
+
+// CreateGroup makes a group on the own domain's hub; this user is its admin. It returns the local id. After an error of kind Unavailable the
+// group may be there after a later Sync; after another it is not.
+func (c *Client) CreateGroup(ctx context.Context, name string) (id string, err error) {
+	err = c.locked(func() error {
+		if err := c.complete(); err != nil {
+			return err
+		}
+		gid, err := mimimi.NewGroupID(c.account.user.Domain())
+		if err != nil {
+			return err
+		}
+		g, err := c.newGroup(&groupRecord{GroupID: []byte(gid.Wire()), Name: name, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}})
+		if err != nil {
+			return err
+		}
+		id = g.rec.ID
+		return c.made(ctx, id)
+	})
+	return id, err
+}
+
+// made works on a new group until it stands. It returns why not.
+func (c *Client) made(ctx context.Context, id string) error {
+	err := c.work(ctx, id)
+	g, gerr := c.group(id)
+	if gerr != nil {
+		return errors.Join(err, gerr)
+	}
+	if g.mls != nil && g.rec.Create == nil {
+		return nil // entered; what else failed is the next Sync's
+	}
+	return err
+}
+
+// Groups returns all groups but connection groups, oldest first.
+func (c *Client) Groups() (all []Group, err error) {
+	err = c.locked(func() error {
+		records, err := list[groupRecord](c.store, bucketGroups)
+		if err != nil {
+			return err
+		}
+		slices.SortStableFunc(records, func(a, b *groupRecord) int { return int(a.Created - b.Created) })
+		for _, r := range records {
+			if r.Peer != "" {
+				continue
+			}
+			g := Group{ID: r.ID, Name: r.Name, State: r.State, Waiting: len(r.Outgoing)}
+			users := make(map[string]bool)
+			for _, l := range r.Leaves {
+				users[l.UserPseudonym] = true
+			}
+			g.Members = len(users)
+			all = append(all, g)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// SetGroupName changes a group's private label. Errors: ErrUnknownGroup.
+func (c *Client) SetGroupName(group, name string) error {
+	return c.locked(func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		return c.change(g, func(*bolt.Tx) error {
+			g.rec.Name = name
+			return nil
+		})
+	})
+}
+
+// Members returns the members of a group, the own user first. Errors: ErrUnknownGroup, ErrNotReady while joining.
+func (c *Client) Members(group string) (all []GroupMember, err error) {
+	err = c.locked(func() error {
+		g, err := c.visible(group)
+		switch {
+		case err != nil:
+			return err
+		case g.rec.State == GroupOver:
+			return ErrGroupOver
+		case g.mls == nil:
+			return ErrNotReady
+		}
+		all, err = g.members(c.account.user)
+		return err
+	})
+	return all, err
+}
+
+// members groups the leaves by user pseudonym, in order of leaves.
+func (g *group) members(self mimimi.User) ([]GroupMember, error) {
+	policy, err := g.policy()
+	if err != nil {
+		return nil, err
+	}
+	var all []GroupMember
+	at := make(map[string]int)
+	for _, i := range g.indices() {
+		r := g.rec.Leaves[i]
+		k, ok := at[r.UserPseudonym]
+		if !ok {
+			k = len(all)
+			at[r.UserPseudonym] = k
+			all = append(all, GroupMember{})
+		}
+		m := &all[k]
+		m.Clients++
+		if r.User == "" || m.Identified {
+			continue
+		}
+		if m.User, err = mimimi.ParseUser(r.User); err != nil {
+			return nil, errDamagedGroup
+		}
+		pseudonym, err := mimimi.ParseUserPseudonym(r.UserPseudonym)
+		if err != nil {
+			return nil, errDamagedGroup
+		}
+		m.Identified, m.Self, m.Admin = true, m.User == self, policy.Role(pseudonym) == mimimi.RoleAdmin
+	}
+	slices.SortStableFunc(all, func(a, b GroupMember) int {
+		switch {
+		case a.Self == b.Self:
+			return 0
+		case a.Self:
+			return -1
+		}
+		return 1
+	})
+	return all, nil
+}
+
+// maxAdds is the most Adds of one commit (docs/protocol.md §6).
+const maxAdds = 200
+
+// Add adds connected users in one commit. Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrNotConnected, ErrMember, ErrDenied, ErrIdentity, ErrBusy.
+func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) error {
+	return c.locked(func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		if err := g.usable(); err != nil {
+			return err
+		}
+		if len(users) == 0 || len(users) > maxAdds {
+			return problem.New(problem.Invalid, "protocol §6: a commit adds 1 to 200 clients")
+		}
+		t := newTask(taskAdd)
+		for _, u := range users {
+			if _, err := c.connected(u); err != nil {
+				return err
+			}
+			twice := slices.ContainsFunc(t.Adds, func(a *adding) bool { return a.User == u.Wire() })
+			if twice || g.hasUser(u.Wire()) {
+				return ErrMember
+			}
+			t.Adds = append(t.Adds, &adding{User: u.Wire(), Request: newRequestID()})
+		}
+		return c.perform(ctx, g, t)
+	})
+}
+
+// Remove removes a user with all its clients. Errors: as Add, ErrNotMember.
+func (c *Client) Remove(ctx context.Context, group string, user mimimi.User) error {
+	return c.locked(func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		if err := g.usable(); err != nil {
+			return err
+		}
+		if user == c.account.user || !g.hasUser(user.Wire()) {
+			return ErrNotMember
+		}
+		t := newTask(taskRemove)
+		t.User = user.Wire()
+		return c.perform(ctx, g, t)
+	})
+}
+
+// Leave leaves a group. It returns when the hub has taken the proposal: the group sends nothing more. EventGroupOver follows.
+// Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrBusy.
+func (c *Client) Leave(ctx context.Context, group string) error {
+	return c.locked(func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		if err := g.usable(); err == ErrGroupOver || g.mls == nil {
+			return err
+		}
+		if len(g.rec.Leaves) == 1 {
+			return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, "you left the group", 0) })
+		}
+		return c.perform(ctx, g, newTask(taskLeave))
+	})
+}
+
+// Join joins by an invitation link and returns the local id. The group can be used after EventGroupJoined, which needs the inviter's client to answer.
+// Errors: ErrBadInvitation, ErrBusy.
+func (c *Client) Join(ctx context.Context, link string) (id string, err error) {
+	inv, err := parseLink(link, c.now())
+	if err != nil {
+		return "", err
+	}
+	err = c.locked(func() error {
+		if err := c.complete(); err != nil {
+			return err
+		}
+		local, found, err := c.groupByID([]byte(inv.Group.Wire()))
+		if err != nil {
+			return err
+		}
+		if found {
+			g, err := c.group(local)
+			if err != nil {
+				return err
+			}
+			if g.rec.State != GroupOver {
+				return ErrMember
+			}
+		}
+		keys := make(map[uint32][]byte)
+		for i, k := range inv.LinkKeys {
+			keys[i] = k.Bytes()
+		}
+		g, err := c.newGroup(&groupRecord{GroupID: []byte(inv.Group.Wire()), Join: &joinRecord{
+			Secret: inv.Secret.Bytes(), LinkKeys: keys, Mixed: inv.Policy.UnidentifiedMembers, Claim: newRequestID(),
+		}})
+		if err != nil {
+			return err
+		}
+		id = g.rec.ID
+		return c.made(ctx, id)
+	})
+	return id, err
+}

@@ -1,0 +1,122 @@
+package client
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
+)
+
+// pinRecord is what is known of a domain: its identity key for good, its key document until it expires.
+type pinRecord struct {
+	IdentityKey []byte `json:"identity_key"`
+	Document    []byte `json:"document,omitempty"`
+}
+
+// document returns a domain's key document, verified. The identity key is pinned when the domain is first met; the own one came with ProviderInfo.
+// Errors: ErrIdentity, problem errors.
+func (c *Client) document(ctx context.Context, domain string) (*mimimi.KeyDocument, error) {
+	pin, found, err := get[pinRecord](c.store, bucketPins, []byte(domain))
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		pin = new(pinRecord)
+	}
+	if pin.Document != nil {
+		d, err := mimimi.ParseKeyDocument(pin.Document)
+		if err == nil && d.Verify(pin.IdentityKey, c.now()) == nil {
+			return d, nil
+		}
+	}
+	return c.fetchDocument(ctx, domain, pin.IdentityKey)
+}
+
+// fetchDocument gets a domain's key document from the provider's cache, checks it against pinned (nil: first use) and stores it.
+func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte) (*mimimi.KeyDocument, error) {
+	res, err := call(ctx, c.channels.relay.GetKeyDocument, &mimimiv1.GetKeyDocumentRequest{Domain: domain})
+	if err != nil {
+		return nil, fmt.Errorf("get key document: %w", err)
+	}
+	d, err := mimimi.ParseKeyDocument(res.Document)
+	if err != nil || d.Domain != domain || d.Verify(pinned, c.now()) != nil ||
+		pinned != nil && subtle.ConstantTimeCompare(pinned, d.IdentityKey) != 1 {
+		werr := c.update(func(tx *bolt.Tx) error {
+			return c.warn(tx, "", "a domain's key document does not verify: it may be that of an impostor")
+		})
+		return nil, errors.Join(fmt.Errorf("get key document: %w", ErrIdentity), werr)
+	}
+	err = c.update(func(tx *bolt.Tx) error {
+		return write(tx, bucketPins, []byte(domain), pinRecord{IdentityKey: d.IdentityKey, Document: res.Document})
+	})
+	return d, err
+}
+
+// pinned returns a domain's identity key if the domain was met before.
+func pinned(tx *bolt.Tx, domain string) ([]byte, bool, error) {
+	pin, found, err := read[pinRecord](tx, bucketPins, []byte(domain))
+	if err != nil || !found {
+		return nil, false, err
+	}
+	return pin.IdentityKey, true, nil
+}
+
+// meet makes sure that the domains of leaves are pinned. A domain that cannot be reached is left out: its leaves stay unidentified until it can.
+func (c *Client) meet(ctx context.Context, members []mls.Member) error {
+	tried := make(map[string]bool)
+	for _, m := range members {
+		cred, err := mimimi.ParsePseudonymousCredential(m.Leaf.Credential())
+		if err != nil || tried[cred.UserPseudonym.Domain()] {
+			continue
+		}
+		domain := cred.UserPseudonym.Domain()
+		tried[domain] = true
+		_, found, err := get[pinRecord](c.store, bucketPins, []byte(domain))
+		if err != nil {
+			return err
+		}
+		if found {
+			continue
+		}
+		if _, err := c.document(ctx, domain); err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// errUnmet says that a leaf cannot be judged yet, since its domain was never reached.
+var errUnmet = errors.New("the leaf's domain was never reached")
+
+// identify opens a leaf's identity link and checks what is behind it (§4): certificate chain, dates, signature, key, domains. at is the time at which the
+// certificate must be valid. It returns errUnmet or ErrIdentity.
+func identify(tx *bolt.Tx, l *mls.LeafNode, key mimimi.LinkKey, at time.Time) (*mimimi.ClientCertificate, error) {
+	leaf, err := mimimi.ParseLeaf(l)
+	if err != nil {
+		return nil, ErrIdentity
+	}
+	cert, err := leaf.Credential.Identify(key)
+	if err != nil {
+		return nil, ErrIdentity
+	}
+	if at.IsZero() {
+		at = leaf.Credential.Week
+	}
+	identityKey, found, err := pinned(tx, cert.User.Domain())
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return nil, errUnmet
+	case cert.Verify(identityKey, at) != nil:
+		return nil, ErrIdentity
+	}
+	return cert, nil
+}

@@ -1,0 +1,432 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
+)
+
+func timeOf(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
+
+// maxResyncPause bounds the random time before a client that lost its state enters anew, so that many who lost it by one commit do not do so at once.
+const maxResyncPause = 5 * time.Second
+
+// setPosition stores the queue position of what a transaction processed. 0: it did not come from the queue.
+func setPosition(tx *bolt.Tx, position uint64) error {
+	if position == 0 {
+		return nil
+	}
+	return tx.Bucket(bucketMeta).Put(keyPosition, bigEndian(position))
+}
+
+// pass stores a queue position past something that needs nothing done.
+func (c *Client) pass(position uint64) error {
+	if position == 0 {
+		return nil
+	}
+	return c.update(func(tx *bolt.Tx) error { return setPosition(tx, position) })
+}
+
+// deliver handles one queue entry, in whatever order and however often it comes. When it returns nil, everything that came of it is stored, with
+// position.
+func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uint64) error {
+	local, found, err := c.groupByID(d.GroupId)
+	if err != nil {
+		return err
+	}
+	var g *group
+	if found {
+		if g, err = c.group(local); err != nil {
+			return err
+		}
+	}
+	switch {
+	case d.Kind == mimimiv1.Delivery_KIND_WELCOME:
+		if found && g.rec.State != GroupOver {
+			return c.pass(position)
+		}
+		return c.receiveWelcome(ctx, d, position)
+	case !found || g.rec.State == GroupOver:
+		return c.pass(position)
+	case g.mls == nil:
+		if j := g.rec.Join; j != nil && d.Kind == mimimiv1.Delivery_KIND_COMMIT && bytes.Equal(d.Message, j.Message) {
+			return c.joined(g, d.Sequence, d.Accepted, position)
+		}
+		return c.fallBehind(g, position) // it is read from the log when the own entry is complete
+	case g.rec.Resync != nil:
+		return c.pass(position) // the entry anew goes over all of it
+	}
+	if d.Previous > g.rec.Last && d.Sequence > g.rec.Last {
+		err := c.catchUp(ctx, g)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !isFinal(err):
+			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups
+		case g.rec.State == GroupOver:
+			return c.pass(position)
+		case d.Previous > g.rec.Last && d.Kind == mimimiv1.Delivery_KIND_COMMIT && g.rec.Resync == nil:
+			// The hub does not give what is missing.
+			return c.change(g, func(tx *bolt.Tx) error {
+				c.scheduleResync(g)
+				return setPosition(tx, position)
+			})
+		}
+	}
+	return c.receive(ctx, g, d, position)
+}
+
+// fallBehind passes over an entry that cannot be processed now: the log has it.
+func (c *Client) fallBehind(g *group, position uint64) error {
+	return c.change(g, func(tx *bolt.Tx) error {
+		g.rec.Behind = true
+		return setPosition(tx, position)
+	})
+}
+
+// receive handles one entry of a group's log that follows what is processed: repeats are passed over. One transaction stores everything: the new
+// state, the events, the queue position.
+func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, position uint64) error {
+	if d.Sequence <= g.rec.Last || g.rec.State == GroupOver || g.rec.Resync != nil {
+		return c.pass(position)
+	}
+	if g.rec.LeaveAt != 0 && d.Sequence >= g.rec.LeaveAt {
+		return c.change(g, func(tx *bolt.Tx) error {
+			return errors.Join(c.over(tx, g, "you left the group", d.Accepted), setPosition(tx, position))
+		})
+	}
+	if d.Kind == mimimiv1.Delivery_KIND_COMMIT {
+		return c.receiveCommit(ctx, g, d, position)
+	}
+	if d.Kind == mimimiv1.Delivery_KIND_MESSAGE && !g.identified() {
+		if err := c.meet(ctx, g.mls.Public().Members()); err != nil { // it may hold link keys
+			return err
+		}
+	}
+	return c.change(g, func(tx *bolt.Tx) error {
+		var err error
+		switch d.Kind {
+		case mimimiv1.Delivery_KIND_MESSAGE:
+			err = c.receiveMessage(tx, g, d)
+		case mimimiv1.Delivery_KIND_PROPOSAL:
+			err = c.receiveProposal(tx, g, d)
+		}
+		g.rec.Last = d.Sequence
+		return errors.Join(err, setPosition(tx, position))
+	})
+}
+
+// receiveProposal takes note of a standalone proposal, which the next commit must take up.
+func (c *Client) receiveProposal(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) error {
+	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
+	if err != nil || got.Proposal == nil {
+		return c.warn(tx, g.rec.ID, "a proposal could not be read")
+	}
+	if err := g.rules.CheckProposal(g.mls.Public(), got.Proposal); err != nil {
+		return c.warn(tx, g.rec.ID, "the group's hub took a proposal that breaks a rule")
+	}
+	if r := g.rec.Leaves[got.Proposal.Sender.Leaf]; r != nil && got.Proposal.Type == mls.ProposalSelfRemove {
+		r.Leaving = true
+	}
+	if g.rec.PendingSince == 0 {
+		g.rec.PendingSince = c.now().Unix()
+	}
+	return nil
+}
+
+// receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
+// checked and by those that only members can. The order: stage (changes nothing), meet the domains of new leaves (network), then one transaction.
+func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delivery, position uint64) error {
+	staged, err := c.stagedFor(g, d)
+	if err != nil {
+		return c.cannotProcess(g, d, position, err)
+	}
+	next, err := g.rules.CheckCommit(staged.Change, timeOf(d.Accepted))
+	if err != nil || !g.follows(staged.Change) {
+		return c.cannotProcess(g, d, position, errRefused)
+	}
+	if staged.RemovesSelf() {
+		return c.change(g, func(tx *bolt.Tx) error {
+			g.rec.Last = d.Sequence
+			return errors.Join(c.over(tx, g, "you were removed from the group", d.Accepted), setPosition(tx, position))
+		})
+	}
+	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
+		return err
+	}
+	return c.change(g, func(tx *bolt.Tx) error {
+		return errors.Join(c.applyCommit(tx, g, d, staged, next), setPosition(tx, position))
+	})
+}
+
+// stagedFor returns the commit of a delivery, staged: the stored one if it is the own.
+func (c *Client) stagedFor(g *group, d *mimimiv1.Delivery) (*mls.StagedCommit, error) {
+	if s := g.rec.Staged; s != nil && bytes.Equal(s.Message, d.Message) {
+		return mls.ParseStagedCommit(s.Commit, protocolRules())
+	}
+	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
+	if err != nil {
+		return nil, err
+	}
+	if got.Commit == nil {
+		return nil, mls.ErrMalformed
+	}
+	return got.Commit, nil
+}
+
+// errRefused says that a commit breaks a rule that the hub should have enforced.
+var errRefused = errors.New("the hub accepted a commit that breaks a rule")
+
+// follows says whether a commit comes from whom it may: an external joiner, or an identified leaf (§4). One who comes in does not know the others yet.
+func (g *group) follows(ch *mls.Change) bool {
+	if ch.Sender.Type != mls.SenderMember || ch.Sender.Leaf == g.mls.OwnIndex() {
+		return true
+	}
+	r := g.rec.Leaves[ch.Sender.Leaf]
+	return r != nil && (r.User != "" || r.Entered == 0 && g.rec.State == GroupJoining)
+}
+
+// cannotProcess handles a commit that is in the log and cannot be followed. One that breaks a rule is not followed: the group ends for this client, and
+// it never enters anew over it. One that cannot be opened leads to a resync (§7).
+func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, why error) error {
+	refused := errors.Is(why, errRefused) || errors.Is(why, mls.ErrInvalid) || errors.Is(why, mimimi.ErrInvalid) || errors.Is(why, mimimi.ErrDenied)
+	return c.change(g, func(tx *bolt.Tx) error {
+		if refused {
+			return errors.Join(c.over(tx, g, "the group's hub accepted a change that breaks the protocol: it is not followed", d.Accepted),
+				setPosition(tx, position))
+		}
+		c.scheduleResync(g)
+		return errors.Join(c.warn(tx, g.rec.ID, "a change to the group could not be read: the group is entered anew"), setPosition(tx, position))
+	})
+}
+
+func (c *Client) scheduleResync(g *group) {
+	if g.rec.Resync == nil {
+		g.rec.Resync = &resyncState{Due: c.now().Add(rand.N(maxResyncPause)).UnixNano()}
+	}
+}
+
+// applyCommit puts a checked commit in force: link keys that it carries (under the key of the epoch that it ends), state, leaves, epochs, events.
+func (c *Client) applyCommit(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
+	ch := staged.Change
+	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
+	if own {
+		g.dropTask(g.rec.Staged.Task)
+	}
+	g.rec.Staged = nil
+	keys := g.openLinkUpdate(ch)
+	if err := g.mls.Merge(staged); err != nil {
+		return fmt.Errorf("merge commit: %w", err)
+	}
+	g.rules, g.rec.Last, g.rec.PendingSince = next, d.Sequence, 0
+	epochs := g.epochs()
+	epochs.Commit(ch.Epoch, d.Accepted, len(ch.Removed) > 0)
+	g.rec.Epochs = epochs.Records()
+
+	gone := g.takeGone(ch)
+	if err := g.syncLeaves(d.Accepted); err != nil {
+		return err
+	}
+	g.inherit(ch, gone)
+	if err := c.tellGone(tx, g, ch, gone, d.Accepted); err != nil {
+		return err
+	}
+	if err := c.learnFromCommit(tx, g, ch, keys, timeOf(d.Accepted)); err != nil {
+		return err
+	}
+	if len(ch.Removed) > 0 && len(gone) > 0 {
+		g.rec.Invitations = nil // every removal voids them (§7)
+	}
+	for _, r := range g.rec.Leaves {
+		r.Leaving = false
+	}
+	if own && len(ch.Added) > 0 {
+		g.tellInvitations()
+	}
+	g.recount()
+	if err := c.checkDelivered(tx, g, d); err != nil {
+		return err
+	}
+	if err := c.showHeld(tx, g); err != nil {
+		return err
+	}
+	return c.entered(tx, g)
+}
+
+// openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.
+func (g *group) openLinkUpdate(ch *mls.Change) *mimimi.IdentityLinkKeys {
+	for _, p := range ch.Proposals {
+		if p.Type != mimimi.ProposalIdentityLinkUpdate {
+			continue
+		}
+		key, err := mimimi.NewLinkUpdateKey(g.mls)
+		if err != nil {
+			return nil
+		}
+		keys, err := key.Open(g.id, g.mls.Epoch(), ch.Sender.Leaf, ch.AddedRefs, p.Body)
+		if err != nil || len(keys.Added) != len(ch.Added) {
+			return nil
+		}
+		return keys
+	}
+	return nil
+}
+
+// takeGone takes the records of the leaves that a commit removes.
+func (g *group) takeGone(ch *mls.Change) map[uint32]*leafRecord {
+	gone := make(map[uint32]*leafRecord)
+	for _, m := range ch.Removed {
+		if r := g.rec.Leaves[m.Index]; r != nil {
+			gone[m.Index] = r
+			delete(g.rec.Leaves, m.Index)
+		}
+	}
+	return gone
+}
+
+// inherit gives a resynced leaf what was known of the one that it replaces: its credential is the same (§7). Such a leaf is not gone.
+func (g *group) inherit(ch *mls.Change, gone map[uint32]*leafRecord) {
+	old, ok := mimimi.Resync(ch)
+	if !ok || gone[old] == nil {
+		return
+	}
+	if r := g.rec.Leaves[ch.Committer.Index]; r != nil && r.ClientPseudonym == gone[old].ClientPseudonym {
+		g.rec.Leaves[ch.Committer.Index] = gone[old]
+		delete(gone, old)
+	}
+}
+
+// tellGone makes the events for users whose last leaf has gone.
+func (c *Client) tellGone(tx *bolt.Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
+	if g.rec.Peer != "" {
+		return nil
+	}
+	self := make(map[uint32]bool)
+	for _, p := range ch.Proposals {
+		if p.Type == mls.ProposalSelfRemove {
+			self[p.Sender.Leaf] = true
+		}
+	}
+	told := make(map[string]bool)
+	for i, r := range gone {
+		if r.User == "" || g.hasUser(r.User) || told[r.User] {
+			continue
+		}
+		told[r.User] = true
+		kind := EventRemoved
+		if self[i] {
+			kind = EventLeft
+		}
+		if err := c.addEvent(tx, eventRecord{Kind: kind, Group: g.rec.ID, User: r.User, Time: at}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learnFromCommit identifies the leaves that a commit added, and one that changed its credential.
+func (c *Client) learnFromCommit(tx *bolt.Tx, g *group, ch *mls.Change, keys *mimimi.IdentityLinkKeys, at time.Time) error {
+	if keys == nil {
+		return nil
+	}
+	for i, m := range ch.Added {
+		if err := c.learn(tx, g, m.Index, keys.Added[i], at, true); err != nil {
+			return err
+		}
+	}
+	if keys.Own == nil || ch.Sender.Leaf == g.mls.OwnIndex() {
+		return nil
+	}
+	if r := g.rec.Leaves[ch.Committer.Index]; r != nil && r.User != "" {
+		was := *r
+		r.User = ""
+		if err := c.learn(tx, g, ch.Committer.Index, *keys.Own, at, false); err != nil {
+			return err
+		}
+		if r.User == "" {
+			*r = was // the old credential stays identified by the old key, if it is still the one
+		}
+	}
+	return nil
+}
+
+// checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.
+func (c *Client) checkDelivered(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) error {
+	if d.EpochSenderKey == nil && d.ExternalPub == nil {
+		return nil // the own commit, from the hub's answer
+	}
+	sender, err := mimimi.NewEpochSender(g.mls)
+	if err != nil {
+		return err
+	}
+	external, err := g.externalPub()
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(sender.Public(), d.EpochSenderKey) && bytes.Equal(external, d.ExternalPub) {
+		return nil
+	}
+	if !g.hasTask(taskCommit) {
+		g.rec.Tasks = append(g.rec.Tasks, newTask(taskCommit))
+	}
+	return c.warn(tx, g.rec.ID, "a member gave the group's hub keys that are not the group's: they are replaced")
+}
+
+// externalPub is the epoch's external_pub, as a GroupInfo has it.
+func (g *group) externalPub() ([]byte, error) {
+	b, err := g.mls.GroupInfo(nil, false)
+	if err != nil {
+		return nil, err
+	}
+	gi, err := mls.ParseGroupInfo(b)
+	if err != nil {
+		return nil, err
+	}
+	pub, _ := gi.Extension(mls.ExtensionExternalPub)
+	return pub, nil
+}
+
+// catchUp reads the group's log from where this client is to its end.
+func (c *Client) catchUp(ctx context.Context, g *group) error {
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return err
+	}
+	after := g.rec.Last
+	for range maxLogPages {
+		res, err := call(ctx, hub.ReadLog, &mimimiv1.ReadLogRequest{
+			GroupId: g.rec.GroupID, After: after, Proof: c.leafProof(g, mimimi.OpReadLog, nil),
+		})
+		if err != nil {
+			return fmt.Errorf("read log: %w", err)
+		}
+		for _, e := range res.Entries {
+			d := new(mimimiv1.Delivery)
+			if err := proto.Unmarshal(e.Delivery, d); err != nil {
+				return fmt.Errorf("read log: %w", mimimi.ErrMalformed)
+			}
+			if err := c.receive(ctx, g, d, 0); err != nil {
+				return err
+			}
+			if g.mls == nil || g.rec.Resync != nil {
+				return nil
+			}
+			after = d.Sequence
+		}
+		after = max(after, res.Next)
+		if !res.More {
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
+)
+
+// resync enters a group anew after its state was lost (§7): an external commit that removes the own old leaf, with the same credential, proven by the
+// old leaf's key. The public state is rolled forward from this client's own over the log, by the same rules as ever, so that the hub can put
+// nothing into the group that a member would have refused; of the hub's GroupInfo only external_pub is new.
+func (c *Client) resync(ctx context.Context, g *group) error {
+	if g.rec.Resync.Tries >= maxCommitTries {
+		return c.giveUp(g, "the group could not be entered anew")
+	}
+	if g.rec.Resync.Commit == nil {
+		if err := c.makeResync(ctx, g); err != nil {
+			if isFinal(err) || errors.Is(err, errRefused) {
+				return errors.Join(err, c.giveUp(g, "the group's hub shows a group that does not follow from its log"))
+			}
+			return err
+		}
+	}
+	r := g.rec.Resync
+	staged, err := mls.ParseStagedCommit(r.Commit, protocolRules())
+	if err != nil {
+		return errDamagedGroup
+	}
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return err
+	}
+	res, err := call(ctx, hub.Commit, &mimimiv1.CommitRequest{
+		RequestId: r.Request, GroupId: g.rec.GroupID, Commit: staged.Message, GroupInfo: staged.GroupInfo, ResyncSignature: r.Proof,
+	})
+	switch {
+	case err == nil:
+		return c.resynced(g, staged, res.Sequence, res.Accepted)
+	case isStale(err) || isFinal(err):
+		return errors.Join(retry(err), c.change(g, func(*bolt.Tx) error {
+			r.Commit, r.Proof, r.Request = nil, nil, nil
+			return nil
+		}))
+	}
+	return fmt.Errorf("resync: %w", err)
+}
+
+// retry hides an error after which the next step simply tries again.
+func retry(err error) error {
+	if isStale(err) {
+		return nil
+	}
+	return fmt.Errorf("resync: %w", err)
+}
+
+func (c *Client) giveUp(g *group, sentence string) error {
+	return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, sentence, 0) })
+}
+
+// makeResync makes and stores the commit.
+func (c *Client) makeResync(ctx context.Context, g *group) error {
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return err
+	}
+	rolled, err := c.roll(ctx, g)
+	if err != nil {
+		return err
+	}
+	own, old, ok := rolled.ownLeaf(g)
+	if !ok {
+		return c.giveUp(g, "you were removed from the group")
+	}
+	proof := c.packageProof(g.id, g.own, rolled.public.Epoch(), mimimi.OpReadGroupInfo, nil)
+	proof.LeafKey, proof.Leaf = nil, &old
+	res, err := call(ctx, hub.GetGroup, &mimimiv1.GetGroupRequest{GroupId: g.rec.GroupID, Proof: proof})
+	if err != nil {
+		return fmt.Errorf("get group: %w", err)
+	}
+	if res.Epoch != rolled.public.Epoch() {
+		return nil // another entry came between: the next step rolls on
+	}
+	shown, err := mls.NewPublicGroup(res.GroupInfo, res.RatchetTree, protocolRules())
+	if err != nil || !bytes.Equal(shown.GroupContext(), rolled.public.GroupContext()) || own == nil {
+		return errRefused
+	}
+	staged, err := mls.JoinExternal(mls.ExternalJoinConfig{
+		GroupInfo: res.GroupInfo, Tree: rolled.public.Tree(), Pending: res.PendingProposals, KeyPackage: g.own.kp, Secrets: &g.own.secrets,
+		Resync: true, OldLeaf: old, HubExtensions: hubExtensions, Rules: protocolRules(), PastEpochs: pastEpochs,
+	})
+	if err != nil {
+		return fmt.Errorf("make external commit: %w", err)
+	}
+	return c.change(g, func(*bolt.Tx) error {
+		r := g.rec.Resync
+		r.Commit, r.Request = staged.Marshal(), newRequestID()
+		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
+		r.Tries++
+		// What is rolled over is in force for this client from here on: leaves that came meanwhile are not identified, those that went are gone.
+		g.rules, g.rec.Last, g.rec.Epochs = rolled.rules, rolled.last, rolled.epochs.Records()
+		return g.follow(rolled.public)
+	})
+}
+
+// rolledState is the public state of a group rolled forward.
+type rolledState struct {
+	public *mls.PublicGroup
+	rules  *mimimi.State
+	epochs *mimimi.Epochs
+	last   uint64
+}
+
+// ownLeaf finds the own leaf in the rolled tree.
+func (r *rolledState) ownLeaf(g *group) (*mls.LeafNode, uint32, bool) {
+	key := g.own.secrets.SignatureKey.Public()
+	for _, m := range r.public.Members() {
+		if bytes.Equal(m.Leaf.SignatureKey(), key) {
+			return m.Leaf, m.Index, true
+		}
+	}
+	return nil, 0, false
+}
+
+// roll reads the log from where this client is and follows the public state.
+func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return nil, err
+	}
+	r := &rolledState{public: g.mls.Public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
+	after := r.last
+	for range maxLogPages {
+		res, err := call(ctx, hub.ReadLog, &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: c.leafProof(g, mimimi.OpReadLog, nil)})
+		if err != nil {
+			return nil, fmt.Errorf("read log: %w", err)
+		}
+		for _, e := range res.Entries {
+			d := new(mimimiv1.Delivery)
+			if err := proto.Unmarshal(e.Delivery, d); err != nil {
+				return nil, errRefused
+			}
+			if err := r.step(d); err != nil {
+				return nil, err
+			}
+			after = d.Sequence
+		}
+		after = max(after, res.Next)
+		if !res.More {
+			return r, nil
+		}
+	}
+	return r, nil
+}
+
+// step rolls one entry. Application messages cannot be read any more; a commit or proposal that breaks a rule ends it.
+func (r *rolledState) step(d *mimimiv1.Delivery) error {
+	switch d.Kind {
+	case mimimiv1.Delivery_KIND_PROPOSAL:
+		next, p, err := r.public.AddProposal(d.Message, timeOf(d.Accepted))
+		if err != nil || r.rules.CheckProposal(r.public, p) != nil {
+			return errRefused
+		}
+		r.public = next
+	case mimimiv1.Delivery_KIND_COMMIT:
+		ch, err := r.public.StageCommit(d.Message, timeOf(d.Accepted))
+		if err != nil {
+			return errRefused
+		}
+		rules, err := r.rules.CheckCommit(ch, timeOf(d.Accepted))
+		if err != nil {
+			return errRefused
+		}
+		r.public, r.rules = ch.After, rules
+		r.epochs.Commit(ch.Epoch, d.Accepted, len(ch.Removed) > 0)
+	}
+	r.last = d.Sequence
+	return nil
+}
+
+// follow makes the leaf records match a tree that was rolled forward; who is in both keeps its identity.
+func (g *group) follow(public *mls.PublicGroup) error {
+	known := make(map[string]*leafRecord)
+	for _, r := range g.rec.Leaves {
+		known[r.ClientPseudonym] = r
+	}
+	next := make(map[uint32]*leafRecord)
+	for _, m := range public.Members() {
+		cred, err := mimimi.ParsePseudonymousCredential(m.Leaf.Credential())
+		if err != nil {
+			return err
+		}
+		r := known[cred.ClientPseudonym.Wire()]
+		if r == nil {
+			r = &leafRecord{UserPseudonym: cred.UserPseudonym.Wire(), ClientPseudonym: cred.ClientPseudonym.Wire()}
+		}
+		next[m.Index] = r
+	}
+	g.rec.Leaves = next
+	return nil
+}
+
+// resynced takes note that the commit has its place in the log.
+func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, accepted int64) error {
+	next, err := g.rules.CheckCommit(staged.Change, timeOf(accepted))
+	if err != nil {
+		return errors.Join(errRefused, c.giveUp(g, "the group could not be entered anew"))
+	}
+	return c.change(g, func(tx *bolt.Tx) error {
+		if err := (*mls.Group)(nil).Merge(staged); err != nil {
+			return fmt.Errorf("resync: %w", err)
+		}
+		epochs := g.epochs()
+		epochs.Commit(staged.Change.Epoch, accepted, true)
+		g.mls, g.rules, g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = staged.Group(), next, sequence, epochs.Records(), nil, nil
+		gone := g.takeGone(staged.Change)
+		if err := g.syncLeaves(0); err != nil {
+			return err
+		}
+		g.inherit(staged.Change, gone)
+		for _, o := range g.rec.Outgoing {
+			if o.Sequence == 0 {
+				o.again()
+			}
+		}
+		g.recount()
+		if err := c.nameSelf(g); err != nil {
+			return err
+		}
+		if g.identified() {
+			return nil
+		}
+		return c.warn(tx, g.rec.ID, "members came while this client had lost the group: it can send again when they are identified or gone")
+	})
+}

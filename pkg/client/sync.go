@@ -1,0 +1,369 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+)
+
+// Sync fetches everything that waits in queue and inbox, processes it, and does what follows from it: answers joiners, completes connections,
+// repeats commits and messages that did not count, commits others' leaving, keeps the stock of KeyPackages. It returns when nothing is left to do now.
+// What it fails at is tried again by the next Sync; the errors are joined.
+func (c *Client) Sync(ctx context.Context) error {
+	return c.locked(func() error {
+		if err := c.completeAccount(ctx); err != nil {
+			return err
+		}
+		errs := []error{c.readInbox(ctx)}
+		for range maxSyncRounds {
+			got, err := c.readQueue(ctx)
+			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
+			if err != nil || got == 0 || ctx.Err() != nil {
+				break
+			}
+		}
+		errs = append(errs, c.refillStock(ctx))
+		return distinct(errs)
+	})
+}
+
+// distinct joins errors, each text once: one service that is down fails in many places.
+func distinct(errs []error) error {
+	seen := make(map[string]bool)
+	var all []error
+	for _, err := range errs {
+		if err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
+			all = append(all, err)
+		}
+	}
+	return errors.Join(all...)
+}
+
+// readQueue reads what waits in the queue, entry by entry, each stored with its position before the next; the acknowledgement comes after. It returns
+// how many there were.
+func (c *Client) readQueue(ctx context.Context) (got int, err error) {
+	for range maxSyncRounds {
+		after, err := c.position()
+		if err != nil {
+			return got, err
+		}
+		res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
+			QueueId: c.account.rec.QueueID, After: after, Limit: readBatch, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
+		})
+		if err != nil {
+			return got, fmt.Errorf("read queue: %w", err)
+		}
+		for _, e := range res.Entries {
+			if e.Position <= after {
+				continue
+			}
+			if err := c.receiveEntry(ctx, e); err != nil {
+				return got, err
+			}
+			got++
+		}
+		if err := c.acknowledge(ctx, after); err != nil {
+			return got, err
+		}
+		if !res.More || len(res.Entries) == 0 {
+			return got, nil
+		}
+	}
+	return got, nil
+}
+
+func (c *Client) receiveEntry(ctx context.Context, e *mimimiv1.QueueEntry) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	switch {
+	case e.Delivery != nil:
+		return c.deliver(ctx, e.Delivery, e.Position)
+	case e.Lost != nil:
+		return c.lost(e.Lost.GroupId, e.Position)
+	}
+	return c.pass(e.Position)
+}
+
+// lost takes note that the queue lost entries of a group: they are read from the group's log.
+func (c *Client) lost(groupID []byte, position uint64) error {
+	local, found, err := c.groupByID(groupID)
+	if err != nil || !found {
+		return errors.Join(err, c.pass(position))
+	}
+	g, err := c.group(local)
+	if err != nil {
+		return err
+	}
+	return c.fallBehind(g, position)
+}
+
+// acknowledge tells the queue what is stored, if that is more than before.
+func (c *Client) acknowledge(ctx context.Context, before uint64) error {
+	now, err := c.position()
+	if err != nil || now <= before {
+		return err
+	}
+	_, err = call(ctx, c.channels.queue.Ack, &mimimiv1.AckQueueRequest{
+		QueueId: c.account.rec.QueueID, UpTo: now, Signed: c.signedQueue(opQueueAck, newRequestID(), bigEndian(now)),
+	})
+	if err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
+// workAll does what is to be done in each group. One group's failure does not hold up the others.
+func (c *Client) workAll(ctx context.Context) error {
+	var ids []string
+	err := c.view(func(tx *bolt.Tx) error {
+		return each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
+			if r.State != GroupOver {
+				ids = append(ids, string(k))
+			}
+			return nil
+		})
+	})
+	errs := []error{err}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		errs = append(errs, c.work(ctx, id))
+	}
+	clear(c.results) // nobody waits for these
+	return distinct(errs)
+}
+
+// work does, step by step, what a group needs until nothing is left to do now.
+func (c *Client) work(ctx context.Context, id string) error {
+	for range maxSteps {
+		g, err := c.group(id)
+		if errors.Is(err, ErrUnknownGroup) {
+			return nil // it was dropped
+		}
+		if err != nil {
+			return err
+		}
+		did, err := c.step(ctx, g)
+		if err != nil || !did {
+			return err
+		}
+	}
+	return nil
+}
+
+// step does the most urgent thing and reports whether there was one. The order: enter; take note of the log; then what was begun; then control
+// messages before commits, since the commit that answers a joiner comes after the links.
+func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
+	switch r := g.rec; {
+	case r.State == GroupOver || r.State == GroupLeaving:
+		return false, nil
+	case r.Create != nil:
+		return true, c.enter(ctx, g, c.create)
+	case r.Join != nil && g.mls == nil:
+		return true, c.enter(ctx, g, c.join)
+	case r.Welcome != nil:
+		return true, c.welcome(ctx, g)
+	case g.mls == nil:
+		return false, nil
+	case r.Resync != nil:
+		if c.now().UnixNano() < r.Resync.Due {
+			return false, nil
+		}
+		return true, c.resync(ctx, g)
+	case r.Behind:
+		return true, c.recover(ctx, g)
+	case r.Staged != nil:
+		return true, c.sendStaged(ctx, g)
+	case !r.Confirmed:
+		return true, c.confirm(ctx, g)
+	case r.Join != nil && r.Join.Entered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
+		return true, c.showLink(g)
+	}
+	if did, err := c.identifyUnmet(ctx, g); did || err != nil {
+		return did, err
+	}
+	if o := g.nextOutgoing(); o != nil {
+		return true, c.sendMessage(ctx, g, o)
+	}
+	if did, err := c.duty(g); did || err != nil {
+		return did, err
+	}
+	return c.runTask(ctx, g)
+}
+
+// enter makes or enters a group. What fails for good is dropped: there never was a group.
+func (c *Client) enter(ctx context.Context, g *group, f func(context.Context, *group) error) error {
+	err := f(ctx, g)
+	if err == nil || !lasting(err) && !errors.Is(err, ErrBadInvitation) && !errors.Is(err, ErrBusy) {
+		return err
+	}
+	return errors.Join(err, c.dropGroup(g))
+}
+
+// recover reads the log after something was passed over.
+func (c *Client) recover(ctx context.Context, g *group) error {
+	err := c.catchUp(ctx, g)
+	if err != nil && !isFinal(err) {
+		return err
+	}
+	return c.change(g, func(*bolt.Tx) error {
+		g.rec.Behind = false
+		if err != nil && g.rec.State != GroupOver {
+			c.scheduleResync(g)
+		}
+		return nil
+	})
+}
+
+// confirm tells the queue that this client wants the group (§10).
+func (c *Client) confirm(ctx context.Context, g *group) error {
+	_, err := call(ctx, c.channels.queue.Confirm, &mimimiv1.QueueGroupRequest{
+		QueueId: c.account.rec.QueueID, GroupId: g.rec.GroupID, Signed: c.signedQueue(opQueueConfirm, newRequestID(), g.rec.GroupID),
+	})
+	if err != nil {
+		return fmt.Errorf("confirm group: %w", err)
+	}
+	return c.change(g, func(*bolt.Tx) error {
+		g.rec.Confirmed = true
+		return nil
+	})
+}
+
+// identifyUnmet tries the leaves whose link key is known and whose domain could not be reached before.
+func (c *Client) identifyUnmet(ctx context.Context, g *group) (bool, error) {
+	unmet := false
+	for _, r := range g.rec.Leaves {
+		unmet = unmet || r.User == "" && !r.Bad && len(r.LinkKey) > 0
+	}
+	if !unmet {
+		return false, nil
+	}
+	if err := c.meet(ctx, g.mls.Public().Members()); err != nil {
+		return false, err
+	}
+	did := false
+	err := c.change(g, func(tx *bolt.Tx) error {
+		for _, i := range g.indices() {
+			r := g.rec.Leaves[i]
+			if r.User != "" || r.Bad || len(r.LinkKey) == 0 {
+				continue
+			}
+			key, err := mimimi.LinkKeyFrom(r.LinkKey)
+			if err != nil {
+				return errDamagedGroup
+			}
+			if err := c.learn(tx, g, i, key, timeOfEntry(r), true); err != nil {
+				return err
+			}
+			did = did || r.User != "" || r.Bad
+		}
+		return nil
+	})
+	return did, err
+}
+
+// timeOfEntry is when a leaf's certificate must be valid: when this client saw it enter, else the start of its week.
+func timeOfEntry(r *leafRecord) time.Time {
+	if r.Entered == 0 {
+		return timeZero
+	}
+	return timeOf(r.Entered)
+}
+
+// duty posts or stores what a member owes the group now: an answer for a joiner, a leaf's removal, a commit that takes up what is pending.
+func (c *Client) duty(g *group) (bool, error) {
+	if g.rec.State != GroupActive {
+		return false, nil
+	}
+	for _, i := range g.indices() {
+		r := g.rec.Leaves[i]
+		switch due, evict := c.evictionDue(g, i); {
+		case r.Answer && r.User != "" && g.identified():
+			return true, c.answer(g, i)
+		case evict && !c.now().Before(due) && !g.hasTask(taskEvict):
+			t := newTask(taskEvict)
+			t.Leaf, t.Pseudonym = i, r.ClientPseudonym
+			return true, c.addTask(g, t)
+		}
+	}
+	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
+		return true, c.addTask(g, newTask(taskCommit))
+	}
+	return false, nil
+}
+
+func (c *Client) addTask(g *group, t *task) error {
+	return c.change(g, func(*bolt.Tx) error {
+		g.rec.Tasks = append(g.rec.Tasks, t)
+		return nil
+	})
+}
+
+// evictionDue says when this client removes an unidentified leaf: one that showed a false identity at its turn, another ten minutes after it came, at its
+// turn. Leaves that were there first are not removed: others know more (§4).
+func (c *Client) evictionDue(g *group, leaf uint32) (time.Time, bool) {
+	r := g.rec.Leaves[leaf]
+	switch {
+	case r.User != "" || leaf == g.mls.OwnIndex():
+		return time.Time{}, false
+	case r.Bad:
+		return timeOf(r.Entered).Add(g.turn()), true
+	case r.Entered == 0:
+		return time.Time{}, false
+	}
+	return timeOf(r.Entered).Add(unidentifiedFor + g.turn()), true
+}
+
+// commitDue says when this client commits what is pending: members before it go first, so that usually there is one commit and no race.
+func (c *Client) commitDue(g *group) (time.Time, bool) {
+	if !g.pendingRemovals() || !g.identified() {
+		return time.Time{}, false
+	}
+	return timeOf(g.rec.PendingSince).Add(g.turn()), true
+}
+
+// nextDue is when a delayed duty of some group is due, zero if there is none.
+func (c *Client) nextDue() (next time.Time, err error) {
+	note := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	ids, err := list[groupRecord](c.store, bucketGroups)
+	if err != nil {
+		return next, err
+	}
+	for _, r := range ids {
+		if r.State == GroupOver || r.State == GroupLeaving {
+			continue
+		}
+		g, err := c.group(r.ID)
+		if err != nil {
+			return next, err
+		}
+		if g.rec.Resync != nil {
+			note(time.Unix(0, g.rec.Resync.Due))
+		}
+		if g.mls == nil || g.rec.State != GroupActive {
+			continue
+		}
+		if t, ok := c.commitDue(g); ok {
+			note(t)
+		}
+		for _, i := range g.indices() {
+			if t, ok := c.evictionDue(g, i); ok {
+				note(t)
+			}
+		}
+	}
+	return next, nil
+}

@@ -1,0 +1,196 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
+	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/problem"
+)
+
+// The services behind a relay (docs/protocol.md §12).
+const (
+	serviceHub      = "hub"
+	serviceKPStore  = "kpstore"
+	serviceInbox    = "inbox"
+	maxSealedAnswer = maxResponse + 1<<16
+)
+
+// channels are the two ways to the provider. They share nothing: each has its own transport, TLS configuration and connections (§12).
+type channels struct {
+	accountHTTP, anonymousHTTP *http.Client
+
+	account mimimiv1connect.AccountServiceClient
+	relay   mimimiv1connect.RelayServiceClient
+	queue   mimimiv1connect.QueueServiceClient
+
+	sealed map[string]*http.Client // by domain, service and key configuration
+}
+
+func newChannels(p *ProviderInfo) (*channels, error) {
+	account, err := newHTTPClient(p.CA)
+	if err != nil {
+		return nil, err
+	}
+	anonymous, err := newHTTPClient(p.CA)
+	if err != nil {
+		return nil, err
+	}
+	return &channels{
+		accountHTTP: account, anonymousHTTP: anonymous,
+		account: mimimiv1connect.NewAccountServiceClient(account, p.AccountURL, connectOptions()...),
+		relay:   mimimiv1connect.NewRelayServiceClient(anonymous, p.AnonymousURL, connectOptions()...),
+		queue:   mimimiv1connect.NewQueueServiceClient(anonymous, p.AnonymousURL, connectOptions()...),
+		sealed:  make(map[string]*http.Client),
+	}, nil
+}
+
+func (ch *channels) close() {
+	ch.accountHTTP.CloseIdleConnections()
+	ch.anonymousHTTP.CloseIdleConnections()
+}
+
+// connectOptions turn compression off: the length of a compressed secret tells something of it.
+func connectOptions() []connect.ClientOption {
+	return []connect.ClientOption{
+		connect.WithReadMaxBytes(maxSealedAnswer),
+		connect.WithAcceptCompression("gzip", nil, nil),
+	}
+}
+
+// newHTTPClient returns a client with a transport of its own that keeps no TLS session: a ticket would tie connections together.
+func newHTTPClient(ca string) (*http.Client, error) {
+	var roots *x509.CertPool
+	if ca != "" {
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(ca)) {
+			return nil, errors.New("client config: CA holds no PEM certificate")
+		}
+	}
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:         dialContext,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true},
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: callTimeout,
+			IdleConnTimeout:     90 * time.Second,
+			MaxIdleConnsPerHost: 2,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// dialContext resolves names below .localhost to the loopback address (RFC 6761 §6.3).
+func dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if host, port, err := net.SplitHostPort(addr); err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
+		addr = net.JoinHostPort("127.0.0.1", port)
+	}
+	d := net.Dialer{Timeout: callTimeout}
+	return d.DialContext(ctx, network, addr)
+}
+
+// call makes one call with a bound on its time and turns its error into a problem.
+func call[Req, Res any](ctx context.Context, f func(context.Context, *Req) (*Res, error), req *Req) (*Res, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := f(ctx, req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, problem.Wrap(problem.Unavailable, "the service did not answer in time: try again", ctx.Err())
+		}
+		return nil, problem.FromConnect(err)
+	}
+	return res, nil
+}
+
+// hub returns the hub of a domain.
+func (c *Client) hub(ctx context.Context, domain string) (mimimiv1connect.HubServiceClient, error) {
+	h, err := c.sealedTo(ctx, domain, serviceHub)
+	if err != nil {
+		return nil, err
+	}
+	return mimimiv1connect.NewHubServiceClient(h, "https://hub.invalid", connectOptions()...), nil
+}
+
+// kpStore returns the KeyPackage store of a domain.
+func (c *Client) kpStore(ctx context.Context, domain string) (mimimiv1connect.KeyPackageServiceClient, error) {
+	h, err := c.sealedTo(ctx, domain, serviceKPStore)
+	if err != nil {
+		return nil, err
+	}
+	return mimimiv1connect.NewKeyPackageServiceClient(h, "https://kpstore.invalid", connectOptions()...), nil
+}
+
+// inbox returns the inbox of a domain.
+func (c *Client) inbox(ctx context.Context, domain string) (mimimiv1connect.InboxServiceClient, error) {
+	h, err := c.sealedTo(ctx, domain, serviceInbox)
+	if err != nil {
+		return nil, err
+	}
+	return mimimiv1connect.NewInboxServiceClient(h, "https://inbox.invalid", connectOptions()...), nil
+}
+
+// sealedTo returns an HTTP client whose requests are sealed to a service of a domain and go through the own provider's relay.
+func (c *Client) sealedTo(ctx context.Context, domain, service string) (*http.Client, error) {
+	doc, err := c.document(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	var config []byte
+	for _, k := range doc.OHTTPKeys {
+		if k.Service == service {
+			config = k.Config // the last one is current
+		}
+	}
+	if config == nil {
+		return nil, problem.New(problem.Unavailable, "the domain offers no such service")
+	}
+	name := domain + "/" + service + "/" + string(config)
+	if h, ok := c.channels.sealed[name]; ok {
+		return h, nil
+	}
+	t, err := oblivious.NewTransport(config, func(ctx context.Context, encapsulated []byte) ([]byte, error) {
+		res, err := c.channels.relay.Relay(ctx, &mimimiv1.RelayRequest{Domain: domain, Service: service, EncapsulatedRequest: encapsulated})
+		if err != nil {
+			return nil, problem.FromConnect(err)
+		}
+		return res.EncapsulatedResponse, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h := &http.Client{Transport: t}
+	c.channels.sealed[name] = h
+	return h, nil
+}
+
+// newRequestID returns 16 random bytes.
+func newRequestID() []byte {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		panic("client: no randomness: " + err.Error()) // crypto/rand never fails
+	}
+	return b
+}
+
+func requestID(b []byte) (id [16]byte) {
+	copy(id[:], b)
+	return id
+}
+
+// signed returns the proof fields of a request whose signature is made by sign.
+func (c *Client) signed(id []byte, sign func(id [16]byte, minute time.Time) []byte) *mimimiv1.Signed {
+	minute := c.now().Truncate(time.Minute)
+	return &mimimiv1.Signed{RequestId: id, Minute: minute.Unix() / 60, Signature: sign(requestID(id), minute)}
+}
