@@ -1,0 +1,74 @@
+package domain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"mimimi.example/pkg/telemetry"
+)
+
+// meter is one service replica's measurements.
+type meter struct {
+	service string
+	*telemetry.Telemetry
+}
+
+// newMeter makes a replica's measurements and keeps them for Metrics.
+func (d *Domain) newMeter(service string) (*telemetry.Telemetry, error) {
+	t, err := telemetry.New()
+	if err != nil {
+		return nil, err
+	}
+	d.meters = append(d.meters, meter{service, t})
+	return t, nil
+}
+
+// Metrics hands what each replica's /metrics would answer now to f.
+func (d *Domain) Metrics(f func(service string, scrape []byte)) error {
+	var errs []error
+	for _, m := range d.meters {
+		r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "/metrics", nil)
+		if err != nil {
+			return err
+		}
+		var page response
+		m.Handler().ServeHTTP(&page, r)
+		if page.code != http.StatusOK && page.code != 0 { // 0: nothing was written, since nothing was measured
+			errs = append(errs, fmt.Errorf("the metrics of %s cannot be read: %d", m.service, page.code))
+			continue
+		}
+		f(m.service, page.body.Bytes())
+	}
+	return errors.Join(errs...)
+}
+
+// response keeps what a handler answers.
+type response struct {
+	header http.Header
+	body   bytes.Buffer
+	code   int
+}
+
+// Header implements http.ResponseWriter.
+func (r *response) Header() http.Header {
+	if r.header == nil {
+		r.header = make(http.Header)
+	}
+	return r.header
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (r *response) WriteHeader(code int) {
+	if r.code == 0 {
+		r.code = code
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (r *response) Write(b []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	return r.body.Write(b)
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
+)
+
+// groupCommand holds what is done with groups. A group is named by its label, or by its local id where two have the same label.
+type groupCommand struct {
+	Create  groupCreate  `cmd:"" help:"Create a group on the own domain's hub."`
+	Add     groupAdd     `cmd:"" help:"Add connected users."`
+	Invite  groupInvite  `cmd:"" help:"Make an invitation link."`
+	Join    groupJoin    `cmd:"" help:"Join by an invitation link."`
+	Remove  groupRemove  `cmd:"" help:"Remove a user."`
+	Leave   groupLeave   `cmd:"" help:"Leave a group."`
+	Members groupMembers `cmd:"" help:"List members."`
+	List    groupList    `cmd:"" help:"List groups."`
+}
+
+// findGroup returns the local id of a group that is named by label or id.
+func findGroup(c *client.Client, name string) (string, error) {
+	groups, err := c.Groups()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, g := range groups {
+		if g.ID == name {
+			return g.ID, nil
+		}
+		if g.Name == name && g.State != client.GroupOver {
+			found = append(found, g.ID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", client.ErrUnknownGroup
+	case 1:
+		return found[0], nil
+	}
+	return "", errors.New("several groups have this label: use the id that `mimimi group list` shows")
+}
+
+// parseUsers parses all or none.
+func parseUsers(args []string) ([]mimimi.User, error) {
+	users := make([]mimimi.User, len(args))
+	var errs []error
+	for i, a := range args {
+		u, err := mimimi.ParseUser(a)
+		users[i] = u
+		errs = append(errs, err)
+	}
+	return users, errors.Join(errs...)
+}
+
+type groupCreate struct {
+	folderFlags
+	Name string `arg:"" help:"A label that only you see."`
+}
+
+// Run creates a group.
+func (g *groupCreate) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := c.CreateGroup(ctx, g.Name)
+		if err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name}, "created %s (%s)", g.Name, id)
+	})
+}
+
+type groupAdd struct {
+	folderFlags
+	Group string   `arg:"" help:"The group."`
+	Users []string `arg:"" help:"Connected users."`
+}
+
+// Run adds users.
+func (g *groupAdd) Run(ctx context.Context, out io.Writer) error {
+	users, err := parseUsers(g.Users)
+	if err != nil {
+		return err
+	}
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		if err := c.Add(ctx, id, users...); err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]any{"group": id, "added": g.Users}, "added %d to %s", len(users), g.Group)
+	})
+}
+
+type groupInvite struct {
+	folderFlags
+	Group string        `arg:"" help:"The group."`
+	Uses  int           `default:"1" help:"How many may join with it."`
+	For   time.Duration `default:"168h" help:"How long it is good for."`
+}
+
+// Run makes an invitation.
+func (g *groupInvite) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: time.Now().Add(g.For)})
+		if err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "link": link}, "%s", link)
+	})
+}
+
+type groupJoin struct {
+	folderFlags
+	Link string `arg:"" help:"The invitation."`
+	Name string `help:"A label that only you see."`
+}
+
+// Run joins a group.
+func (g *groupJoin) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := c.Join(ctx, g.Link)
+		if err != nil {
+			return err
+		}
+		if g.Name != "" {
+			if err := c.SetGroupName(id, g.Name); err != nil {
+				return err
+			}
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name},
+			"joining %s; `mimimi listen` completes it when the inviter is online", id)
+	})
+}
+
+type groupRemove struct {
+	folderFlags
+	Group string `arg:"" help:"The group."`
+	User  string `arg:"" help:"The user."`
+}
+
+// Run removes a user.
+func (g *groupRemove) Run(ctx context.Context, out io.Writer) error {
+	users, err := parseUsers([]string{g.User})
+	if err != nil {
+		return err
+	}
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		if err := c.Remove(ctx, id, users[0]); err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "removed": g.User}, "removed %s from %s", g.User, g.Group)
+	})
+}
+
+type groupLeave struct {
+	folderFlags
+	Group string `arg:"" help:"The group."`
+}
+
+// Run leaves a group.
+func (g *groupLeave) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		if err := c.Leave(ctx, id); err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "state": "left"}, "left %s", g.Group)
+	})
+}
+
+type groupMembers struct {
+	folderFlags
+	Group string `arg:"" help:"The group."`
+}
+
+// Run lists members.
+func (g *groupMembers) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		list, err := c.Members(id)
+		if err != nil {
+			return err
+		}
+		type row struct {
+			User       string `json:"user"`
+			Self       bool   `json:"self"`
+			Admin      bool   `json:"admin"`
+			Identified bool   `json:"identified"`
+			Clients    int    `json:"clients"`
+		}
+		rows := make([]row, len(list))
+		for i, m := range list {
+			rows[i] = row{m.User.Wire(), m.Self, m.Admin, m.Identified, m.Clients}
+		}
+		if g.JSON {
+			return printJSON(out, rows)
+		}
+		for _, m := range rows {
+			if _, err := fmt.Fprintln(out, memberLine(m.User, m.Self, m.Admin, m.Identified)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// memberLine is one member in words.
+func memberLine(user string, self, admin, identified bool) string {
+	if !identified {
+		return "(unidentified)"
+	}
+	if admin {
+		user += "  admin"
+	}
+	if self {
+		user += "  you"
+	}
+	return user
+}
+
+type groupList struct{ folderFlags }
+
+// Run lists groups.
+func (g *groupList) Run(ctx context.Context, out io.Writer) error {
+	return g.with(ctx, func(c *client.Client) error {
+		list, err := c.Groups()
+		if err != nil {
+			return err
+		}
+		type row struct {
+			ID      string `json:"group"`
+			Name    string `json:"name"`
+			State   string `json:"state"`
+			Members int    `json:"members"`
+			Waiting int    `json:"waiting"`
+		}
+		rows := make([]row, len(list))
+		for i, x := range list {
+			rows[i] = row{x.ID, x.Name, string(x.State), x.Members, x.Waiting}
+		}
+		if g.JSON {
+			return printJSON(out, rows)
+		}
+		for _, x := range rows {
+			if _, err := fmt.Fprintf(out, "%s  %-8s %3d members  %s\n", x.ID, x.State, x.Members, x.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+type sendCommand struct {
+	folderFlags
+	Group string `arg:"" help:"The group."`
+	Text  string `arg:"" help:"The message."`
+}
+
+// Run sends a message.
+func (s *sendCommand) Run(ctx context.Context, out io.Writer) error {
+	return s.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, s.Group)
+		if err != nil {
+			return err
+		}
+		m, err := c.Send(ctx, id, []byte(s.Text))
+		if err != nil {
+			return err
+		}
+		return say(out, s.JSON, map[string]string{"group": id, "message": string(m)}, "sent")
+	})
+}
