@@ -21,6 +21,7 @@ type groupCommand struct {
 	Leave   groupLeave   `cmd:"" help:"Leave a group."`
 	Members groupMembers `cmd:"" help:"List members."`
 	List    groupList    `cmd:"" help:"List groups."`
+	Name    groupName    `cmd:"" help:"Change the label that only you see."`
 }
 
 // findGroup returns the local id of a group that is named by label or id.
@@ -290,5 +291,25 @@ func (s *sendCommand) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		return say(out, s.JSON, map[string]string{"group": id, "message": string(m)}, "sent")
+	})
+}
+
+type groupName struct {
+	folderFlags
+	Group string `arg:"" help:"The group."`
+	Name  string `arg:"" help:"The new label."`
+}
+
+// Run changes a label.
+func (g *groupName) Run(ctx context.Context, out io.Writer) error {
+	return g.local(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, g.Group)
+		if err != nil {
+			return err
+		}
+		if err := c.SetGroupName(id, g.Name); err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name}, "%s is called %s now", id, g.Name)
 	})
 }
