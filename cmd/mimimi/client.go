@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -24,8 +26,11 @@ type folderFlags struct {
 	JSON bool   `help:"Print JSON."`
 }
 
-// open opens the folder's client, waiting for another command that uses it.
+// open opens the folder's client, waiting for another command that uses it. It makes no folder.
 func (f *folderFlags) open(ctx context.Context) (*client.Client, error) {
+	if _, err := os.Stat(f.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, client.ErrNotRegistered
+	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for {

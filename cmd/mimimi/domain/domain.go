@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/service"
 	"mimimi.example/services/fanout"
@@ -32,6 +34,9 @@ import (
 
 // peerPoll is how often a peer file that has not appeared yet is looked for.
 const peerPoll = 500 * time.Millisecond
+
+// connectTime bounds the wait for a NATS server. Services wait for theirs for as long as it takes; a person at a terminal wants to know.
+const connectTime = 5 * time.Second
 
 // partitions is how many GROUP, QUEUE and KP streams an embedded domain has: few, since each costs files and a goroutine or two.
 const partitions = 4
@@ -58,6 +63,7 @@ type Options struct {
 type Domain struct {
 	o      Options
 	folder folder
+	lock   io.Closer
 	state  *state
 	server *bus.Server // nil with an external NATS
 	admin  *bus.Bus
@@ -89,26 +95,39 @@ func Start(ctx context.Context, o Options) (_ *Domain, err error) {
 	if o.Tap == nil {
 		o.Tap = func(string) func(string, ...[]byte) { return nil }
 	}
-	d := &Domain{o: o, folder: folder{o.Dir}, done: make(chan struct{})}
-	if d.state, err = d.folder.open(o.Domain); err != nil {
+	if err := mimimi.CheckDomain(o.Domain); err != nil {
 		return nil, err
 	}
-	for _, p := range o.Peers {
-		if err := d.copyPeer(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("peer file: %w", err)
-		}
+	d := &Domain{o: o, folder: folder{o.Dir}, done: make(chan struct{})}
+	if d.lock, err = d.folder.lock(); err != nil {
+		return nil, err
+	}
+	if err := d.prepare(); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
 	if err := d.startBus(ctx); err != nil {
 		cancel()
-		d.closeBus(ctx)
-		return nil, err
+		return nil, errors.Join(err, d.closeBus(ctx))
 	}
 	if err := d.startServices(ctx, run); err != nil {
 		return nil, errors.Join(err, d.Stop(ctx))
 	}
 	return d, nil
+}
+
+// prepare makes what is missing in the folder and takes over the peers that are there.
+func (d *Domain) prepare() (err error) {
+	if d.state, err = d.folder.open(d.o.Domain); err != nil {
+		return err
+	}
+	for _, p := range d.o.Peers {
+		if err := d.copyPeer(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("peer file: %w", err)
+		}
+	}
+	return nil
 }
 
 // startBus starts the embedded server, unless there is an external one, and makes the streams.
@@ -136,6 +155,8 @@ func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
 	if d.server != nil {
 		o.InProcess = d.server.InProcess()
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
 	b, err := bus.Connect(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("connect %s to NATS: %w", name, err)
@@ -380,5 +401,5 @@ func (d *Domain) closeBus(ctx context.Context) error {
 	if d.server != nil {
 		d.server.Shutdown()
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.lock.Close())...)
 }

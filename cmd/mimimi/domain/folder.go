@@ -10,11 +10,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
@@ -22,6 +26,9 @@ import (
 
 // certificateLife is how long the folder's own TLS certificates last: long enough that a development domain is not found dead.
 const certificateLife = 5 * 365 * 24 * time.Hour
+
+// lockWait is how long a start waits for a process that is just ending.
+const lockWait = time.Second
 
 // listeners are the provider's three listeners; each has a host name, a key and a certificate of its own.
 var listeners = []string{"account", "anonymous", "federation"}
@@ -31,6 +38,7 @@ var sealedServices = []string{"hub", "kpstore", "inbox"}
 
 // folder is the state of one domain on disk.
 //
+//	lock          held while a process runs the domain
 //	domain.json   the domain's name and the addresses it listened on last, so that a restart keeps them
 //	keys/         identity, queue, OHTTP and deployment keys
 //	tls/          the domain's own certificate authority and the listeners' certificates
@@ -52,9 +60,6 @@ type state struct {
 
 // open makes what is missing and returns the folder's state. It fails if the folder is another domain's.
 func (f folder) open(domain string) (*state, error) {
-	if err := mimimi.CheckDomain(domain); err != nil {
-		return nil, err
-	}
 	for _, d := range []string{"", "keys", "tls", "nats", "peers"} {
 		if err := os.MkdirAll(f.path(d), 0o700); err != nil {
 			return nil, err
@@ -74,6 +79,22 @@ func (f folder) open(domain string) (*state, error) {
 		return nil, err
 	}
 	return st, errors.Join(f.makeKeys(), f.makeCertificates(domain))
+}
+
+// lock lets one process at a time run the folder's domain: a second server on the same streams would destroy them. The operating system frees the lock however
+// the process ends. The file is bbolt's only because bbolt locks files on every platform; it holds nothing.
+func (f folder) lock() (io.Closer, error) {
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return nil, err
+	}
+	db, err := bolt.Open(f.path("lock"), 0o600, &bolt.Options{Timeout: lockWait})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, errors.New("another process runs the domain of this folder: stop it first, or name another folder")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the folder: %w", err)
+	}
+	return db, nil
 }
 
 // makeKeys makes the keys that are missing. Each is written once and never again.
