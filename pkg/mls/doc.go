@@ -17,6 +17,9 @@
 //     its Rules.
 //   - It keeps no time and stores nothing. Lifetimes are checked only where a time is passed in, and forward secrecy
 //     holds only if the caller stores the new state over the old one.
+//   - It makes no ReInit and no branch of a group. A ReInit that another member commits is carried out as RFC 9420 §12.1.5
+//     says, but for the successor: Change.Proposals shows it, and the application stops using the group or refuses it in
+//     CheckCommit.
 //   - Go cannot promise that erased key material leaves no copy in memory.
 //
 // The package has no network, log, clock or goroutine that outlives a call.

@@ -201,22 +201,29 @@ func TestForgedWelcomes(t *testing.T) {
 	dave := newClient(t, "dave")
 	staged := w.stage(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalAdd, KeyPackage: dave.kp}}, Path: true})
 	s := staged.Group().s
-	member := suite1.randomSecret() // leads to another epoch than the tag's
 	info := must(s.groupInfo(nil, true))(t)
 	seal := func(info *groupInfo, secret []byte) []byte {
-		joiner := suite1.randomSecret()
-		member = memberSecret(suite1, joiner, zeros(suite1))
-		wel := must(newWelcome(info, joiner, member, nil, []newcomer{{keyPackage: dave.kp, pathSecret: secret}}))(t)
-		return marshal(wel)
+		joiner := suite1.randomSecret() // leads to another epoch than the tag's
+		k := welcomeKey(suite1, memberSecret(suite1, joiner, zeros(suite1)))
+		w := &welcome{suite: suite1, encryptedGroupInfo: suite1.Seal(k.key, k.nonce, nil, marshal(info))}
+		plain := marshal(&groupSecrets{joiner: joiner, pathSecret: secret})
+		kem, ct, err := suite1.EncryptWithLabel(dave.kp.InitKey(), labelWelcomeHPKE, w.encryptedGroupInfo, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.secrets = []encryptedGroupSecrets{{newMember: dave.kp.Ref(), secrets: hpkeCiphertext{kemOutput: kem, ciphertext: ct}}}
+		return marshal(w)
 	}
-	byBob := *info
+	byBob, otherSuite := *info, *info
 	byBob.signer = bob.group.OwnIndex()
+	otherSuite.context.suite = 2
 	for name, c := range map[string]struct {
 		welcome []byte
 		want    error
 	}{
 		"confirmation tag":  {seal(info, nil), ErrUnauthenticated},
 		"signer":            {seal(&byBob, nil), ErrUnauthenticated},
+		"cipher suite":      {seal(&otherSuite, nil), ErrInvalid},
 		"path secret":       {seal(info, suite1.randomSecret()), ErrInvalid},
 		"short path secret": {seal(info, []byte{1}), ErrInvalid},
 	} {
@@ -321,4 +328,39 @@ func TestChange(t *testing.T) {
 		t.Error("data")
 	}
 	wantBytes(t, "ref", c.AddedRefs[0], w.client("dave").kp.Ref())
+}
+
+// TestInvalidTreeIsRefused signs a GroupInfo over a tree in which one leaf's signature is false: a member that joins or a server that
+// starts to follow the group must check the tree itself.
+func TestInvalidTreeIsRefused(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	tree := w.server.tree.clone()
+	leaf := bob.group.OwnLeaf().clone()
+	leaf.credential.Body = []byte("mallory")
+	tree.setLeaf(bob.group.s.private.index, leaf)
+	info := must(parseGroupInfo(w.info))(t)
+	info.context.treeHash = tree.rootHash()
+	info.signer = alice.group.OwnIndex()
+	info.sign(alice.group.s.signer)
+	if _, err := NewPublicGroup(marshal(info), tree.bytes(), w.rules); err == nil {
+		t.Error("taken")
+	}
+}
+
+// TestResyncNeedsFreshKey forges a resync whose leaf has the old leaf's encryption key.
+func TestResyncNeedsFreshKey(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	old, index := bob.group.OwnLeaf(), bob.group.OwnIndex()
+	bob.renew(t)
+	staged := w.external(bob, func(cfg *ExternalJoinConfig) { cfg.Resync, cfg.OldLeaf = true, index })
+	ac := must(parseMLSMessage(staged.Message))(t).publicMessage.authenticated()
+	leaf := ac.content.commit.path.leaf
+	leaf.encryptionKey = old.EncryptionKey()
+	leaf.sign(bob.secrets.SignatureKey, w.server.GroupID(), leafIndex(staged.Change.Committer.Index))
+	ac.content.raw = nil
+	ac.sign(bob.secrets.SignatureKey, w.server.encoded)
+	msg := (&mlsMessage{publicMessage: newPublicMessage(suite1, ac, nil, nil)}).marshal()
+	_, err := w.server.StageCommit(msg, w.now)
+	wantRule(t, err, "12.2", "fresh encryption key")
+	wantUnchanged(t, alice, msg, ErrInvalid)
 }
