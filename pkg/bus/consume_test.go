@@ -17,20 +17,26 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
+// entry is one message: sequences are a stream's.
+type entry struct {
+	key string
+	seq uint64
+}
+
 // ledger checks what handlers see: a message is begun only when all before it of its key were done by somebody.
 type ledger struct {
 	t *testing.T
 
 	mu       sync.Mutex
 	want     map[string][]uint64 // sequences by key, in order
-	done     map[uint64]int      // how often
+	done     map[entry]int       // how often
 	finished map[string]int      // how many distinct ones by key
 	max      int                 // handlers at once
 	now      int
 }
 
 func newLedger(t *testing.T) *ledger {
-	return &ledger{t: t, want: make(map[string][]uint64), done: make(map[uint64]int), finished: make(map[string]int)}
+	return &ledger{t: t, want: make(map[string][]uint64), done: make(map[entry]int), finished: make(map[string]int)}
 }
 
 // add publishes one message of a key and expects it.
@@ -56,10 +62,11 @@ func (l *ledger) add(b *bus.Bus, key string) {
 
 func (l *ledger) handle(_ context.Context, m *bus.Message) error {
 	key := string(m.Data)
+	e := entry{key, m.Sequence}
 	l.mu.Lock()
 	l.now++
 	l.max = max(l.max, l.now)
-	if l.done[m.Sequence] == 0 {
+	if l.done[e] == 0 {
 		if i := l.finished[key]; i >= len(l.want[key]) || l.want[key][i] != m.Sequence {
 			l.t.Errorf("%s: message %d begun when %d were done", key, m.Sequence, i)
 		}
@@ -69,7 +76,7 @@ func (l *ledger) handle(_ context.Context, m *bus.Message) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.now--
-	if l.done[m.Sequence]++; l.done[m.Sequence] == 1 {
+	if l.done[e]++; l.done[e] == 1 {
 		l.finished[key]++
 	}
 	return nil
@@ -158,9 +165,9 @@ func TestConsumeOrder(t *testing.T) {
 		second.stop()
 		<-first.done
 		<-second.done
-		for seq, n := range l.done {
+		for e, n := range l.done {
 			if n != 1 {
-				t.Errorf("message %d was handled %d times", seq, n)
+				t.Errorf("%v was handled %d times", e, n)
 			}
 		}
 		if l.max < 2 {

@@ -122,6 +122,12 @@ func (b *Bus) AccountClient(client string) Subject {
 	return Subject{name: "dir.c." + b.layout.token("dir.c", []byte(client)), stream: streamDirectory}
 }
 
+// PeerKey holds what is remembered of another domain, its pinned identity key above all: peer.<t>. It has a stream of its own, PEERS, since the
+// relay side reads it, which must not see the directory.
+func (b *Bus) PeerKey(domain string) Subject {
+	return Subject{name: "peer." + b.layout.token("peer", []byte(domain)), stream: streamPeers}
+}
+
 // Spent marks an anonymous token as spent: spent.<epoch>.<t>. Publish with ExpectLast 0 and a TTL.
 func (b *Bus) Spent(epoch uint64, nonceHash []byte) Subject {
 	return Subject{name: "spent." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("spent", nonceHash), stream: streamSpent}

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -297,4 +298,26 @@ func laxRules() *mls.Rules {
 	r := mimimi.MLSRules()
 	r.CheckLeaf = nil
 	return r
+}
+
+// TestInvitationsAreBounded checks that invitations which are over leave the state, and that there cannot be too many.
+func TestInvitationsAreBounded(t *testing.T) {
+	w := newWorld(t, testBus(t), "bob")
+	w.invite("bob", 1, time.Minute)
+	w.clock.advance(2 * time.Minute)
+	w.update("alice")
+	if n := len(w.warm().invitations); n != 0 {
+		t.Errorf("%d invitations are left, want none", n)
+	}
+	sameState(t, w.warm(), w.cold())
+
+	full := w.warm().clone()
+	full.invitations = map[string]invitation{}
+	for range maxInvitations {
+		full.invitations[string(random(joinTokenHashLen))] = invitation{uses: 1, notAfter: w.clock.now().Unix() + 60}
+	}
+	rq := w.registration("bob", mimimi.NewInviteSecret().JoinToken(), 1, w.clock.now().Add(time.Hour))
+	if _, err := full.draftRegistration(rq, w.clock.now().UnixMilli(), w.clock.now()); !errors.Is(err, errTooManyInvites) {
+		t.Errorf("got %v, want a refusal for too many", err)
+	}
 }

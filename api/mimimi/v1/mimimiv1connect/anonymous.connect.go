@@ -170,10 +170,12 @@ type QueueServiceClient interface {
 	// Ack removes everything up to and including a position. The client sends it after it has stored what it did.
 	Ack(context.Context, *v1.AckQueueRequest) (*v1.AckQueueResponse, error)
 	Delete(context.Context, *v1.DeleteQueueRequest) (*v1.DeleteQueueResponse, error)
-	// Confirm lifts a group out of the small pool of unconfirmed groups; Refuse drops its deliveries from now on.
+	// Confirm lifts a group out of the small pool of unconfirmed groups, where it keeps its first 4 entries and gets one notice for all others;
+	// Refuse drops its deliveries from now on. The last word counts. A queue remembers 1,000 groups.
 	Confirm(context.Context, *v1.QueueGroupRequest) (*v1.QueueGroupResponse, error)
 	Refuse(context.Context, *v1.QueueGroupRequest) (*v1.QueueGroupResponse, error)
-	// Watch sends a hint whenever the queue may hold something after the position, at once if it does; and an empty one every 30 s.
+	// Watch sends a hint whenever the queue may hold something after the position. The first answer comes at once, empty if the queue holds
+	// nothing new, and an empty one every 30 s. The stream ends after an hour, or when the service stops: the client opens another.
 	Watch(context.Context, *v1.WatchQueueRequest) (*connect.ServerStreamForClient[v1.WatchQueueResponse], error)
 }
 
@@ -311,10 +313,12 @@ type QueueServiceHandler interface {
 	// Ack removes everything up to and including a position. The client sends it after it has stored what it did.
 	Ack(context.Context, *v1.AckQueueRequest) (*v1.AckQueueResponse, error)
 	Delete(context.Context, *v1.DeleteQueueRequest) (*v1.DeleteQueueResponse, error)
-	// Confirm lifts a group out of the small pool of unconfirmed groups; Refuse drops its deliveries from now on.
+	// Confirm lifts a group out of the small pool of unconfirmed groups, where it keeps its first 4 entries and gets one notice for all others;
+	// Refuse drops its deliveries from now on. The last word counts. A queue remembers 1,000 groups.
 	Confirm(context.Context, *v1.QueueGroupRequest) (*v1.QueueGroupResponse, error)
 	Refuse(context.Context, *v1.QueueGroupRequest) (*v1.QueueGroupResponse, error)
-	// Watch sends a hint whenever the queue may hold something after the position, at once if it does; and an empty one every 30 s.
+	// Watch sends a hint whenever the queue may hold something after the position. The first answer comes at once, empty if the queue holds
+	// nothing new, and an empty one every 30 s. The stream ends after an hour, or when the service stops: the client opens another.
 	Watch(context.Context, *v1.WatchQueueRequest, *connect.ServerStream[v1.WatchQueueResponse]) error
 }
 
