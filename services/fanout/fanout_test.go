@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	v1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/problem"
 )
 
 const (
@@ -287,6 +289,37 @@ func TestFaults(t *testing.T) {
 			}
 		}
 	}
+}
+
+// lagging answers the first Read with nothing, as a replica that has not caught up does.
+type lagging struct {
+	log
+	behind bool
+}
+
+func (l *lagging) Read(ctx context.Context, s bus.Subject, after uint64, limit, maxBytes int) ([]*bus.Message, bool, error) {
+	if l.behind {
+		l.behind = false
+		return nil, false, nil
+	}
+	return l.log.Read(ctx, s, after, limit, maxBytes)
+}
+
+// A replica that lags might leave out an entry in between: then nothing is delivered until it has caught up.
+func TestLag(t *testing.T) {
+	w := newWorld(t)
+	s := w.group("one")
+	s.create(0, leaf(0, domainA))
+	first := s.message(0, "first")
+	second := s.message(0, "second")
+	f := w.replica()
+	f.log = &lagging{log: f.log, behind: true}
+	if err := f.handle(t.Context(), s.entries[2]); !errors.Is(err, errLag) || problem.KindOf(err) != problem.Unavailable {
+		t.Fatalf("got %v", err)
+	}
+	w.expect(domainA)
+	f.run(t, s.entries[2])
+	w.expect(domainA, fmt.Sprintf(`%d<%d KIND_MESSAGE epoch 0 "second" to [a.example/d/0=queue 0]`, second, first))
 }
 
 // A thousand leaves: parts of at most 500 recipients, everybody in just one, under the bus's largest message.

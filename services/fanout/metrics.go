@@ -19,7 +19,7 @@ type metrics struct {
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	entries, err1 := meter.Int64Counter("fanout_entries",
-		metric.WithDescription("Entries of the log that were worked off, by kind and by what became of them: delivered, dropped because they do not count, or rejected to DEAD."))
+		metric.WithDescription("Entries of the log that were worked off, by kind and outcome: delivered, dropped because they do not count, or rejected."))
 	deliveries, err2 := meter.Int64Counter("fanout_deliveries", metric.WithDescription("Messages appended to OUTBOX, repeats among them."))
 	colds, err3 := meter.Int64Counter("fanout_cold_starts", metric.WithDescription("Projections that were read from a checkpoint on."))
 	return &metrics{entries: entries, deliveries: deliveries, colds: colds}, errors.Join(err1, err2, err3)

@@ -149,15 +149,15 @@ func FuzzEntry(f *testing.F) {
 		}
 		next, _ := start.advance(e, 9)
 		ds, _ := start.deliveries(e, next)
-		where := map[string]string{}
+		there := map[string]bool{}
 		for _, g := range []*group{start, next} {
 			for _, r := range g.roster {
-				where[r.pseudonym+" "+string(r.queue)] = r.domain
+				there[fmt.Sprintf("%q %q %q", r.pseudonym, r.queue, r.domain)] = true
 			}
 		}
 		for _, d := range ds {
 			for _, r := range d.GetRecipients() {
-				if where[r.GetClientPseudonym()+" "+string(r.GetEncryptedQueueId())] != d.domain {
+				if !there[fmt.Sprintf("%q %q %q", r.GetClientPseudonym(), r.GetEncryptedQueueId(), d.domain)] {
 					t.Error("a delivery names somebody who is not in the group, or goes to another domain")
 				}
 			}

@@ -8,6 +8,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
+	"mimimi.example/pkg/bus/bustest"
 )
 
 // sequences are the group positions of a queue's entries.
@@ -180,5 +181,54 @@ func TestManyRecipients(t *testing.T) {
 	all.Wait()
 	if n := missing.Load(); n > 0 {
 		t.Errorf("%d queues do not hold it", n)
+	}
+}
+
+// TestOnCluster goes through registration, inbox and queues on three nodes, where conflicts have other codes and reads may lag.
+func TestOnCluster(t *testing.T) {
+	d := newDomainOn(t, "a.example", bustest.StartCluster(t))
+	one, two := d.start(), d.start()
+	alice := one.register("alice")
+	if _, err := two.accounts().Register(t.Context(), newPerson(d.name, "alice").registration(d.clock.Now())); err == nil {
+		t.Error("the name was given twice")
+	}
+	if _, err := two.accounts().Register(t.Context(), alice.registration(d.clock.Now())); err != nil {
+		t.Errorf("a repeat at another replica: %v", err)
+	}
+	id, sealed := randomID(), randomRequest()
+	for _, r := range []*replica{one, two} {
+		if _, err := r.inbox(d.name).Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: alice.user.Wire(), SealedRequest: sealed}); err != nil {
+			t.Errorf("Deposit: %v", err)
+		}
+	}
+	inbox := one.bus.Inbox(alice.user.Wire())
+	if n := must(one.bus.Count(t.Context(), inbox)); n != 1 {
+		t.Errorf("the inbox holds %d requests", n)
+	}
+
+	fanout, group, other := d.bus.Bus("fanout"), newGroup(d.name), newGroup(d.name)
+	q := two.newQueue()
+	to := q.recipient(one.document(d.name))
+	q.confirm(group)
+	var want []uint64
+	for n := range uint64(20) {
+		send(t, fanout, d.name, newDelivery(group, n+1, int(n%2)*2*inlineBody+1, to))
+		want = append(want, n+1)
+	}
+	entries := q.wait(20)
+	if got := sequences(entries); !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+	q.ack(entries[19].GetPosition())
+	if n := must(one.bus.Count(t.Context(), one.bus.Queue(q.id.Bytes()))); n != 0 {
+		t.Errorf("%d entries are left after all were acknowledged", n)
+	}
+	pool := one.newQueue()
+	to = pool.recipient(one.document(d.name))
+	for n := range uint64(unconfirmedQuota + 2) {
+		send(t, fanout, d.name, newDelivery(other, n+1, 1, to))
+	}
+	if e := pool.wait(unconfirmedQuota + 1); e[unconfirmedQuota].GetLost() == nil {
+		t.Error("the last entry of the pool is no notice")
 	}
 }

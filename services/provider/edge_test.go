@@ -55,8 +55,7 @@ func (r *replica) endpoints(peerCert tls.Certificate) []endpoint {
 // TestGarbage sends bytes that are nothing to every call of every listener: each is refused as the caller's mistake, without a
 // cookie, and the service goes on.
 func TestGarbage(t *testing.T) {
-	a, _, ra, rb := pair(t)
-	_ = ra
+	a, _, _, rb := pair(t)
 	random := make([]byte, 3000)
 	rand.Read(random)
 	for _, e := range rb.endpoints(a.federationPair()) {
@@ -244,7 +243,6 @@ func TestTap(t *testing.T) {
 // TestStopsClean: nothing runs on after Run has returned.
 func TestStopsClean(t *testing.T) {
 	d := newDomain(t, "a.example")
-	_ = d.bus.Bus("provider")
 	before := goleak.IgnoreCurrent()
 	b, cfg := d.bus.Bus("provider"), *d.cfg
 	ctx, cancel := context.WithCancel(t.Context())
@@ -340,7 +338,7 @@ func FuzzRequests(f *testing.F) {
 	p := newPerson("a.example", "alice")
 	group := newGroup("a.example")
 	f.Add(must(proto.Marshal(p.registration(time.Now()))))
-	f.Add(must(proto.Marshal(newDelivery(group, 1, 10, newPersonalRecipient("b.example")))))
+	f.Add(must(proto.Marshal(newDelivery(group, 1, 10, newStrangeRecipient("b.example")))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		register, delivery, deposit, proof := new(mimimiv1.RegisterRequest), new(mimimiv1.OutboundDelivery), new(mimimiv1.DepositRequest), new(mimimiv1.Signed)
 		if proto.Unmarshal(b, register) == nil {

@@ -126,7 +126,12 @@ type testDomain struct {
 
 func newDomain(t *testing.T, name string) *testDomain {
 	t.Helper()
-	d := &testDomain{t: t, name: name, bus: bustest.Start(t), ca: newAuthority(), dir: t.TempDir(), clock: &clock{now: time.Now()}}
+	return newDomainOn(t, name, bustest.Start(t))
+}
+
+func newDomainOn(t *testing.T, name string, b *bustest.Domain) *testDomain {
+	t.Helper()
+	d := &testDomain{t: t, name: name, bus: b, ca: newAuthority(), dir: t.TempDir(), clock: &clock{now: time.Now()}}
 	d.hub, d.kpstore = d.publicKey(1), d.publicKey(2)
 	inbox, _ := must2(oblivious.GenerateKey(3))
 	identity := must(mimimi.Suite.GenerateSignatureKey())
