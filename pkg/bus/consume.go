@@ -79,12 +79,13 @@ type worker struct {
 	mu      sync.Mutex
 	held    map[uint64]*held   // by stream sequence: waiting, being handled, or being acknowledged; guarded by mu
 	keys    map[string][]*held // what a key's goroutine has yet to do, in order; present while the goroutine runs; guarded by mu
+	given   uint64             // how many were acknowledged; guarded by mu
 	arrived []*held            // delivered while settling; guarded by mu
 	pin     string             // the server's name for our turn; guarded by mu
 	last    uint64             // the newest delivery's number, by which we notice that one was lost on the way; guarded by mu
 	settled bool               // all that the server counts as delivered, we hold; guarded by mu
 	lost    bool               // our turn is over: keep nothing alive; guarded by mu
-	stopped bool               // take nothing in; guarded by mu
+	stopped bool               // begin nothing; guarded by mu
 }
 
 // run pulls until ctx is done or the consumer is gone.
@@ -109,16 +110,26 @@ func (w *worker) run(ctx context.Context) error {
 			err = problem.New(problem.Unavailable, "the bus connection is closed")
 		}
 	}
-	cc.Stop()
-	<-cc.Closed()
 	w.mu.Lock()
-	w.stopped = true // a callback may still be on its way
+	w.stopped = true
 	w.mu.Unlock()
 	stop()
 	background.Wait()
 	w.running.Wait()
+	w.drain(cc)
 	w.handOver()
 	return err
+}
+
+// drain ends the subscription after what is on its way to us has arrived, so that it can be given back. While the connection is down there is nothing to wait for.
+func (w *worker) drain(cc jetstream.ConsumeContext) {
+	cc.Drain()
+	t := time.NewTimer(ackTimeout)
+	defer t.Stop()
+	select {
+	case <-cc.Closed():
+	case <-t.C:
+	}
 }
 
 // every calls f at intervals, and when kicked, until ctx is done.
@@ -145,9 +156,6 @@ func (w *worker) deliver(msg jetstream.Msg) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stopped {
-		return
-	}
 	pin := msg.Headers().Get("Nats-Pin-Id")
 	if pin != w.pin {
 		w.pin, w.settled, w.lost = pin, false, false
@@ -162,9 +170,11 @@ func (w *worker) deliver(msg jetstream.Msg) {
 	}
 	h := &held{msg: msg, m: &Message{Sequence: seq, Data: msg.Data(), Subject: msg.Subject(), Time: meta.Timestamp}}
 	w.held[seq] = h
-	if w.settled {
+	switch {
+	case w.stopped: // only kept to be given back
+	case w.settled:
 		w.enqueue(h)
-	} else {
+	default:
 		w.arrived = append(w.arrived, h)
 		select {
 		case w.unsettled <- struct{}{}:
@@ -203,6 +213,7 @@ func (w *worker) drop() {
 func (w *worker) settle(ctx context.Context) {
 	w.mu.Lock()
 	wait, pin := !w.settled && !w.lost && len(w.arrived) > 0, w.pin
+	before, given := len(w.held), w.given
 	w.mu.Unlock()
 	if !wait {
 		return
@@ -217,7 +228,9 @@ func (w *worker) settle(ctx context.Context) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.pin != pin || w.settled || info.AckPending > len(w.held) {
+	// The server counted at some moment since: of what we held before, at least this many messages were among those it counted. What has arrived
+	// meanwhile must not stand in for one that is missing.
+	if w.pin != pin || w.settled || info.AckPending > before-int(w.given-given) {
 		return
 	}
 	w.settled = true
@@ -249,6 +262,7 @@ func (w *worker) work(ctx context.Context, key string) {
 		w.mu.Lock()
 		if done {
 			delete(w.held, h.m.Sequence)
+			w.given++
 		}
 		w.keys[key] = w.keys[key][1:]
 		if !done || len(w.keys[key]) == 0 {

@@ -26,6 +26,7 @@ const (
 	opQueueConfirm  = "confirm"
 	opQueueWatch    = "watch"
 	opRegisterAlias = "register alias"
+	opRevokeAlias   = "revoke alias"
 	opListSets      = "list sets"
 	opUpload        = "upload"
 )
@@ -47,8 +48,9 @@ type accountRecord struct {
 
 	// What is done so far.
 	Certificate []byte `json:"certificate,omitempty"`
-	Record      []byte `json:"record,omitempty"` // the connection record last made
-	Published   bool   `json:"published"`        // the record is at the provider
+	Record      []byte `json:"record,omitempty"`     // the connection record last made
+	OldRecord   []byte `json:"old_record,omitempty"` // the one before: requests for it may still come
+	Published   bool   `json:"published"`            // the record is at the provider
 	QueueMade   bool   `json:"queue_made"`
 	AliasMade   bool   `json:"alias_made"`
 	Complete    bool   `json:"complete"` // the first stock is up
@@ -68,6 +70,7 @@ type account struct {
 	selfToken     mimimi.ConnectionToken
 	certificate   *mimimi.ClientCertificate // nil before the registration
 	record        *mimimi.ConnectionRecord  // nil before
+	oldRecord     *mimimi.ConnectionRecord  // nil if there was none
 }
 
 func (r *accountRecord) parse() (*account, error) {
@@ -88,12 +91,17 @@ func (r *accountRecord) parse() (*account, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
 	}
-	if r.Record != nil {
-		rec, err := mimimi.ParseConnectionRecord(r.Record)
-		if err != nil {
+	for _, rec := range []struct {
+		stored []byte
+		to     **mimimi.ConnectionRecord
+	}{{r.Record, &a.record}, {r.OldRecord, &a.oldRecord}} {
+		if rec.stored == nil {
+			continue
+		}
+		var err error
+		if *rec.to, err = mimimi.ParseConnectionRecord(rec.stored); err != nil {
 			return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
 		}
-		a.record = rec
 	}
 	return a, nil
 }
@@ -244,7 +252,9 @@ func (c *Client) publishRecord(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("make connection record: %w", err)
 		}
-		if err := c.saveAccount(func(r *accountRecord) { r.Record, r.Published = rec.Marshal(), false }); err != nil {
+		if err := c.saveAccount(func(r *accountRecord) {
+			r.OldRecord, r.Record, r.Published = r.Record, rec.Marshal(), false
+		}); err != nil {
 			return err
 		}
 	}
@@ -305,6 +315,22 @@ func (c *Client) registerAlias(ctx context.Context, token mimimi.ConnectionToken
 	})
 	if err != nil {
 		return fmt.Errorf("register alias: %w", err)
+	}
+	return nil
+}
+
+// revokeAlias ends a token's right to claim own sets.
+func (c *Client) revokeAlias(ctx context.Context, token mimimi.ConnectionToken) error {
+	s, err := c.kpStore(ctx, c.account.user.Domain())
+	if err != nil {
+		return err
+	}
+	hash := token.Hash()
+	_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
+		WriteKey: c.account.writeKey.Public(), TokenHash: hash[:], Signed: c.signedStore(opRevokeAlias, newRequestID(), hash[:]),
+	})
+	if err != nil {
+		return fmt.Errorf("revoke alias: %w", err)
 	}
 	return nil
 }

@@ -38,7 +38,8 @@ type Client struct {
 	channels *channels
 	account  *account
 	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
-	results  map[string]error  // of tasks that ended in this process, for the call that waits for them
+	results  map[string]error  // of tasks that failed in this process, for the call that waits
+	waited   string            // the task that a call waits for
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage

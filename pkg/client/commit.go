@@ -61,7 +61,8 @@ func (c *Client) perform(ctx context.Context, g *group, t *task) error {
 	if err != nil {
 		return err
 	}
-	defer delete(c.results, t.ID)
+	c.waited = t.ID
+	defer func() { delete(c.results, t.ID); c.waited = "" }()
 	err = c.work(ctx, id)
 	if failed, ok := c.results[t.ID]; ok {
 		return failed
@@ -110,10 +111,22 @@ func (c *Client) endTask(g *group, id string) error {
 	})
 }
 
-// failTask ends a task with an error, which goes to the call that waits for it, or else is shown as a warning.
+// failTask ends a task with an error. It goes to the call that waits for it; if that was in another process, it is shown as a warning. A duty that failed
+// is not tried again for a while.
 func (c *Client) failTask(g *group, t *task, why error) error {
+	waited := c.waited == t.ID
 	c.results[t.ID] = why
-	return c.endTask(g, t.ID)
+	return c.change(g, func(tx *bolt.Tx) error {
+		g.dropTask(t.ID)
+		if t.Kind == taskEvict || t.Kind == taskCommit {
+			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
+			return nil
+		}
+		if waited {
+			return nil
+		}
+		return c.warn(tx, g.rec.ID, "a change to the group could not be made")
+	})
 }
 
 // runTask does the next thing for the first task that can go on. It reports whether there was one.
@@ -164,6 +177,11 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
 			return c.stage(g, t.ID+"/first", nil, nil)
 		}
+		// Whoever came in meanwhile, by an earlier try or another member, need not be added.
+		t.Adds = slices.DeleteFunc(t.Adds, func(a *adding) bool { return g.hasUser(a.User) })
+		if len(t.Adds) == 0 {
+			return c.endTask(g, t.ID)
+		}
 		if err := c.claimAll(ctx, g, t); err != nil {
 			return err
 		}
@@ -212,9 +230,6 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 	for _, a := range t.Adds {
 		if a.Packages != nil {
 			continue
-		}
-		if g.hasUser(a.User) {
-			return ErrMember
 		}
 		packages, keys, err := c.claimFor(ctx, a, policy.LastResort)
 		if err != nil {
@@ -354,10 +369,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 		return fmt.Errorf("make commit: %w", err)
 	}
 	if _, err := g.rules.CheckCommit(staged.Change, c.now()); err != nil {
-		if errors.Is(err, mimimi.ErrDenied) {
-			return fmt.Errorf("%w: %w", ErrDenied, err)
-		}
-		return problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err)
+		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
 	return c.change(g, func(*bolt.Tx) error {
 		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
@@ -406,9 +418,17 @@ func (c *Client) sendStaged(ctx context.Context, g *group) error {
 		return err
 	}
 	if task != nil && !isStale(refusal) {
-		return c.failTask(g, task, fmt.Errorf("commit: %w", refusal))
+		return c.failTask(g, task, denied(fmt.Errorf("commit: %w", refusal)))
 	}
 	return nil
+}
+
+// denied makes a refusal by policy match ErrDenied.
+func denied(err error) error {
+	if problem.KindOf(err) == problem.Denied || errors.Is(err, mimimi.ErrDenied) {
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return err
 }
 
 // propose sends the own self_remove. It is made anew for each epoch until one is accepted; the group is then over at its place in the log (§9).
@@ -461,9 +481,14 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 
 // left takes note that the own self_remove has its place in the log. What stands before it and is still on its way is shown; the group ends there.
 func (c *Client) left(g *group, t *task, at uint64) error {
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(tx *bolt.Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
+		if g.rec.Last >= at { // it came from the log before the hub's answer
+			return c.over(tx, g, leftSentence, 0)
+		}
 		return nil
 	})
 }
+
+const leftSentence = "you left the group"

@@ -105,7 +105,7 @@ const (
 	TapConnectionToken = "connection token" // own or a contact's
 	TapLinkKey         = "link key"         // identity link key of any leaf
 	TapQueueID         = "queue id"         // own
-	TapInviteSecret    = "invite secret"    //
+	TapInviteSecret    = "invite secret"    // of an own invitation
 	TapPseudonym       = "pseudonym"        // user or client pseudonym of an own leaf
 	TapContent         = "content"          // content of a message sent
 )

@@ -143,7 +143,10 @@ func (c *Client) workContact(ctx context.Context, k *contactRecord) error {
 
 // ask does what is left of an own request: alias (before the token is handed out), connection group with an invitation, sealed request, deposit.
 func (c *Client) ask(ctx context.Context, k *contactRecord) error {
-	if k.Ask.Deposited || !c.now().Before(timeOf(k.Ask.NotAfter)) {
+	if !c.now().Before(timeOf(k.Ask.NotAfter)) {
+		return c.expire(ctx, k)
+	}
+	if k.Ask.Deposited {
 		return nil
 	}
 	k, err := c.makeAlias(ctx, k)
@@ -172,6 +175,29 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 		}
 	}
 	return c.deposit(ctx, k)
+}
+
+// expire ends a request that was not answered in time: the token is revoked, and the user may be asked again (§5).
+func (c *Client) expire(ctx context.Context, k *contactRecord) error {
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return ErrStore
+	}
+	if k.AliasMade {
+		if err := c.revokeAlias(ctx, token); err != nil {
+			return err
+		}
+	}
+	g, err := c.group(k.Group)
+	if err != nil && !errors.Is(err, ErrUnknownGroup) {
+		return err
+	}
+	if err == nil {
+		if err := c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, "", 0) }); err != nil {
+			return err
+		}
+	}
+	return c.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketContacts).Delete([]byte(k.User)) })
 }
 
 // makeAlias registers the contact's own token at the store (§5: before it is handed out).
@@ -334,7 +360,7 @@ func (c *Client) openRequests(ctx context.Context) error {
 		if r.State != requestSealed {
 			continue
 		}
-		req, err := mimimi.OpenConnectionRequest(r.Sealed, c.account.recordKey, c.account.record, c.now())
+		req, err := c.unseal(r.Sealed)
 		if err == nil {
 			var doc *mimimi.KeyDocument
 			if doc, err = c.document(ctx, req.RequesterCertificate.User.Domain()); err != nil && !errors.Is(err, ErrIdentity) {
@@ -354,6 +380,15 @@ func (c *Client) openRequests(ctx context.Context) error {
 		errs = append(errs, c.update(func(tx *bolt.Tx) error { return c.opened(tx, r, req) }))
 	}
 	return distinct(errs)
+}
+
+// unseal opens a request for the present connection record or the one before.
+func (c *Client) unseal(sealed []byte) (*mimimi.ConnectionRequest, error) {
+	req, err := mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.record, c.now())
+	if err != nil && c.account.oldRecord != nil {
+		return mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.oldRecord, c.now())
+	}
+	return req, err
 }
 
 // opened stores a verified request under its own id, unless that was seen before; nil drops it.

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +22,11 @@ type world struct{ a, b *domain.Domain }
 var theWorld *world
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
+		if flag.Lookup("test.fuzz").Value.String() != "" {
+			return m.Run() // fuzz workers need no domains
+		}
 		dir, err := os.MkdirTemp("", "mimimi-client-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -28,8 +28,8 @@ const (
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.
 type Event struct {
-	Seq     uint64    // increasing by one from 1
-	Kind    EventKind //
+	Seq     uint64 // increasing by one from 1
+	Kind    EventKind
 	Time    time.Time // acceptance by the group's hub where there is one, else the client's clock; whole seconds
 	Group   string    // local id
 	User    mimimi.User

@@ -1,6 +1,10 @@
 package client
 
-import bolt "go.etcd.io/bbolt"
+import (
+	"context"
+
+	bolt "go.etcd.io/bbolt"
+)
 
 // SetFault makes every write of c's store ask f, before it and after it is durable.
 func SetFault(c *Client, f func(persisted bool) error) { c.store.fault = f }
@@ -17,3 +21,22 @@ func LoseRatchet(c *Client, group string) error {
 }
 
 type boltTx = bolt.Tx
+
+// Lost says whether c is still to enter a group anew.
+func Lost(c *Client, group string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g, err := c.group(group)
+	return err != nil || g.rec.Resync != nil
+}
+
+// Commit makes an empty commit.
+func (c *Client) Commit(ctx context.Context, group string) error {
+	return c.locked(func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		return c.perform(ctx, g, newTask(taskCommit))
+	})
+}

@@ -254,7 +254,7 @@ func (c *Client) Leave(ctx context.Context, group string) error {
 			return err
 		}
 		if len(g.rec.Leaves) == 1 {
-			return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, "you left the group", 0) })
+			return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, leftSentence, 0) })
 		}
 		return c.perform(ctx, g, newTask(taskLeave))
 	})

@@ -42,6 +42,8 @@ type groupRecord struct {
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
 	Resync    *resyncState `json:"resync,omitempty"`
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
+	// QuietUntil puts off duties after one that failed, seconds since 1970.
+	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
 }
@@ -192,7 +194,10 @@ func (c *Client) putGroup(tx *bolt.Tx, g *group) error {
 	if g.rules != nil {
 		g.rec.Rules = g.rules.Marshal()
 	}
-	errs := []error{write(tx, bucketGroups, id, g.rec), tx.Bucket(bucketGroupIDs).Put(g.rec.GroupID, id)}
+	errs := []error{write(tx, bucketGroups, id, g.rec)}
+	if ids := tx.Bucket(bucketGroupIDs); g.rec.State != GroupOver || ids.Get(g.rec.GroupID) == nil { // one may be in a group again
+		errs = append(errs, ids.Put(g.rec.GroupID, id))
+	}
 	if g.mls != nil {
 		errs = append(errs, tx.Bucket(bucketRatchets).Put(id, g.mls.Marshal()))
 	} else {

@@ -30,23 +30,27 @@ func (c *Client) document(ctx context.Context, domain string) (*mimimi.KeyDocume
 	if !found {
 		pin = new(pinRecord)
 	}
+	var old *mimimi.KeyDocument
 	if pin.Document != nil {
-		d, err := mimimi.ParseKeyDocument(pin.Document)
-		if err == nil && d.Verify(pin.IdentityKey, c.now()) == nil {
-			return d, nil
+		if old, err = mimimi.ParseKeyDocument(pin.Document); err != nil {
+			return nil, fmt.Errorf("%w: a key document is damaged", ErrStore)
+		}
+		if _, stale := c.channels.stale.LoadAndDelete(domain); !stale && old.Verify(pin.IdentityKey, c.now()) == nil {
+			return old, nil
 		}
 	}
-	return c.fetchDocument(ctx, domain, pin.IdentityKey)
+	return c.fetchDocument(ctx, domain, pin.IdentityKey, old)
 }
 
-// fetchDocument gets a domain's key document from the provider's cache, checks it against pinned (nil: first use) and stores it.
-func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte) (*mimimi.KeyDocument, error) {
+// fetchDocument gets a domain's key document from the provider's cache, checks it against the pinned identity key (nil: first use) and the last document
+// (nil: none), whose number it does not fall behind, and stores it.
+func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte, old *mimimi.KeyDocument) (*mimimi.KeyDocument, error) {
 	res, err := call(ctx, c.channels.relay.GetKeyDocument, &mimimiv1.GetKeyDocumentRequest{Domain: domain})
 	if err != nil {
 		return nil, fmt.Errorf("get key document: %w", err)
 	}
 	d, err := mimimi.ParseKeyDocument(res.Document)
-	if err != nil || d.Domain != domain || d.Verify(pinned, c.now()) != nil ||
+	if err != nil || d.Domain != domain || d.Verify(pinned, c.now()) != nil || old != nil && d.Number < old.Number ||
 		pinned != nil && subtle.ConstantTimeCompare(pinned, d.IdentityKey) != 1 {
 		werr := c.update(func(tx *bolt.Tx) error {
 			return c.warn(tx, "", "a domain's key document does not verify: it may be that of an impostor")

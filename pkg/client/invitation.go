@@ -157,7 +157,7 @@ func (c *Client) registerInvitation(ctx context.Context, g *group, inv *mimimi.I
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("register invitation: %w", err)
+		return denied(fmt.Errorf("register invitation: %w", err))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -282,7 +283,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if err != nil {
 		return nil, err
 	}
-	if len(inviters) == 0 || g.rec.Peer != "" && !contains(inviters, gi.Signer) {
+	if len(inviters) == 0 || g.rec.Peer != "" && !slices.Contains(inviters, gi.Signer) {
 		return nil, ErrBadInvitation
 	}
 	j.InviteBy = user

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -21,7 +22,10 @@ type packageRecord struct {
 	Pseudonym  string `json:"pseudonym"` // user pseudonym: the name of the set
 	LastResort bool   `json:"last_resort,omitempty"`
 	Made       int64  `json:"made"`
-	Uploaded   bool   `json:"uploaded,omitempty"`
+	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
+	// have claimed the set.
+	Tried    bool `json:"tried,omitempty"`
+	Uploaded bool `json:"uploaded,omitempty"`
 }
 
 // stockRecord is what is known of the sets at the store.
@@ -286,35 +290,59 @@ func (c *Client) makePackage(queueKey mimimi.QueueKey, lastResort bool) (*packag
 		Made: c.now().Unix()}, kp.Ref(), nil
 }
 
-// uploadAll uploads in batches and marks each batch when the store has it.
+// uploadAll uploads in batches, marked before as tried and after as uploaded. What was tried before and is not in the list goes alone: it may have
+// been claimed meanwhile, and is then refused for good.
 func (c *Client) uploadAll(ctx context.Context, records []*packageRecord) error {
-	s, err := c.kpStore(ctx, c.account.user.Domain())
-	if err != nil {
-		return err
-	}
-	for len(records) > 0 {
-		batch := records[:min(maxUpload, len(records))]
-		records = records[len(batch):]
-		req := &mimimiv1.UploadRequest{WriteKey: c.account.writeKey.Public(), Clients: 1}
-		for _, r := range batch {
-			req.Items = append(req.Items, &mimimiv1.UploadItem{KeyPackage: r.Package, LastResort: r.LastResort})
+	var fresh []*packageRecord
+	for _, r := range records {
+		if !r.Tried {
+			fresh = append(fresh, r)
+			continue
 		}
-		body, err := mimimiv1.UploadBody(req)
-		if err != nil {
+		if err := c.upload(ctx, []*packageRecord{r}); err != nil && !isFinal(err) {
 			return err
 		}
-		req.Signed = c.signedStore(opUpload, newRequestID(), body)
-		if _, err := call(ctx, s.Upload, req); err != nil {
-			return fmt.Errorf("upload KeyPackages: %w", err)
+		if err := c.mark([]*packageRecord{r}, true); err != nil {
+			return err
 		}
-		if err := c.markUploaded(batch); err != nil {
+	}
+	for batch := range slices.Chunk(fresh, maxUpload) {
+		if err := c.mark(batch, false); err != nil {
+			return err
+		}
+		if err := c.upload(ctx, batch); err != nil {
+			return err
+		}
+		if err := c.mark(batch, true); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Client) markUploaded(batch []*packageRecord) error {
+// upload makes one upload.
+func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
+	s, err := c.kpStore(ctx, c.account.user.Domain())
+	if err != nil {
+		return err
+	}
+	req := &mimimiv1.UploadRequest{WriteKey: c.account.writeKey.Public(), Clients: 1}
+	for _, r := range batch {
+		req.Items = append(req.Items, &mimimiv1.UploadItem{KeyPackage: r.Package, LastResort: r.LastResort})
+	}
+	body, err := mimimiv1.UploadBody(req)
+	if err != nil {
+		return err
+	}
+	req.Signed = c.signedStore(opUpload, newRequestID(), body)
+	if _, err := call(ctx, s.Upload, req); err != nil {
+		return fmt.Errorf("upload KeyPackages: %w", err)
+	}
+	return nil
+}
+
+// mark stores that KeyPackages are about to be uploaded, or were.
+func (c *Client) mark(batch []*packageRecord, uploaded bool) error {
 	return c.update(func(tx *bolt.Tx) error {
 		for _, r := range batch {
 			kp, err := mls.ParseKeyPackage(r.Package)
@@ -322,7 +350,7 @@ func (c *Client) markUploaded(batch []*packageRecord) error {
 				return err
 			}
 			marked := *r
-			marked.Uploaded = true
+			marked.Tried, marked.Uploaded = true, uploaded
 			if err := write(tx, bucketPackages, kp.Ref(), marked); err != nil {
 				return err
 			}

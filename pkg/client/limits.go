@@ -46,6 +46,8 @@ const (
 
 	// unidentifiedFor is how long an external joiner may stay unidentified before a member removes it (protocol.md §4).
 	unidentifiedFor = 10 * time.Minute
+	// quietFor is how long a member does nothing of its own accord in a group after the hub refused such a thing.
+	quietFor = time.Minute
 	// turnDelay is the head start that each member has over the next one, by leaf, where one commit of any of them is enough.
 	turnDelay = 3 * time.Second
 	// stockEvery is how often the store is asked how many sets are left, when nothing tells the client earlier.
@@ -65,6 +67,8 @@ const (
 	callTimeout = 30 * time.Second
 	// pollEvery is how long a Watcher waits at most: the inbox gives no hints.
 	pollEvery = 15 * time.Second
+	// dueFloor is how long a Watcher waits at least when a duty is due: one that cannot be done now must not make a busy loop.
+	dueFloor = time.Second
 	// backoffFirst and backoffMost bound the pause before a lost Watch stream is opened again.
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 15 * time.Second

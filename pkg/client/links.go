@@ -12,8 +12,6 @@ import (
 // timeZero makes identify judge a certificate at the start of the leaf's week, as one does who comes later (§3).
 var timeZero time.Time
 
-func contains[T comparable](all []T, v T) bool { return slices.Contains(all, v) }
-
 // showLink posts the own link, sealed to the inviter's leaves, in the present epoch: it is shown once in each epoch until an answer came, since what is
 // sealed is bound to its epoch (§7).
 func (c *Client) showLink(g *group) error {

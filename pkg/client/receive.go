@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -14,6 +15,7 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/problem"
 )
 
 func timeOf(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
@@ -100,9 +102,10 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	if d.Sequence <= g.rec.Last || g.rec.State == GroupOver || g.rec.Resync != nil {
 		return c.pass(position)
 	}
-	if g.rec.LeaveAt != 0 && d.Sequence >= g.rec.LeaveAt {
+	if g.leaves(d) {
 		return c.change(g, func(tx *bolt.Tx) error {
-			return errors.Join(c.over(tx, g, "you left the group", d.Accepted), setPosition(tx, position))
+			g.rec.Last = d.Sequence
+			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if d.Kind == mimimiv1.Delivery_KIND_COMMIT {
@@ -123,6 +126,16 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		}
 		g.rec.Last = d.Sequence
 		return errors.Join(err, setPosition(tx, position))
+	})
+}
+
+// leaves says whether an entry is the own self_remove, or comes after it. The log may show it before the hub's answer does.
+func (g *group) leaves(d *mimimiv1.Delivery) bool {
+	if g.rec.LeaveAt != 0 {
+		return d.Sequence >= g.rec.LeaveAt
+	}
+	return d.Kind == mimimiv1.Delivery_KIND_PROPOSAL && slices.ContainsFunc(g.rec.Tasks, func(t *task) bool {
+		return t.Kind == taskLeave && t.Message != nil && bytes.Equal(t.Message, d.Message)
 	})
 }
 
@@ -398,17 +411,11 @@ func (g *group) externalPub() ([]byte, error) {
 
 // catchUp reads the group's log from where this client is to its end.
 func (c *Client) catchUp(ctx context.Context, g *group) error {
-	hub, err := c.hub(ctx, g.id.Domain())
-	if err != nil {
-		return err
-	}
 	after := g.rec.Last
 	for range maxLogPages {
-		res, err := call(ctx, hub.ReadLog, &mimimiv1.ReadLogRequest{
-			GroupId: g.rec.GroupID, After: after, Proof: c.leafProof(g, mimimi.OpReadLog, nil),
-		})
+		res, err := c.readLog(ctx, g, after)
 		if err != nil {
-			return fmt.Errorf("read log: %w", err)
+			return err
 		}
 		for _, e := range res.Entries {
 			d := new(mimimiv1.Delivery)
@@ -429,4 +436,26 @@ func (c *Client) catchUp(ctx context.Context, g *group) error {
 		}
 	}
 	return nil
+}
+
+// readLog reads a page of the group's log.
+func (c *Client) readLog(ctx context.Context, g *group, after uint64) (*mimimiv1.ReadLogResponse, error) {
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return nil, err
+	}
+	proof, err := c.memberProof(g, mimimi.OpReadLog)
+	if err != nil {
+		return nil, err
+	}
+	req := &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: proof}
+	res, err := call(ctx, hub.ReadLog, req)
+	if problem.KindOf(err) == problem.Denied {
+		req.Proof = c.leafProof(g, mimimi.OpReadLog, nil)
+		res, err = call(ctx, hub.ReadLog, req)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	return res, nil
 }

@@ -131,16 +131,12 @@ func (r *rolledState) ownLeaf(g *group) (*mls.LeafNode, uint32, bool) {
 
 // roll reads the log from where this client is and follows the public state.
 func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
-	hub, err := c.hub(ctx, g.id.Domain())
-	if err != nil {
-		return nil, err
-	}
 	r := &rolledState{public: g.mls.Public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
 	after := r.last
 	for range maxLogPages {
-		res, err := call(ctx, hub.ReadLog, &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: c.leafProof(g, mimimi.OpReadLog, nil)})
+		res, err := c.readLog(ctx, g, after)
 		if err != nil {
-			return nil, fmt.Errorf("read log: %w", err)
+			return nil, err
 		}
 		for _, e := range res.Entries {
 			d := new(mimimiv1.Delivery)

@@ -261,7 +261,7 @@ func (c *Client) identifyUnmet(ctx context.Context, g *group) (bool, error) {
 			if err != nil {
 				return errDamagedGroup
 			}
-			if err := c.learn(tx, g, i, key, timeOfEntry(r), true); err != nil {
+			if err := c.learn(tx, g, i, key, timeOfEntry(r), false); err != nil {
 				return err
 			}
 			did = did || r.User != "" || r.Bad
@@ -281,7 +281,7 @@ func timeOfEntry(r *leafRecord) time.Time {
 
 // duty posts or stores what a member owes the group now: an answer for a joiner, a leaf's removal, a commit that takes up what is pending.
 func (c *Client) duty(g *group) (bool, error) {
-	if g.rec.State != GroupActive {
+	if g.rec.State != GroupActive || c.now().Unix() < g.rec.QuietUntil {
 		return false, nil
 	}
 	for _, i := range g.indices() {
@@ -333,7 +333,11 @@ func (c *Client) commitDue(g *group) (time.Time, bool) {
 
 // nextDue is when a delayed duty of some group is due, zero if there is none.
 func (c *Client) nextDue() (next time.Time, err error) {
+	quiet := time.Time{}
 	note := func(t time.Time) {
+		if t.Before(quiet) {
+			t = quiet
+		}
 		if next.IsZero() || t.Before(next) {
 			next = t
 		}
@@ -350,6 +354,7 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		if err != nil {
 			return next, err
 		}
+		quiet = timeOf(g.rec.QuietUntil)
 		if g.rec.Resync != nil {
 			note(time.Unix(0, g.rec.Resync.Due))
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -36,6 +37,7 @@ type channels struct {
 	queue   mimimiv1connect.QueueServiceClient
 
 	sealed map[string]*http.Client // by domain, service and key configuration
+	stale  sync.Map                // domains whose key document a service did not know any more
 }
 
 func newChannels(p *ProviderInfo) (*channels, error) {
@@ -170,9 +172,24 @@ func (c *Client) sealedTo(ctx context.Context, domain, service string) (*http.Cl
 	if err != nil {
 		return nil, err
 	}
-	h := &http.Client{Transport: t}
+	h := &http.Client{Transport: &refusals{next: t, domain: domain, stale: &c.channels.stale}}
 	c.channels.sealed[name] = h
 	return h, nil
+}
+
+// refusals notes that a service could not open a request: its key has changed before the document's time.
+type refusals struct {
+	next   http.RoundTripper
+	domain string
+	stale  *sync.Map
+}
+
+func (r *refusals) RoundTrip(q *http.Request) (*http.Response, error) {
+	res, err := r.next.RoundTrip(q)
+	if errors.Is(err, oblivious.ErrRefused) {
+		r.stale.Store(r.domain, true)
+	}
+	return res, err
 }
 
 // newRequestID returns 16 random bytes.

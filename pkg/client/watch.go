@@ -21,7 +21,8 @@ type Watcher struct {
 	now     func() time.Time
 	after   uint64
 	due     time.Time     // of a delayed duty; zero: none
-	backoff time.Duration // before the next try; 0 after a stream that worked
+	hinted  bool          // the last Wait ended with a hint
+	backoff time.Duration // before the next try; grows while streams fail, and while hints lead nowhere
 }
 
 // Watcher returns a Watcher for the client's queue from its present position. Close it after use.
@@ -38,9 +39,16 @@ func (c *Client) Watcher() (*Watcher, error) {
 func (w *Watcher) Reset(c *Client) error {
 	return c.locked(func() (err error) {
 		w.id, w.key = c.account.queueID, c.account.queueKey
+		was := w.after
 		if w.after, err = c.position(); err != nil {
 			return err
 		}
+		if w.hinted && w.after == was {
+			w.slower() // the queue has something that cannot be processed now
+		} else {
+			w.backoff = 0
+		}
+		w.hinted = false
 		w.due, err = c.nextDue()
 		return err
 	})
@@ -51,7 +59,7 @@ func (w *Watcher) Reset(c *Client) error {
 func (w *Watcher) Wait(ctx context.Context) error {
 	poll := pollEvery
 	if !w.due.IsZero() {
-		poll = max(0, min(poll, w.due.Sub(w.now())))
+		poll = max(dueFloor, min(poll, w.due.Sub(w.now())))
 	}
 	waiting, cancel := context.WithTimeout(ctx, poll)
 	defer cancel()
@@ -59,9 +67,11 @@ func (w *Watcher) Wait(ctx context.Context) error {
 		if w.pause(waiting) || w.watch(waiting) || waiting.Err() != nil {
 			return ctx.Err()
 		}
-		w.backoff = min(max(backoffFirst, 2*w.backoff), backoffMost)
+		w.slower()
 	}
 }
+
+func (w *Watcher) slower() { w.backoff = min(max(backoffFirst, 2*w.backoff), backoffMost) }
 
 // pause waits for the backoff. It reports whether the time to wait is over.
 func (w *Watcher) pause(ctx context.Context) bool {
@@ -89,8 +99,8 @@ func (w *Watcher) watch(ctx context.Context) bool {
 	}
 	defer func() { err = errors.Join(err, stream.Close()) }() // the stream is over either way
 	for stream.Receive() {
-		w.backoff = 0
 		if stream.Msg().Something {
+			w.hinted = true
 			return true
 		}
 	}
