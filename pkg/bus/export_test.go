@@ -23,9 +23,6 @@ const (
 	MaxInternal = maxInternal
 )
 
-// AwaitLeader waits until a node of a cluster of n is current.
-func (s *Server) AwaitLeader(n int) error { return s.awaitLeader(n, time.Minute) }
-
 // LeadsStream says whether this node leads a stream.
 func (s *Server) LeadsStream(name string) bool { return s.s.JetStreamIsStreamLeader("$G", name) }
 

@@ -17,9 +17,9 @@ import (
 
 // Init creates all streams and fan-out's consumers. It is for the admin service and the embedded server. Repeating it changes nothing; a stream that
 // exists with other settings is changed only where that can lose nothing (a bound raised, the duplicate window), and Init refuses all else
-// and says which setting. It waits up to a minute for a fresh cluster to elect its leaders. A crash half-way leaves what was created; run it again.
+// and says which setting. It waits while a fresh cluster elects its leaders, ten minutes in all. A crash half-way leaves what was created; run it again.
 func (b *Bus) Init(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, streamsReady)
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
 	if err := b.checkPartitionCount(ctx); err != nil {
 		return err
@@ -162,7 +162,7 @@ func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 // Verify compares every stream and fan-out's consumers with the table and reports each setting that has drifted, by stream. A service refuses to run on
 // drift. Errors: problem.Unavailable when the bus does not answer; any other error is drift.
 func (b *Bus) Verify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, streamsReady)
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	found := make(map[string][]string) // settings by stream
 	for _, want := range b.layout.streams() {

@@ -19,7 +19,8 @@ const (
 	connectTimeout = time.Minute      // then the process gives up and its supervisor starts it again
 	dialTimeout    = 2 * time.Second  // one attempt
 	serverReady    = 30 * time.Second // recovery of a large store on the embedded server
-	streamsReady   = 60 * time.Second // a fresh cluster elects its meta leader first
+	initTimeout    = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
+	verifyTimeout  = time.Minute      // the same number of look-ups
 
 	readBatch      = 512     // messages per batched get: bounds what waits in the client's buffer
 	readBatchBytes = 4 << 20 // bytes per batched get, before the one message that crosses it

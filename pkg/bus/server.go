@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -112,22 +111,4 @@ func (s *Server) InProcess() nats.InProcessConnProvider { return s.s }
 func (s *Server) Shutdown() {
 	s.s.Shutdown()
 	s.s.WaitForShutdown()
-}
-
-// awaitLeader waits until the node is part of a cluster of n with a meta leader.
-func (s *Server) awaitLeader(n int, within time.Duration) error {
-	deadline := time.NewTimer(within)
-	defer deadline.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if s.s.JetStreamIsCurrent() && len(s.s.JetStreamClusterPeers()) == n {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			return errors.New("bus: the cluster has no leader")
-		}
-	}
 }

@@ -26,7 +26,7 @@ type transport struct {
 // NewTransport returns a RoundTripper for a Connect client with base URL "https://<service>.invalid" that seals each request to config (RFC 9458 §3.1, one key) and
 // hands it to relay. It is safe for concurrent use if relay is. Errors: ErrMalformedKey; a round trip returns ErrRefused, ErrBadResponse, ErrTooLarge,
 // or relay's own error.
-func NewTransport(config []byte, relay func(ctx context.Context, encapsulated []byte) ([]byte, error)) (http.RoundTripper, error) {
+func NewTransport(config []byte, relay Relay) (http.RoundTripper, error) {
 	key, err := parseConfig(config)
 	if err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ func Limit(h http.Handler, maxBody int64) http.Handler { return http.MaxBytesHan
 
 // TapHandler wraps an http.Handler so that request line, headers, remote address and bodies of request and response go to the tap: the head of a request
 // as one record before it is handled, each body when it is complete (a streamed response at every flush), the head of the response as it is written. A nil tap changes
-// nothing. Streaming works as without it.
+// nothing. Streaming works as without it. With a tap, no compression is offered to the handler, or the recorder would search through compressed bodies.
 func TapHandler(tap func(kind string, parts ...[]byte), kind string, h http.Handler) http.Handler {
 	if tap == nil {
 		return h
@@ -22,8 +22,11 @@ func TapHandler(tap func(kind string, parts ...[]byte), kind string, h http.Hand
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tap(kind, []byte(r.Method+" "+r.RequestURI+" "+r.URL.String()+" "+r.Host), []byte(r.RemoteAddr), headerBytes(r.Header))
 		in := &tappedBody{ReadCloser: r.Body, out: pieces{tap: tap, kind: kind}}
+		r = r.Clone(r.Context()) // the caller's request stays as it is
+		for _, name := range []string{"Accept-Encoding", "Connect-Accept-Encoding", "Grpc-Accept-Encoding"} {
+			r.Header.Del(name)
+		}
 		if r.Body != nil {
-			r = r.WithContext(r.Context()) // a shallow copy: the caller's request stays as it is
 			r.Body = in
 		}
 		tw := &tappedWriter{ResponseWriter: w, tap: tap, kind: kind, out: pieces{tap: tap, kind: kind}}
