@@ -491,4 +491,7 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	})
 }
 
-const leftSentence = "you left the group"
+const (
+	leftSentence    = "you left the group"
+	removedSentence = "you were removed from the group"
+)

@@ -37,6 +37,7 @@ type groupRecord struct {
 	Create  *createRecord  `json:"create,omitempty"`
 	Join    *joinRecord    `json:"join,omitempty"`
 	Welcome *welcomeRecord `json:"welcome,omitempty"`
+	Again   *welcomeRecord `json:"again,omitempty"` // a later Welcome: this membership is over, though the client does not know it yet
 
 	Confirmed bool         `json:"confirmed,omitempty"` // at the queue
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
@@ -212,8 +213,17 @@ func (c *Client) putGroup(tx *bolt.Tx, g *group) error {
 	return errors.Join(errs...)
 }
 
-// dropGroup forgets a group that never came to be.
+// dropGroup forgets a group that never came to be; if the client was let in again meanwhile, it tries that.
 func (c *Client) dropGroup(g *group) error {
+	if g.rec.Again != nil {
+		return c.change(g, func(*bolt.Tx) error {
+			*g = group{id: g.id, rec: &groupRecord{
+				ID: g.rec.ID, GroupID: g.rec.GroupID, State: GroupJoining, Created: g.rec.Created, Leaves: make(map[uint32]*leafRecord),
+				Welcome: g.rec.Again, Behind: true,
+			}}
+			return nil
+		})
+	}
 	err := c.update(func(tx *bolt.Tx) error {
 		id := []byte(g.rec.ID)
 		ids := tx.Bucket(bucketGroupIDs)

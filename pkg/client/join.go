@@ -392,12 +392,37 @@ func (c *Client) joined(g *group, sequence uint64, accepted int64, position uint
 
 // receiveWelcome stores a Welcome for one of the own KeyPackages, and enters the group if its hub can be reached now. Any other is dropped in silence.
 func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, position uint64) error {
-	refs, err := mls.WelcomeRefs(d.Message)
+	ref, waiting, err := c.welcomeRef(d)
 	if err != nil {
+		return err
+	}
+	if ref == nil || waiting >= maxWelcomes {
 		return c.pass(position)
 	}
-	var ref []byte
-	waiting := 0
+	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: newWelcome(d, ref)})
+	if err != nil {
+		return c.pass(position) // no group id
+	}
+	// A crash here leaves the Welcome stored and the queue entry to come again, which then finds the group.
+	if err := c.pass(position); err != nil {
+		return err
+	}
+	if err := c.welcome(ctx, g); err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil // what failed is tried again by work
+}
+
+func newWelcome(d *mimimiv1.Delivery, ref []byte) *welcomeRecord {
+	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: d.Accepted}
+}
+
+// welcomeRef returns which of the own KeyPackages a Welcome is for, nil if for none, and how many Welcomes wait for their trees.
+func (c *Client) welcomeRef(d *mimimiv1.Delivery) (ref []byte, waiting int, err error) {
+	refs, err := mls.WelcomeRefs(d.Message)
+	if err != nil {
+		return nil, 0, nil // anybody may send what is none
+	}
 	err = c.view(func(tx *bolt.Tx) error {
 		for _, r := range refs {
 			if tx.Bucket(bucketPackages).Get(r) != nil {
@@ -411,25 +436,39 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 			return nil
 		})
 	})
+	return ref, waiting, err
+}
+
+// keepWelcome handles a Welcome to a group that this client is in, or on its way into, as far as it knows. If it is a later one, then the client was removed and added
+// again while it could not follow: it is kept until the log, or the hub's refusal to show it, has told the end of the first membership.
+func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) error {
+	last := g.rec.Last
+	if w := g.rec.Welcome; w != nil {
+		last = max(last, w.Sequence)
+	}
+	ref, _, err := c.welcomeRef(d)
 	if err != nil {
 		return err
 	}
-	if ref == nil || waiting >= maxWelcomes {
+	if ref == nil || d.Sequence <= last || g.rec.Again != nil && d.Sequence <= g.rec.Again.Sequence {
 		return c.pass(position)
 	}
-	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch,
-		Sequence: d.Sequence, Accepted: d.Accepted}})
+	return c.change(g, func(tx *bolt.Tx) error {
+		g.rec.Again, g.rec.Behind, g.rec.Resync = newWelcome(d, ref), true, nil
+		return setPosition(tx, position)
+	})
+}
+
+// enterAgain begins the membership of a kept Welcome, now that the first one is known to be over.
+func (c *Client) enterAgain(ctx context.Context, g *group) error {
+	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Welcome: g.rec.Again, Behind: true}, func(tx *bolt.Tx) error {
+		g.rec.Again = nil
+		return c.putGroup(tx, g)
+	})
 	if err != nil {
-		return c.pass(position) // no group id
-	}
-	// A crash here leaves the Welcome stored and the queue entry to come again, which then finds the group.
-	if err := c.pass(position); err != nil {
 		return err
 	}
-	if err := c.welcome(ctx, g); err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return nil // what failed is tried again by work
+	return c.work(ctx, next.rec.ID)
 }
 
 // welcome enters a group by its stored Welcome: fetches the tree of its epoch, opens it, and accepts it only from a contact, with the right key for

@@ -55,11 +55,13 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 	switch {
 	case d.Kind == mimimiv1.Delivery_KIND_WELCOME:
 		if found && g.rec.State != GroupOver {
-			return c.pass(position)
+			return c.keepWelcome(g, d, position)
 		}
 		return c.receiveWelcome(ctx, d, position)
-	case !found || g.rec.State == GroupOver:
+	case !found || g.rec.State == GroupOver && g.rec.Again == nil:
 		return c.pass(position)
+	case g.rec.Again != nil:
+		return c.pass(position) // it belongs to the membership that begins there, which reads it from the log
 	case g.mls == nil:
 		if j := g.rec.Join; j != nil && d.Kind == mimimiv1.Delivery_KIND_COMMIT && bytes.Equal(d.Message, j.Message) {
 			return c.joined(g, d.Sequence, d.Accepted, position)
@@ -171,7 +173,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx *bolt.Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, "you were removed from the group", d.Accepted), setPosition(tx, position))
+			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {

@@ -12,6 +12,7 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/problem"
 )
 
 // resync enters a group anew after its state was lost (§7): an external commit that removes the own old leaf, with the same credential, proven by the
@@ -23,6 +24,9 @@ func (c *Client) resync(ctx context.Context, g *group) error {
 	}
 	if g.rec.Resync.Commit == nil {
 		if err := c.makeResync(ctx, g); err != nil {
+			if problem.KindOf(err) == problem.Denied {
+				return errors.Join(err, c.giveUp(g, "the group's hub says that you are no longer in it"))
+			}
 			if isFinal(err) || errors.Is(err, errRefused) {
 				return errors.Join(err, c.giveUp(g, "the group's hub shows a group that does not follow from its log"))
 			}

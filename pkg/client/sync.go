@@ -125,7 +125,7 @@ func (c *Client) workAll(ctx context.Context) error {
 	var ids []string
 	err := c.view(func(tx *bolt.Tx) error {
 		return each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
-			if r.State != GroupOver {
+			if r.State != GroupOver || r.Again != nil {
 				ids = append(ids, string(k))
 			}
 			return nil
@@ -164,6 +164,8 @@ func (c *Client) work(ctx context.Context, id string) error {
 // messages before commits, since the commit that answers a joiner comes after the links.
 func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	switch r := g.rec; {
+	case r.State == GroupOver && r.Again != nil:
+		return true, c.enterAgain(ctx, g)
 	case r.State == GroupOver || r.State == GroupLeaving:
 		return false, nil
 	case r.Create != nil:
@@ -215,10 +217,16 @@ func (c *Client) recover(ctx context.Context, g *group) error {
 	if err != nil && !isFinal(err) {
 		return err
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(tx *bolt.Tx) error {
 		g.rec.Behind = false
-		if err != nil && g.rec.State != GroupOver {
+		switch {
+		case g.rec.State == GroupOver:
+		case err != nil && g.rec.Again != nil: // the leaf is gone, so the log is not shown to it
+			return c.over(tx, g, removedSentence, c.now().Unix())
+		case err != nil:
 			c.scheduleResync(g)
+		default:
+			g.rec.Again = nil // still a member: nobody added this client again
 		}
 		return nil
 	})
