@@ -68,6 +68,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if !hasStore(cfg.Dir) { // nothing is made where nothing was
+		return nil, ErrNotRegistered
+	}
 	c, err := open(cfg)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -59,6 +60,12 @@ type store struct {
 
 // lockWait is how long Open waits for another process that is just closing.
 const lockWait = 200 * time.Millisecond
+
+// hasStore says whether there is a file in dir.
+func hasStore(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "client.db"))
+	return !errors.Is(err, fs.ErrNotExist)
+}
 
 // openStore opens or makes the file in dir. It returns ErrLocked or ErrStore.
 func openStore(dir string) (*store, error) {

@@ -169,3 +169,16 @@ func TestStoreVersion(t *testing.T) {
 		t.Errorf("the store's mode is %v (%v)", info.Mode(), err)
 	}
 }
+
+// TestOpenMakesNothing: opening a folder without a client leaves it as it is.
+func TestOpenMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Join(dir, "none")} {
+		if _, err := Open(t.Context(), Config{Dir: d}); err != ErrNotRegistered {
+			t.Errorf("err = %v, want ErrNotRegistered", err)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+		t.Errorf("%d files were made (%v)", len(files), err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -125,12 +126,12 @@ func dialLoopback(ctx context.Context, network, address string) (net.Conn, error
 	return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
 }
 
-// sealedEndpoints are the services behind the relay, of the own domain and of another one, reached as clients do.
+// sealedEndpoints are the services behind the relay, and one of another domain, reached as clients do.
 func sealedEndpoints(t *testing.T, w *world) (all []endpoint) {
 	t.Helper()
 	relay := mimimiv1connect.NewRelayServiceClient(tlsClient(t, w.a), w.a.at.AnonymousURL)
-	for _, d := range []*domain{w.a, w.b} {
-		for _, service := range []string{"hub", "kpstore", "inbox"} {
+	for d, services := range map[*domain][]string{w.a: {"hub", "kpstore", "inbox"}, w.b: {"hub"}} {
+		for _, service := range services {
 			config, err := os.ReadFile(filepath.Join(d.dir, "keys", "ohttp-"+service+".pub"))
 			if err != nil {
 				t.Fatal(err)
@@ -183,6 +184,12 @@ func (e *endpoint) strangers(t *testing.T, r *rand.Rand) {
 	}
 }
 
+// answersAnybody are the procedures that need no proof and that nonsense may happen to ask for something that is there: a key document, and what the inbox says
+// of every name, used or not.
+var answersAnybody = []string{
+	mimimiv1connect.RelayServiceGetKeyDocumentProcedure, mimimiv1connect.InboxServiceGetRecordProcedure, mimimiv1connect.InboxServiceDepositProcedure,
+}
+
 // expectError makes a request and checks that the answer is an error that says what is wrong and gives nothing away.
 func (e *endpoint) expectError(t *testing.T, httpMethod, path, contentType string, body []byte) {
 	t.Helper()
@@ -190,6 +197,9 @@ func (e *endpoint) expectError(t *testing.T, httpMethod, path, contentType strin
 	what := fmt.Sprintf("%s %.60s as %q with %d bytes", httpMethod, path, contentType, len(body))
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
+		return
+	}
+	if status == http.StatusOK && slices.Contains(answersAnybody, path) {
 		return
 	}
 	if why := unfit(status, answer); why != "" {
@@ -233,7 +243,9 @@ func unfit(status int, answer []byte) string {
 	}
 	var e struct{ Code, Message string }
 	if json.Unmarshal(answer, &e) == nil && (e.Code == connect.CodeInternal.String() || e.Code == connect.CodeUnknown.String() || e.Message == "") {
-		return "an error that does not say what is wrong"
+		if !strings.HasPrefix(e.Message, "protocol error") { // a frame that is none has no better code in Connect
+			return "an error that does not say what is wrong"
+		}
 	}
 	return ""
 }
@@ -351,7 +363,7 @@ func nonsenseField(r *rand.Rand, f protoreflect.FieldDescriptor, depth int) prot
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(r.IntN(2) == 0)
 	case protoreflect.StringKind:
-		words := []string{"", "a.localhost", "hub", "mimi://a.localhost/u/alice", "mimi://a.localhost/d/00000000-0000-4000-8000-000000000000", "\x00", strings.Repeat("x", 2000)}
+		words := []string{"", "a.localhost", "hub", "mimi://a.localhost/u/nobody", "mimi://a.localhost/d/00000000-0000-4000-8000-000000000000", "\x00", strings.Repeat("x", 2000)}
 		return protoreflect.ValueOfString(words[r.IntN(len(words))])
 	case protoreflect.BytesKind:
 		lengths := []int{0, 1, 16, 32, 64, 1500}

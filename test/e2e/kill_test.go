@@ -99,11 +99,11 @@ func chaos(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// moments returns random times within which a command that takes about took is killed: at its beginning, in its middle, at its end.
+// moments returns random times at which a command is killed that takes about took when nothing else is going on: from its beginning to past its end.
 func moments(r *rand.Rand, took time.Duration, n int) []time.Duration {
 	out := make([]time.Duration, n)
 	for i := range out {
-		out[i] = time.Duration(r.Int64N(int64(took) * 5 / 4))
+		out[i] = time.Duration(r.Int64N(int64(took) * 2))
 	}
 	return out
 }
@@ -155,13 +155,38 @@ func TestKill9Commands(t *testing.T) {
 	g.members(alice, alice, bob)
 	g.say(bob, "here")
 	g.agreed(t, 1, alice, bob)
+	killedJoin(t, r, took, g, alice, bob, probe)
 	if got := bob.interrupted(moments(r, took, 3), "group leave", g[bob]); got.code != 0 && !strings.Contains(got.stderr, client.ErrGroupOver.Error()) {
 		t.Fatalf("bob: %s", got)
 	}
 	alice.await("bob's leaving", in(g[alice], "left", bob.user))
+	bob.await("the end", in(g[bob], "group_over", ""))
 	g.members(alice, alice)
-	once(t, alice, "connected", "left")
-	once(t, bob, "connected", "group_joined", "group_over")
+	once(t, alice, "connected", "left", "removed")
+	once(t, bob, "group_joined", "group_over")
+}
+
+// killedJoin lets a newcomer, who asked bob for a connection, in by invitation and removes it again; all commands are killed on the way.
+func killedJoin(t *testing.T, r *rand.Rand, took time.Duration, g group, alice, bob, newcomer *person) {
+	t.Helper()
+	newcomer.listen()
+	bob.must(nil, "accept", newcomer.user)
+	newcomer.await("the connection", about("connected", bob.user))
+	var invitation struct{ Link string }
+	bob.must(&invitation, "group invite", g[bob])
+	if got := newcomer.interrupted(moments(r, took, 4), "group join", invitation.Link); got.code != 0 && !strings.Contains(got.stderr, client.ErrMember.Error()) {
+		t.Fatalf("the newcomer: %s", got)
+	}
+	g[newcomer] = newcomer.await("the group", about("group_joined", "")).Group
+	g.members(newcomer, alice, bob, newcomer)
+	g.say(newcomer, "here too")
+	g.agreed(t, 2, alice, bob)
+	if got := alice.interrupted(moments(r, took, 3), "group remove", "friends", newcomer.user); got.code != 0 && !strings.Contains(got.stderr, client.ErrNotMember.Error()) {
+		t.Fatalf("alice: %s", got)
+	}
+	newcomer.await("the removal", in(g[newcomer], "group_over", ""))
+	g.members(bob, alice, bob)
+	once(t, newcomer, "connected", "group_joined", "group_over")
 }
 
 // once checks that a person saw exactly one event of each kind.
@@ -197,7 +222,7 @@ func TestKill9Clients(t *testing.T) {
 	var over atomic.Bool
 	var all errgroup.Group
 	for i, p := range []*person{alice, carol} {
-		at := moments(rand.New(rand.NewPCG(r.Uint64(), uint64(i))), took, 12)
+		at := moments(rand.New(rand.NewPCG(r.Uint64(), uint64(i))), 2*took, 12) // it takes longer while others send and listen
 		all.Go(func() error { return p.sendInterrupted(g[p], at) })
 	}
 	done := make(chan error, 1)

@@ -79,7 +79,12 @@ func start(t *testing.T, onLine func(string), args ...string) (*process, error) 
 		cancel()
 		close(p.done)
 	}()
-	t.Cleanup(p.kill)
+	t.Cleanup(func() {
+		p.kill()
+		if _, stderr := p.output(); strings.Contains(stderr, "DATA RACE") || strings.Contains(stderr, "goroutine ") {
+			t.Errorf("mimimi %s raced or panicked:\n%s", args[0], tail(stderr))
+		}
+	})
 	return p, nil
 }
 

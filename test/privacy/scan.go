@@ -82,9 +82,8 @@ func (r *Recorder) Check(m *Matrix, canaries []Canary) (*Report, error) {
 			rep.Seen[v.Role][canaries[i].Kind]++
 		}
 	}
-	rep.Leaks = slices.SortedFunc(maps.Keys(found), func(a, b Leak) int {
-		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
-	})
+	rep.Leaks = slices.AppendSeq(rep.Leaks, maps.Keys(found)) // never nil, so that it is [] in JSON
+	slices.SortFunc(rep.Leaks, func(a, b Leak) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	return rep, nil
 }
 
