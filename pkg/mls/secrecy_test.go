@@ -311,3 +311,32 @@ func TestEndedEpochsAreErased(t *testing.T) {
 		t.Error("secrets of an epoch that is no longer kept are still there")
 	}
 }
+
+// TestUsedSkippedKeyIsErased: a key that waited for a late message is cleared when that message has been read, and no other is.
+func TestUsedSkippedKeyIsErased(t *testing.T) {
+	tree := newSecretTree(X25519_AES128GCM_SHA256_Ed25519, 2, bytes.Repeat([]byte{7}, 32))
+	step := func(generation uint32) {
+		t.Helper()
+		_, s, err := tree.derive(1, applicationRatchet, generation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree.apply(s)
+	}
+	step(2)
+	waiting := tree.ratchets[1][applicationRatchet].skipped
+	if len(waiting) != 2 {
+		t.Fatalf("%d keys wait, want 2", len(waiting))
+	}
+	first, second := waiting[0], waiting[1]
+	step(0)
+	zero := func(k messageKey) bool {
+		return bytes.Equal(k.key, make([]byte, len(k.key))) && bytes.Equal(k.nonce, make([]byte, len(k.nonce)))
+	}
+	if !zero(first.messageKey) {
+		t.Error("a used key is still there")
+	}
+	if zero(second.messageKey) {
+		t.Error("a key that still waits was erased")
+	}
+}

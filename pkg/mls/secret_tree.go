@@ -118,13 +118,28 @@ func (t *secretTree) apply(s *ratchetStep) {
 	t.ratchets[s.leaf] = &s.ratchets
 }
 
-// eraseReplaced clears the ratchet secrets of old that next no longer holds.
+// eraseReplaced clears the secrets of old that next no longer holds: ratchet secrets, and skipped keys that were used or are too many.
 func eraseReplaced(old, next *leafRatchets) {
 	for k := range old {
 		if old[k].generation != next[k].generation {
 			clear(old[k].secret)
 		}
+		kept := make(map[uint32]bool, len(next[k].skipped))
+		for _, s := range next[k].skipped {
+			kept[s.generation] = true
+		}
+		for _, s := range old[k].skipped {
+			if !kept[s.generation] {
+				s.erase()
+			}
+		}
 	}
+}
+
+// erase clears the key and the nonce.
+func (k messageKey) erase() {
+	clear(k.key)
+	clear(k.nonce)
 }
 
 // expand returns the step that opens leaf's ratchets without advancing them; ok is false for a leaf outside the tree.
@@ -214,7 +229,7 @@ func (t *secretTree) erase() {
 		for k := range r {
 			clear(r[k].secret)
 			for _, s := range r[k].skipped {
-				clear(s.key)
+				s.erase()
 			}
 		}
 	}

@@ -26,15 +26,19 @@ var vectorRunners = map[string]func(t *testing.T, c json.RawMessage){
 // vectorDir is where the vectors are looked for if MLS_VECTORS does not say.
 const vectorDir = "../../../shared/vectors/mls"
 
-// vectorFiles returns the paths of the vector files, or skips.
+// vectorFiles returns the paths of the vector files. Without any it skips; but where they were named, or must be there, it fails.
 func vectorFiles(t testing.TB) []string {
-	dir := os.Getenv("MLS_VECTORS")
+	named := os.Getenv("MLS_VECTORS")
+	dir := named
 	if dir == "" {
 		dir = vectorDir
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(files) == 0 && (named != "" || os.Getenv("CI") != "") {
+		t.Fatal("no MLS test vectors where MLS_VECTORS, or CI, says that they are")
 	}
 	if len(files) == 0 {
 		t.Skip("no MLS test vectors: clone github.com/mlswg/mls-implementations and set MLS_VECTORS to its test-vectors folder")
@@ -66,6 +70,19 @@ func vectorCases(t testing.TB, path string) (run []json.RawMessage, others int) 
 		run = append(run, c)
 	}
 	return run, others
+}
+
+// TestVectorsAreComplete: no file that has a runner is missing. The long random history is optional, since some collections leave it out.
+func TestVectorsAreComplete(t *testing.T) {
+	found := make(map[string]bool)
+	for _, path := range vectorFiles(t) {
+		found[filepath.Base(path)] = true
+	}
+	for name := range vectorRunners {
+		if !found[name] && name != "passive-client-random.json" {
+			t.Errorf("%s is missing", name)
+		}
+	}
 }
 
 func TestVectors(t *testing.T) {
