@@ -24,9 +24,9 @@ lint:
 	go tool staticcheck ./...
 	go mod tidy -diff
 
-# sim runs the seeded fault tests alone, e2e the whole system.
+# sim runs the seeded random histories and faults alone, e2e the whole system.
 sim:
-	go test ./test/fault/...
+	go test -count=1 -run 'Scenario|Faults|KilledAnywhere|OneOrder|Kill9' ./pkg/mls ./pkg/client ./services/... ./test/e2e
 
 e2e:
 	go test -count=1 ./test/e2e/... ./test/privacy/... ./test/interop/...

@@ -119,7 +119,7 @@ func (s *stage) perform(ctx context.Context, plant bool) (_ *demoResult, err err
 			return nil, err
 		}
 	}
-	delivered, err := s.delivered()
+	delivered, err := s.delivered(ctx)
 	if err != nil {
 		return nil, err
 	}

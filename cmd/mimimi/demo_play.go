@@ -14,6 +14,9 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
+// surname makes the people's user names long enough to be searched for by themselves.
+const surname = "-of-the-demo"
+
 // peeringPoll is how often a connection is tried while the domains do not know each other yet.
 const peeringPoll = 200 * time.Millisecond
 
@@ -36,7 +39,7 @@ func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, e
 	cfg := client.Config{
 		Dir: filepath.Join(s.dir, "people", name), Provider: s.domains[domainName].Info(), Tap: s.canaries.tap(name, domainName),
 	}
-	c, err := client.Register(ctx, cfg, name)
+	c, err := client.Register(ctx, cfg, name+surname)
 	if err != nil {
 		return nil, fmt.Errorf("register %s: %w", name, err)
 	}
@@ -346,12 +349,17 @@ func carolReadNothing(carol *person) error {
 	return nil
 }
 
-// delivered counts the messages that people got from others, each once.
-func (s *stage) delivered() (int, error) {
+// delivered lets everybody catch up once more and stop, and counts the messages that people got from others, each once.
+func (s *stage) delivered(ctx context.Context) (int, error) {
 	n := 0
 	for _, p := range s.people {
+		p.cancel()
+		<-p.done
+		if err := errors.Join(p.c.Sync(ctx), p.collect()); err != nil {
+			return 0, fmt.Errorf("%s catches up: %w", p.name, err)
+		}
 		seen := make(map[string]bool)
-		for _, e := range p.events {
+		for _, e := range p.events { // nobody adds to them any more
 			if e.Kind != client.EventMessage {
 				continue
 			}

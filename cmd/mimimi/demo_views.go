@@ -29,7 +29,8 @@ var canaryKinds = map[string]string{
 	client.TapQueueID: "queue ID", client.TapInviteSecret: "invite secret", client.TapPseudonym: "pseudonym", client.TapContent: "content",
 }
 
-// tap returns what one person's client reports to. A value belongs to the domain of whoever reports it first, which is who made it; a user's URI says itself.
+// tap returns what one person's client reports to. A value belongs to the domain of whoever reports it first, which is who made it; a user's URI says itself. All of the demo's
+// groups are on the hub of domainA, connection groups too, since those who ask are there.
 func (c *canaries) tap(name, domain string) func(kind string, values ...[]byte) {
 	return func(kind string, values ...[]byte) {
 		c.mu.Lock()
@@ -50,7 +51,7 @@ func (c *canaries) tap(name, domain string) func(kind string, values ...[]byte) 
 			if u, err := mimimi.ParseUser(string(v)); err == nil {
 				owner = u.Domain()
 			}
-			c.all = append(c.all, privacy.Canary{Kind: row, Label: name + "'s " + row, Domain: owner, Value: slices.Clone(v)})
+			c.all = append(c.all, privacy.Canary{Kind: row, Label: name + "'s " + row, Domain: owner, Hub: domainA, Value: slices.Clone(v)})
 		}
 	}
 }
@@ -126,8 +127,8 @@ func cell(r *demoResult, row privacy.Row, role privacy.Role) string {
 	switch {
 	case n == 0:
 		return "–"
-	case row.Allowed[role] == privacy.Own:
-		return fmt.Sprintf("%d own", n)
+	case row.Allowed[role] != privacy.All:
+		return fmt.Sprintf("%d %s", n, row.Allowed[role])
 	}
 	return fmt.Sprint(n)
 }

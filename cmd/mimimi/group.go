@@ -48,6 +48,17 @@ func findGroup(c *client.Client, name string) (string, error) {
 	return "", errors.New("several groups have this label: use the id that `mimimi group list` shows")
 }
 
+// inGroup opens the client, catches up, and runs do with the local id of a group.
+func (f *folderFlags) inGroup(ctx context.Context, name string, do func(c *client.Client, id string) error) error {
+	return f.with(ctx, func(c *client.Client) error {
+		id, err := findGroup(c, name)
+		if err != nil {
+			return err
+		}
+		return do(c, id)
+	})
+}
+
 // parseUsers parses all or none.
 func parseUsers(args []string) ([]mimimi.User, error) {
 	users := make([]mimimi.User, len(args))
@@ -88,11 +99,7 @@ func (g *groupAdd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return g.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
-		if err != nil {
-			return err
-		}
+	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
 		if err := c.Add(ctx, id, users...); err != nil {
 			return err
 		}
@@ -109,11 +116,7 @@ type groupInvite struct {
 
 // Run makes an invitation.
 func (g *groupInvite) Run(ctx context.Context, out io.Writer) error {
-	return g.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
-		if err != nil {
-			return err
-		}
+	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
 		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: time.Now().Add(g.For)})
 		if err != nil {
 			return err
@@ -157,11 +160,7 @@ func (g *groupRemove) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return g.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
-		if err != nil {
-			return err
-		}
+	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
 		if err := c.Remove(ctx, id, users[0]); err != nil {
 			return err
 		}
@@ -176,11 +175,7 @@ type groupLeave struct {
 
 // Run leaves a group.
 func (g *groupLeave) Run(ctx context.Context, out io.Writer) error {
-	return g.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
-		if err != nil {
-			return err
-		}
+	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
 		if err := c.Leave(ctx, id); err != nil {
 			return err
 		}
@@ -195,11 +190,7 @@ type groupMembers struct {
 
 // Run lists members.
 func (g *groupMembers) Run(ctx context.Context, out io.Writer) error {
-	return g.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
-		if err != nil {
-			return err
-		}
+	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
 		list, err := c.Members(id)
 		if err != nil {
 			return err
@@ -281,11 +272,7 @@ type sendCommand struct {
 
 // Run sends a message.
 func (s *sendCommand) Run(ctx context.Context, out io.Writer) error {
-	return s.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, s.Group)
-		if err != nil {
-			return err
-		}
+	return s.inGroup(ctx, s.Group, func(c *client.Client, id string) error {
 		m, err := c.Send(ctx, id, []byte(s.Text))
 		if err != nil {
 			return err

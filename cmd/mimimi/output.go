@@ -26,6 +26,14 @@ func say(w io.Writer, asJSON bool, v any, format string, args ...any) error {
 
 // explain adds what a person can do about an error, where the error does not say it itself.
 func explain(err error) string {
+	lines := strings.Split(explanation(err), "\n") // joined errors stand on lines of their own
+	for i := range lines {
+		lines[i] = printable(lines[i]) // a sentence may come from another domain's server
+	}
+	return strings.Join(lines, "; ")
+}
+
+func explanation(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNotRegistered):
 		return err.Error() + ": run `mimimi register` first, or name the right folder with -dir"

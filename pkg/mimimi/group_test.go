@@ -390,7 +390,7 @@ func TestLinkUpdateSealRefuses(t *testing.T) {
 	wantErr(t, err, ErrInvalid, "an identity_link_update is sealed in its epoch")
 }
 
-// TestHubGroupInfo: what would hand the hub link keys or a tree is refused (T9).
+// TestHubGroupInfo: what would hand the hub link keys or a tree is refused.
 func TestHubGroupInfo(t *testing.T) {
 	w := newWorld(t, MLSRules(), nil)
 	g := w.members["alice"].group
@@ -421,7 +421,7 @@ func TestHubGroupInfo(t *testing.T) {
 	wantErr(t, err, ErrInvalid, want)
 }
 
-// TestJoinFlow: link keys reach the leaf that they are for, from whoever knows the invite secret, and nobody else (§7, P9).
+// TestJoinFlow: link keys reach the leaf that they are for, from whoever knows the invite secret, and nobody else (§7).
 func TestJoinFlow(t *testing.T) {
 	w := newWorld(t, MLSRules(), nil)
 	invite := NewInviteSecret()

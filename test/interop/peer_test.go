@@ -71,6 +71,9 @@ func installTSMLS(t *testing.T) string {
 	cmd := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
+		if os.Getenv("CI") == "" {
+			t.Skipf("ts-mls cannot be installed, so interoperability is not checked; it needs the network once: %v\n%s", err, out)
+		}
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "installed"), nil, 0o644); err != nil {

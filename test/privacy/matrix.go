@@ -27,8 +27,9 @@ type Scope string
 
 // The scopes; a role that a row does not name has none.
 const (
-	Own Scope = "own" // only values of its own domain's users
-	All Scope = "all"
+	Own    Scope = "own"    // only values of its own domain's users
+	Served Scope = "served" // only values of groups that its own domain's hub serves
+	All    Scope = "all"
 )
 
 // Row is one kind of value and who may see it.
@@ -55,7 +56,7 @@ func LoadMatrix() (*Matrix, error) {
 			return nil, fmt.Errorf("privacy matrix: row %q lacks a kind or a reason", r.Kind)
 		}
 		for role, scope := range r.Allowed {
-			if !slices.Contains(m.Roles, role) || (scope != Own && scope != All) {
+			if !slices.Contains(m.Roles, role) || (scope != Own && scope != Served && scope != All) {
 				return nil, fmt.Errorf("privacy matrix: row %q: no such role or scope: %s %s", r.Kind, role, scope)
 			}
 		}
@@ -72,17 +73,19 @@ func (m *Matrix) row(kind string) (Row, bool) {
 	return m.Rows[i], true
 }
 
-// allows says whether a role of one domain may see a value of a kind that belongs to a user of the owner's domain.
-func (m *Matrix) allows(kind string, role Role, domain, owner string) bool {
-	r, ok := m.row(kind)
+// allows says whether a view may hold a canary.
+func (m *Matrix) allows(v View, c Canary) bool {
+	r, ok := m.row(c.Kind)
 	if !ok {
 		return false
 	}
-	switch r.Allowed[role] {
+	switch r.Allowed[v.Role] {
 	case All:
 		return true
 	case Own:
-		return domain == owner
+		return v.Domain == c.Domain
+	case Served:
+		return v.Domain == c.Hub
 	}
 	return false
 }

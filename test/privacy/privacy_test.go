@@ -78,6 +78,50 @@ func TestMatrixDecides(t *testing.T) {
 	}
 }
 
+func TestServedGroups(t *testing.T) {
+	m, err := LoadMatrix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for hub, leaks := range map[string]int{"a.example": 0, "b.example": 1} {
+		r := NewRecorder()
+		r.Add(View{"a.example", Hub}, "payload", secretValue)
+		rep, err := r.Check(m, []Canary{{Kind: "pseudonym", Domain: "c.example", Hub: hub, Value: secretValue}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rep.Leaks) != leaks {
+			t.Errorf("a group on the hub of %s: leaks = %v, want %d", hub, rep.Leaks, leaks)
+		}
+	}
+}
+
+func TestPartsOfIdentifiersAreFound(t *testing.T) {
+	m, err := LoadMatrix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, client := []byte("mimi://a.example/u/alice-liddell"), []byte("mimi://a.example/d/0f8fad5b-d9cb-469f-a165-70867728950e")
+	uuid := []byte("\x0f\x8f\xad\x5b\xd9\xcb\x46\x9f\xa1\x65\x70\x86\x77\x28\x95\x0e")
+	for name, data := range map[string][]byte{
+		"name":      []byte("user=alice-liddell"),
+		"uuid":      []byte("0f8fad5b-d9cb-469f-a165-70867728950e"),
+		"digits":    []byte("0F8FAD5BD9CB469FA16570867728950E"),
+		"raw":       uuid,
+		"in base64": []byte(base64.StdEncoding.EncodeToString(append([]byte("x"), uuid...))),
+	} {
+		r := NewRecorder()
+		r.Add(View{"a.example", Hub}, "log", data)
+		rep, err := r.Check(m, []Canary{{Kind: "user identifier", Domain: "a.example", Value: user}, {Kind: "client identifier", Domain: "a.example", Value: client}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rep.Leaks) == 0 {
+			t.Errorf("%s: not found", name)
+		}
+	}
+}
+
 func TestCleanViewRaisesNothing(t *testing.T) {
 	if leaks := check(t, View{"a.example", Hub}, "content", "payload", []byte(strings.Repeat("nothing to see here ", 1000))); len(leaks) != 0 {
 		t.Errorf("leaks = %v", leaks)

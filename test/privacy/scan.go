@@ -16,6 +16,7 @@ type Canary struct {
 	Kind   string // a row of the matrix
 	Label  string // whose or which, for the report: a name of the scenario's, never the value
 	Domain string // the domain of the user whom it belongs to
+	Hub    string // the domain of the hub of the group that it is used in, if it is
 	Value  []byte
 }
 
@@ -70,7 +71,7 @@ func (r *Recorder) Check(m *Matrix, canaries []Canary) (*Report, error) {
 			index.search(it.data, func(p pattern) {
 				c := canaries[p.canary]
 				seen[p.canary] = true
-				if !m.allows(c.Kind, v.Role, v.Domain, c.Domain) {
+				if !m.allows(v, c) {
 					found[Leak{c.Kind, c.Label, v.Domain, v.Role, it.where, p.form}] = true
 				}
 			})
@@ -96,10 +97,12 @@ type index struct {
 func newIndex(canaries []Canary) *index {
 	x := &index{buckets: make(map[uint64][]pattern)}
 	for i, c := range canaries {
-		for _, p := range forms(i, c.Value) {
-			x.first[binary.LittleEndian.Uint16(p.bytes)] = true
-			k := binary.LittleEndian.Uint64(p.bytes)
-			x.buckets[k] = append(x.buckets[k], p)
+		for _, value := range names(c.Value) {
+			for _, p := range forms(i, value) {
+				x.first[binary.LittleEndian.Uint16(p.bytes)] = true
+				k := binary.LittleEndian.Uint64(p.bytes)
+				x.buckets[k] = append(x.buckets[k], p)
+			}
 		}
 	}
 	return x
@@ -116,6 +119,25 @@ func (x *index) search(data []byte, hit func(pattern)) {
 			}
 		}
 	}
+}
+
+// names returns what may stand for a value: itself, and of a mimi URI its last part, and if that is a UUID the UUID's bytes and its digits without
+// dashes. A last part that is too short to be searched for is left out.
+func names(value []byte) [][]byte {
+	out := [][]byte{value}
+	uri, ok := strings.CutPrefix(string(value), "mimi://")
+	if !ok {
+		return out
+	}
+	last := uri[strings.LastIndexByte(uri, '/')+1:]
+	if len(last) >= minCanary {
+		out = append(out, []byte(last))
+	}
+	digits := strings.ReplaceAll(last, "-", "")
+	if raw, err := hex.DecodeString(digits); err == nil && len(raw) == 16 && digits != last {
+		out = append(out, raw)
+	}
+	return out
 }
 
 // forms returns a value raw, in both cases of hexadecimal and in both alphabets of base64 at each of the three offsets at which it may stand in a

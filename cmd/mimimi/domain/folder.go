@@ -170,7 +170,11 @@ func writeFile(name string, b []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(name)) // the new name must outlive a power cut too: a lost deployment key loses every stream
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // writeJSON writes a value as indented JSON.
