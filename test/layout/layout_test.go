@@ -41,6 +41,7 @@ func TestDependencyLaw(t *testing.T) {
 		"pkg/oblivious": {"pkg/problem"},
 		"pkg/mimimi":    {"pkg/mls", "pkg/redact"},
 		"pkg/bus":       {"pkg/problem", "pkg/mimimi", "pkg/mls", "pkg/redact", "pkg/telemetry"},
+		"pkg/service":   {"pkg/bus", "pkg/problem", "pkg/mimimi", "pkg/mls", "pkg/redact", "pkg/telemetry"},
 		"pkg/client":    {"pkg/mimimi", "pkg/mls", "pkg/redact", "pkg/problem", "pkg/oblivious", "api/mimimi/v1", "api/mimimi/v1/mimimiv1connect"},
 	}
 	for pkg, deps := range imports(t) {
@@ -54,6 +55,9 @@ func TestDependencyLaw(t *testing.T) {
 			}
 			if service(pkg) != "" && service(own) != "" && service(pkg) != service(own) {
 				t.Errorf("%s must not depend on another service's %s", pkg, own)
+			}
+			if service(pkg) != "" && (own == "pkg/client" || strings.HasPrefix(own, "cmd/") || strings.HasPrefix(own, "test/")) {
+				t.Errorf("the service %s must not depend on %s", pkg, own)
 			}
 			if strings.HasPrefix(pkg, "pkg/") && !strings.HasPrefix(own, "pkg/") && !strings.HasPrefix(own, "api/") {
 				t.Errorf("%s must not depend on %s", pkg, own)
@@ -72,7 +76,7 @@ func service(pkg string) string {
 	return name
 }
 
-// TestMLSIsPure: pkg/mls needs nothing but the standard library, x/crypto and circl, and never the network, a log or a clock's timer.
+// TestMLSIsPure: pkg/mls needs nothing but the standard library, x/crypto and circl, and never the network or a log.
 func TestMLSIsPure(t *testing.T) {
 	forbidden := []string{"net", "net/http", "log", "log/slog", "os/exec"}
 	for _, d := range imports(t)["pkg/mls"] {
