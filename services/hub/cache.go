@@ -25,6 +25,7 @@ type cached struct {
 	subject string // token form of the group's .c subject; "" until it is known
 	weight  int
 	behind  bool // a hint said that the log has moved on
+	echoes  int  // hints of this replica's own appends that are still to come
 }
 
 func newCache(limit int) *cache {
@@ -66,29 +67,29 @@ func (c *cache) peek(id mimimi.GroupID) *group {
 func (c *cache) put(subject string, g *group) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.set(subject, g)
+	c.set(subject, g, 0)
 }
 
-// replace keeps a state that this replica has just appended the last entry of.
+// replace keeps a state that this replica has just appended the last entry of, before it gives the hint, which it will hear itself.
 func (c *cache) replace(g *group) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	subject := ""
-	if e := c.byGroup[g.id]; e != nil {
-		subject = e.Value.(*cached).subject
+	subject, echoes := "", 0
+	if e := c.byGroup[g.id]; e != nil && e.Value.(*cached).subject != "" {
+		subject, echoes = e.Value.(*cached).subject, e.Value.(*cached).echoes+1
 	}
-	c.set(subject, g)
+	c.set(subject, g, echoes)
 }
 
 // set keeps g unless a newer state is there. The caller holds the mutex.
-func (c *cache) set(subject string, g *group) {
+func (c *cache) set(subject string, g *group, echoes int) {
 	if e := c.byGroup[g.id]; e != nil {
 		if e.Value.(*cached).g.last > g.last {
 			return
 		}
 		c.remove(e)
 	}
-	e := c.used.PushFront(&cached{g: g, subject: subject, weight: groupWeight + len(g.roster)})
+	e := c.used.PushFront(&cached{g: g, subject: subject, weight: groupWeight + len(g.roster), echoes: echoes})
 	c.byGroup[g.id] = e
 	if subject != "" {
 		c.bySubject[subject] = e
@@ -107,11 +108,19 @@ func (c *cache) remove(e *list.Element) {
 	c.weight -= x.weight
 }
 
-// moved marks the group of a hint as behind.
+// moved marks the group of a hint as behind, unless it is taken for the echo of this replica's own. Which hint is whose makes no difference: one more than
+// were given here means that somebody else appended. If an own hint was lost, another's is passed over in its place, as if that had been lost.
 func (c *cache) moved(subject string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.bySubject[subject]; e != nil {
-		e.Value.(*cached).behind = true
+	e := c.bySubject[subject]
+	if e == nil {
+		return
 	}
+	x := e.Value.(*cached)
+	if x.echoes > 0 {
+		x.echoes--
+		return
+	}
+	x.behind = true
 }

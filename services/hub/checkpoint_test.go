@@ -95,18 +95,121 @@ func TestSweep(t *testing.T) {
 	sameState(t, quiet.warm(), quiet.cold())
 }
 
-// TestSweepLosesRace checks that a group which moves on under the sweep is left alone.
+// datedLog has entries as old as a clock says.
+type datedLog struct {
+	eventLog
+	clock *clock
+	times map[uint64]time.Time
+}
+
+func (l *datedLog) Publish(ctx context.Context, s bus.Subject, data []byte, o bus.PublishOptions) (uint64, error) {
+	sequence, err := l.eventLog.Publish(ctx, s, data, o)
+	l.times[sequence] = l.clock.now()
+	return sequence, err
+}
+
+func (l *datedLog) Read(ctx context.Context, s bus.Subject, after uint64, limit, maxBytes int) ([]*bus.Message, bool, error) {
+	page, more, err := l.eventLog.Read(ctx, s, after, limit, maxBytes)
+	for _, m := range page {
+		m.Time = l.times[m.Sequence]
+	}
+	return page, more, err
+}
+
+// TestSweepSlowGroup takes a group with one commit a month through half a year: the checkpoint that its last entry names must never expire.
+func TestSweepSlowGroup(t *testing.T) {
+	const day, age = 24 * time.Hour, 45 * 24 * time.Hour
+	b := testBus(t)
+	w := emptyWorld(t, b)
+	log := &datedLog{eventLog: b, clock: w.clock, times: map[uint64]time.Time{}}
+	w.hub = replicaOn(t, log, b, w.clock)
+	w.create()
+	var sweepers []*sweeper
+	for p := range b.GroupPartitions() {
+		sweepers = append(sweepers, &sweeper{server: w.hub, partition: b.GroupPartition(p), age: age})
+	}
+	var made uint64
+	checkpoints := 0
+	for d := 1; d <= 180; d++ {
+		w.clock.advance(day)
+		if d%30 == 0 || d == 85 {
+			w.update("alice")
+		}
+		for _, s := range sweepers {
+			ok(t, s.sweep(t.Context()))
+		}
+		g := w.warm()
+		if old := w.clock.now().Sub(log.times[g.checkpoint]); old > age {
+			t.Fatalf("on day %d the last checkpoint is %v old", d, old)
+		}
+		if g.checkpoint != made {
+			made, checkpoints = g.checkpoint, checkpoints+1
+		}
+	}
+	if checkpoints != 5 { // the creation, and one every 45 days
+		t.Errorf("%d checkpoints, want 5", checkpoints)
+	}
+	sameState(t, w.warm(), w.cold())
+}
+
+// TestSweepLosesRace checks that a group which moves on under the sweep gets its checkpoint nevertheless, and no second one.
 func TestSweepLosesRace(t *testing.T) {
 	b := testBus(t)
-	w := newWorld(t, b, "bob")
-	last := w.warm().last
-	hub := replicaOn(t, &faultyLog{eventLog: b, before: func() { w.update("bob") }}, b, w.clock)
-	sweep := &sweeper{server: hub}
-	ok(t, sweep.refresh(t.Context(), must(b.Last(t.Context(), b.GroupHandshakes([]byte(w.id.Wire()))))))
-	if g := w.cold(); g.checkpoint >= last {
-		t.Error("a checkpoint was made")
+	for name, before := range map[string]func(w *world){
+		"commit":     func(w *world) { w.update("bob") },
+		"checkpoint": func(w *world) { ok(t, w.hub.checkpoint(t.Context(), w.warm())) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, b, "bob")
+			last := must(b.Last(t.Context(), b.GroupHandshakes([]byte(w.id.Wire()))))
+			hub := replicaOn(t, &faultyLog{eventLog: b, before: func() { before(w) }}, b, w.clock)
+			ok(t, (&sweeper{server: hub}).refresh(t.Context(), last))
+			g := w.cold()
+			if g.checkpoint <= last.Sequence || g.checkpoint != g.last {
+				t.Error("the group has no new checkpoint")
+			}
+			want := map[string]int{"commit": 4, "checkpoint": 3}[name]
+			if n := len(must2(b.Read(t.Context(), b.GroupHandshakes([]byte(w.id.Wire())), 0, 100, 1<<20))); n != want {
+				t.Errorf("%d entries, want %d", n, want)
+			}
+		})
 	}
+	sweep := &sweeper{server: newReplica(t, b, newClock())}
 	ok(t, sweep.refresh(t.Context(), &bus.Message{Sequence: 1, Data: []byte("garbage")}))
+}
+
+// TestCheckpointAmongMessages checks that messages alone bring checkpoints about, from which reading then starts.
+func TestCheckpointAmongMessages(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob")
+	before := w.warm()
+	n := 0
+	w.hub.draw = func(of int) int {
+		n++
+		if of != messagesPerCheckpoint {
+			t.Errorf("drawn of %d", of)
+		}
+		return n % 2
+	}
+	first, err := w.hub.SendMessage(t.Context(), w.message("bob", "one"))
+	ok(t, err)
+	if w.warm().last != before.last {
+		t.Error("a checkpoint after a message for which it was not drawn")
+	}
+	second, err := w.hub.SendMessage(t.Context(), w.message("bob", "two"))
+	ok(t, err)
+	g := w.cold()
+	if g.checkpoint <= second.Sequence || g.counted != second.Sequence {
+		t.Errorf("the checkpoint at %d counts up to %d, want %d", g.checkpoint, g.counted, second.Sequence)
+	}
+	if got := w.readAll("bob", first.Sequence); len(got) != 1 || got[0].Sequence != second.Sequence || got[0].Previous != first.Sequence {
+		t.Error("the log reads otherwise across the checkpoint")
+	}
+	large, err := w.hub.SendMessage(t.Context(), w.message("bob", string(make([]byte, messageShare)))) // 1 is drawn
+	ok(t, err)
+	if w.cold().counted != large.Sequence {
+		t.Error("a large message has no larger chance")
+	}
 }
 
 // TestLagging has a replica of the stream show nothing: the state is then read from the leader alone.
@@ -142,6 +245,30 @@ func TestHints(t *testing.T) {
 		t.Error("the cache still serves what a hint said is behind")
 	}
 	sameState(t, must(other.store.get(t.Context(), w.id)), w.warm())
+}
+
+// TestOwnHints checks that a replica's own appends leave its cache as good as it is, and that another's do not.
+func TestOwnHints(t *testing.T) {
+	b := testBus(t)
+	w := newWorld(t, b, "bob")
+	heard := make(chan struct{}, 8)
+	stop, err := b.WatchAll("group", func(subject string) { w.hub.store.cache.moved(subject); heard <- struct{}{} })
+	ok(t, err)
+	defer stop()
+	_ = w.warm()
+	for range 2 {
+		w.update("bob")
+		<-heard
+		if g := w.hub.store.cache.get(w.id); g == nil || g.last != w.cold().last {
+			t.Fatal("the replica's own hint made it forget what it wrote")
+		}
+	}
+	_, err = newReplica(t, b, w.clock).Commit(t.Context(), w.pathBundle("bob").rq)
+	ok(t, err)
+	<-heard
+	if w.hub.store.cache.get(w.id) != nil {
+		t.Error("the cache still serves what another replica's hint said is behind")
+	}
 }
 
 func TestCacheBound(t *testing.T) {

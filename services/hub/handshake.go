@@ -31,6 +31,15 @@ type step struct {
 func (s *step) external() bool { return s.change.Sender.Type == mls.SenderNewMemberCommit }
 func (s *step) removal() bool  { return len(s.change.Removed) > 0 }
 
+// departure says whether somebody left or was removed. A resync removes a leaf of somebody who stays: it must not end the others' invitations.
+func (s *step) departure() bool {
+	gone := len(s.change.Removed)
+	if _, ok := mimimi.Resync(s.change); ok {
+		gone--
+	}
+	return gone > 0
+}
+
 // draftCommit checks a commit bundle against docs/protocol.md §9 in its order and returns the entry for it. Errors: *staleError, problem.Denied,
 // problem.Invalid with the rule. g is unchanged.
 func (g *group) draftCommit(rq *pb.CommitRequest, millis int64) (*draft, error) {
@@ -251,7 +260,7 @@ func (g *group) committed(h *pb.HandshakeEntry, s *step, millis int64) *group {
 	next.public, next.state = s.change.After, s.state
 	next.groupInfo, next.externalPub, next.pending = h.GroupInfo, h.ExternalPub, nil
 	next.roster = changeRoster(g.roster, h.Changes)
-	next.invitations = g.invitationsAfter(h, s.removal())
+	next.invitations = g.invitationsAfter(h, s.departure())
 
 	epochs := g.counting()
 	epochs.Commit(h.Epoch, seconds(millis), s.removal())
@@ -263,9 +272,9 @@ func (g *group) committed(h *pb.HandshakeEntry, s *step, millis int64) *group {
 	return next
 }
 
-// invitationsAfter are the invitations that are left after a commit: none if it removed somebody, who may know them all.
-func (g *group) invitationsAfter(h *pb.HandshakeEntry, removal bool) map[string]invitation {
-	if removal {
+// invitationsAfter are the invitations that are left after a commit: none if somebody has gone, who may know them all.
+func (g *group) invitationsAfter(h *pb.HandshakeEntry, departure bool) map[string]invitation {
+	if departure {
 		return map[string]invitation{}
 	}
 	if len(h.JoinTokenHash) == 0 {

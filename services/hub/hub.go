@@ -10,7 +10,8 @@
 //   - A retry with the same request id gets the same answer, as long as no more than 128 later entries were accepted.
 //   - A group id is used for one group, for good.
 //   - A refusal is given against what the stream's leader has, never against a cached state that is behind.
-//   - Nothing that a group needs expires: a checkpoint is made every 64 entries, and for quiet groups before half of the log's maximal age.
+//   - Nothing that a group needs expires: a checkpoint is made every 64 handshakes and invitations, about every 4,096 messages, and
+//     in any case once the last one is half as old as entries get.
 //   - No error, log line or metric names a group, a member or a request.
 //
 // Not guaranteed: that an accepted message counts (its place in the log decides, which its sender is told); that membership tags, confirmation tags and
@@ -21,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 
@@ -46,7 +48,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	s := &server{
 		domain:   cfg.Domain,
 		store:    &store{log: env.Bus, names: env.Bus, cache: newCache(cacheWeight)},
-		redeemer: mimimi.AcceptAll{}, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory),
+		redeemer: mimimi.AcceptAll{}, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(s, env))
 	if err != nil {

@@ -44,6 +44,11 @@ const (
 	maxRecent = 128
 	// checkpointEvery is how many .c entries may follow a checkpoint before the next one is due.
 	checkpointEvery = 64
+	// messagesPerCheckpoint is how many messages stand between two checkpoints on average when nothing else makes any: about 16 pages. Each message
+	// is followed by a checkpoint with this chance, so that nobody has to count. A message counts once more for each messageShare bytes, since large
+	// ones fill pages sooner. That maxPages of them stand without a checkpoint has a chance of less than e^-32.
+	messagesPerCheckpoint = 4096
+	messageShare          = pageBytes / pageEntries
 )
 
 // Bounds on work.
@@ -56,7 +61,7 @@ const (
 	// pageEntries and pageBytes bound one read of the log.
 	pageEntries = 256
 	pageBytes   = 4 << 20
-	// maxPages bounds the pages that one request may make the hub read: a quarter of a million messages between two handshakes.
+	// maxPages bounds the pages that one request may make the hub read: a quarter of a million messages between two checkpoints.
 	maxPages = 1024
 	// maxCheckpointHops bounds the search for an epoch from the newest checkpoint back: 16,384 handshakes.
 	maxCheckpointHops = 256
@@ -69,10 +74,10 @@ const (
 	cacheWeight = 1 << 17
 	// groupWeight is a cached group's weight besides its leaves.
 	groupWeight = 8
-	// requestTimeout bounds one request's work. It is less than what the edge waits for an answer.
-	requestTimeout = 25 * time.Second
-	// sweepEvery is how often a partition is swept for quiet groups, and sweepPages how much of it one sweep looks at: 16,000 entries or 256 MiB, so that a
-	// full partition of 16 GiB has been looked at after half a day, where half the maximal age is weeks.
+	// requestTimeout bounds one request's work. It is less than the 20 s that the edge waits for an answer.
+	requestTimeout = 15 * time.Second
+	// sweepEvery is how often a partition is swept for groups with an old checkpoint, and sweepPages how much of it one sweep looks at: 16,000 entries
+	// or 256 MiB, so that a full partition of 16 GiB has been looked at after half a day, where half the maximal age is weeks.
 	sweepEvery = 10 * time.Minute
 	sweepPages = 64
 )

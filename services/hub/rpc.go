@@ -31,7 +31,8 @@ type server struct {
 	redeemer mimimi.Redeemer
 	now      func() time.Time
 	metrics  *metrics
-	history  chan struct{} // holds a value for each past state that is being rebuilt
+	history  chan struct{}   // holds a value for each past state that is being rebuilt
+	draw     func(n int) int // a random number from 0 to n-1
 }
 
 var _ mimimiv1connect.HubServiceHandler = (*server)(nil)
@@ -170,7 +171,11 @@ func (s *server) SendMessage(ctx context.Context, rq *pb.SendMessageRequest) (*p
 			}
 		}
 		sequence, millis, err := s.store.appendMessage(ctx, id, e)
-		return &pb.SendMessageResponse{Sequence: sequence, Accepted: seconds(millis)}, err
+		if err != nil {
+			return nil, err
+		}
+		s.checkpointByChance(ctx, id, len(rq.Message))
+		return &pb.SendMessageResponse{Sequence: sequence, Accepted: seconds(millis)}, nil
 	})
 }
 

@@ -12,11 +12,11 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
-// sweeper makes checkpoints for the quiet groups of one partition, so that no group's last entry ever expires.
+// sweeper makes checkpoints for the groups of one partition that get none otherwise, so that no group's last checkpoint ever expires.
 //
-// It follows the partition's handshakes at a distance of age: once an entry has become that old, it is looked at, and if it still is its group's last one,
-// the group gets a checkpoint. A group whose last entry is later is met there. So each entry is looked at once; a restart begins again at the oldest.
-// Replicas sweep alike, and the log's CAS lets one of them succeed.
+// It follows the partition's handshakes at a distance of age: once an entry has become that old, it is looked at, and if its group has no checkpoint after
+// it, the group gets one, however many entries came since: all of them name a checkpoint that is at least as old. So each entry is looked at once; a
+// restart begins again at the oldest. Replicas sweep alike, and the log's CAS lets one of them succeed.
 type sweeper struct {
 	server    *server
 	partition bus.Subject
@@ -61,8 +61,8 @@ func (w *sweeper) sweep(ctx context.Context) error {
 	return nil
 }
 
-// refresh makes a checkpoint if m is its group's last entry. A group that cannot be read must not keep the others from being refreshed: it is left
-// to whoever reads the metric.
+// refresh makes a checkpoint if m's group has none after m. A group that cannot be read must not keep the others from being refreshed: it is left to
+// whoever reads the metric. An error means that m has to be looked at again.
 func (w *sweeper) refresh(ctx context.Context, m *bus.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -77,7 +77,7 @@ func (w *sweeper) refresh(ctx context.Context, m *bus.Message) error {
 		return nil
 	}
 	switch err = w.server.refresh(ctx, id, m.Sequence); {
-	case err == nil, isKind(err, problem.Stale): // stale: another entry came, or another replica's checkpoint
+	case err == nil:
 		return nil
 	case isKind(err, problem.Unavailable), isKind(err, problem.Limited):
 		return err
@@ -86,17 +86,38 @@ func (w *sweeper) refresh(ctx context.Context, m *bus.Message) error {
 	return nil
 }
 
-// refresh makes a checkpoint for a group whose last entry is still the one at a sequence.
+// refresh makes a checkpoint for a group that has none after a sequence. When others' entries come first it tries again: they are as good as nothing,
+// unless one of them is a checkpoint.
 func (s *server) refresh(ctx context.Context, id mimimi.GroupID, sequence uint64) error {
-	last, err := s.store.log.Last(ctx, s.store.handshakes(id))
-	if err != nil || last.Sequence != sequence {
-		return err
+	for range maxAttempts {
+		last, err := s.store.log.Last(ctx, s.store.handshakes(id))
+		if err != nil {
+			return err
+		}
+		e, err := decode(id, last)
+		if err != nil {
+			return err
+		}
+		if lastCheckpoint(e, last.Sequence) > sequence {
+			return nil
+		}
+		g, err := s.store.current(ctx, id, nil)
+		if err != nil || g.checkpoint > sequence {
+			return err
+		}
+		err = s.checkpoint(ctx, g)
+		s.metrics.checkpoint(ctx, err)
+		if !isKind(err, problem.Stale) {
+			return err
+		}
 	}
-	g, err := s.store.current(ctx, id, nil)
-	if err != nil || g.last != sequence {
-		return err
+	return errBusy
+}
+
+// lastCheckpoint is the sequence of a group's last checkpoint, where e is its last .c entry.
+func lastCheckpoint(e *pb.GroupEntry, sequence uint64) uint64 {
+	if kindOf(e) == kindCheckpoint {
+		return sequence
 	}
-	err = s.checkpoint(ctx, g)
-	s.metrics.checkpoint(ctx, err)
-	return err
+	return e.Checkpoint
 }

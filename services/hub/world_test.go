@@ -49,6 +49,7 @@ func replicaOn(t testing.TB, log eventLog, names subjects, c *clock) *server {
 	return &server{
 		domain: hubDomain, store: &store{log: log, names: names, cache: newCache(cacheWeight)},
 		redeemer: mimimi.AcceptAll{}, now: c.now, metrics: m, history: make(chan struct{}, maxHistory),
+		draw: func(int) int { return 1 },
 	}
 }
 

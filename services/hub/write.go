@@ -111,6 +111,20 @@ func (s *server) checkpointIfDue(ctx context.Context, g *group) {
 	s.metrics.checkpoint(ctx, s.checkpoint(ctx, g))
 }
 
+// checkpointByChance appends a checkpoint after one in messagesPerCheckpoint messages, or more of large ones, so that a long chat without handshakes does
+// not make readers go over all of it. size is the accepted message's. The chance is the hub's alone: no sender can bring a checkpoint about or keep it away. Whether it works makes no difference to the
+// message that was accepted before.
+func (s *server) checkpointByChance(ctx context.Context, id mimimi.GroupID, size int) {
+	if s.draw(messagesPerCheckpoint) > size/messageShare {
+		return
+	}
+	g, err := s.store.current(ctx, id, nil)
+	if err == nil {
+		err = s.checkpoint(ctx, g)
+	}
+	s.metrics.checkpoint(ctx, err)
+}
+
 // checkpoint appends g's own state after its last entry, under the same CAS as all others. A crash before the publish leaves nothing; one after it
 // leaves a checkpoint, which changes nothing that anyone can see. A message may be accepted between the reading of the last one that counts and the
 // publish: readers of checkpoints know that (events.proto).
