@@ -20,8 +20,8 @@ import (
 
 // Consume works off an ordered consumer until ctx is done, and returns nil then, once the handlers that run have returned.
 //
-// Of all replicas that call it for c, one is active (a priority group with a pinned client). Messages of one key, a group or otherwise a subject, are
-// handled in the order of the stream; different keys concurrently up to 32. While handle returns problem.Unavailable, Limited, Stale or Internal it
+// Of all replicas that call it for c, one is active (a priority group with a pinned client). Messages of one key, a group or otherwise a subject
+// unless Consumer.By says what, are handled in the order of the stream; different keys concurrently up to 32. While handle returns problem.Unavailable, Limited, Stale or Internal it
 // is called again with growing pauses, which holds back that key only (and all keys, once 512 messages are out); after 20 internal errors, and at once on any
 // other error, the message goes to DEAD with its family, sequence and the constant sentence. A panic of handle counts as an internal error. A message is acknowledged, and
 // the acknowledgement confirmed, after handle returned or DEAD has it.
@@ -61,6 +61,7 @@ var defaultRetry = retry{first: firstRetry, max: maxRetry, internal: maxInternal
 // held is a delivered message that is not acknowledged. msg is guarded by worker.mu: a redelivery replaces it.
 type held struct {
 	m   *Message
+	key string
 	msg jetstream.Msg
 }
 
@@ -154,6 +155,8 @@ func (w *worker) deliver(msg jetstream.Msg) {
 	if err != nil {
 		return // not a delivery
 	}
+	h := &held{msg: msg, m: &Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Subject: msg.Subject(), Time: meta.Timestamp}}
+	h.key = w.c.key(h.m)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	pin := msg.Headers().Get("Nats-Pin-Id")
@@ -164,11 +167,10 @@ func (w *worker) deliver(msg jetstream.Msg) {
 	}
 	w.last = meta.Sequence.Consumer
 	seq := meta.Sequence.Stream
-	if h, ok := w.held[seq]; ok {
-		h.msg = msg // delivered again because a sign of life was late: acknowledge the newest delivery
+	if old, ok := w.held[seq]; ok {
+		old.msg = msg // delivered again because a sign of life was late: acknowledge the newest delivery
 		return
 	}
-	h := &held{msg: msg, m: &Message{Sequence: seq, Data: msg.Data(), Subject: msg.Subject(), Time: meta.Timestamp}}
 	w.held[seq] = h
 	switch {
 	case w.stopped: // only kept to be given back
@@ -243,12 +245,11 @@ func (w *worker) settle(ctx context.Context) {
 
 // enqueue gives h to its key's goroutine. Call with mu held.
 func (w *worker) enqueue(h *held) {
-	key := orderKey(h.m.Subject)
-	queue, running := w.keys[key]
-	w.keys[key] = append(queue, h)
+	queue, running := w.keys[h.key]
+	w.keys[h.key] = append(queue, h)
 	if !running {
 		ctx := w.ctx
-		w.running.Go(func() { w.work(ctx, key) })
+		w.running.Go(func() { w.work(ctx, h.key) })
 	}
 }
 
@@ -312,6 +313,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // try calls handle once, in one of the slots.
 func (w *worker) try(ctx context.Context, m *Message) (err error) {
+	if ctx.Err() != nil { // select might choose the slot: what stood before m may have been given up
+		return ctx.Err()
+	}
 	select {
 	case w.slots <- struct{}{}:
 	case <-ctx.Done():

@@ -222,7 +222,30 @@ func (b *Bus) consumerAsDeclared(ctx context.Context, c Consumer) (bool, error) 
 }
 
 // Consumer names one of the declared ordered consumers.
-type Consumer struct{ name, stream string }
+type Consumer struct {
+	name, stream string
+	by           func(*Message) string // nil: by subject
+}
+
+// By returns c with another idea of what is to be kept in order: messages for which key returns the same string, and no others. key depends on the message
+// alone, is quick, and may be called for a message more than once; if it panics, the message is kept in order by its subject. All replicas use the same key.
+func (c Consumer) By(key func(*Message) string) Consumer {
+	c.by = key
+	return c
+}
+
+// key is what a message is kept in order by.
+func (c Consumer) key(m *Message) (key string) {
+	if c.by == nil {
+		return orderKey(m.Subject)
+	}
+	defer func() {
+		if recover() != nil { // its value may hold anything; what cannot be read is the handler's affair
+			key = orderKey(m.Subject)
+		}
+	}()
+	return c.by(m)
+}
 
 // fanoutConsumer is fan-out's durable on every GROUP stream.
 const fanoutConsumer = "fanout"

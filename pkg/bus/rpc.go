@@ -14,7 +14,8 @@ import (
 
 // Serve answers calls to a service until ctx is done, then waits for those it has begun; others that reach it meanwhile are told to try again.
 // Several replicas share the calls. Payloads are opaque. At most 64 calls are handled at once and further ones wait. handle's ctx ends
-// when the caller has given up, and is not cancelled by shutdown.
+// 30 seconds after it began, when every caller has given up (one that had to wait, or whose own time is shorter, gave up earlier), and is not cancelled by
+// shutdown. A panic of handle fails its call only.
 func (b *Bus) Serve(ctx context.Context, service string, handle func(ctx context.Context, request []byte) []byte) error {
 	s, err := micro.AddService(b.nc, micro.Config{Name: service, Version: "1.0.0"})
 	if err != nil {
@@ -86,6 +87,7 @@ func (g *gate) close() {
 const (
 	codeBusy   = "503"
 	codeTooBig = "413"
+	codeFailed = "500"
 )
 
 func rpcSubject(service string) string { return "rpc." + service }
@@ -94,11 +96,14 @@ func rpcSubject(service string) string { return "rpc." + service }
 func (b *Bus) answer(ctx context.Context, r micro.Request, handle func(context.Context, []byte) []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	reply := handle(ctx, r.Data())
+	reply, ok := b.guarded(ctx, r.Data(), handle)
 	var err error
-	if int64(len(reply)) > b.nc.MaxPayload() {
+	switch {
+	case !ok:
+		err = r.Error(codeFailed, "the service failed", nil)
+	case int64(len(reply)) > b.nc.MaxPayload():
 		err = r.Error(codeTooBig, "the answer is too large", nil)
-	} else {
+	default:
 		err = r.Respond(reply)
 	}
 	if err != nil {
@@ -106,9 +111,20 @@ func (b *Bus) answer(ctx context.Context, r micro.Request, handle func(context.C
 	}
 }
 
+// guarded calls handle; false if it panicked, whatever it called: one request must not end the service for all.
+func (b *Bus) guarded(ctx context.Context, request []byte, handle func(context.Context, []byte) []byte) (reply []byte, ok bool) {
+	defer func() {
+		if recover() != nil { // its value may hold anything
+			b.log.Error("a handler of calls panicked")
+			reply, ok = nil, false
+		}
+	}()
+	return handle(ctx, request), true
+}
+
 // Call sends an opaque request to one replica of a service and returns its answer, waiting 30 seconds unless ctx ends sooner. When nobody is there, or the
 // replica is stopping, it tries once more. Errors: problem.Unavailable (no responder, timeout: the service may have acted all the same),
-// problem.Invalid (request too large), problem.Internal (answer too large).
+// problem.Invalid (request too large), problem.Internal (answer too large, or the handler panicked).
 func (b *Bus) Call(ctx context.Context, service string, request []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -131,6 +147,8 @@ func (b *Bus) Call(ctx context.Context, service string, request []byte) ([]byte,
 		return reply.Data, nil
 	case codeBusy:
 		return nil, problem.New(problem.Unavailable, "the service is stopping: try again")
+	case codeFailed:
+		return nil, problem.New(problem.Internal, "the service failed at the request")
 	default:
 		return nil, problem.New(problem.Internal, "the service's answer was too large")
 	}

@@ -472,6 +472,9 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 				if string(r) == "big" {
 					return make([]byte, bus.MaxPayload+1)
 				}
+				if string(r) == "panic" {
+					panic("canary")
+				}
 				if string(r) == "slow" {
 					close(started)
 					<-ctx.Done()
@@ -497,6 +500,10 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 	callers.Wait()
 	if served[0].Load() == 0 || served[1].Load() == 0 {
 		t.Errorf("one replica did it all: %d %d", served[0].Load(), served[1].Load())
+	}
+	for range 4 { // both replicas live on
+		_, err = b.Call(t.Context(), "hub", []byte("panic"))
+		wantKind(t, err, problem.Internal)
 	}
 	large := bytes.Repeat([]byte("A"), 7<<20+200<<10)
 	if got, err := b.Call(t.Context(), "hub", large); err != nil || !bytes.Equal(got, large) {

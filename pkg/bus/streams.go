@@ -48,8 +48,10 @@ var streamLimits = map[string]limit{
 	// The log. The hub repeats what a quiet group needs (a checkpoint) before half of this age, so that nothing needed ever expires; trees
 	// of past epochs must last 30 days. Consumers: fan-out, and room for a mirror.
 	streamGroup: {age: 90 * day, bytes: 16 * gib, perSubject: none, size: maxPayload, consumers: 8, duplicates: 2 * time.Minute, keep: true},
-	// What a domain that is down for a month has missed it gets by resync. Acknowledged deliveries go at once: they are metadata.
-	streamOutbox: {age: 30 * day, bytes: 64 * gib, perSubject: none, size: maxPayload, consumers: maxDomains, duplicates: 2 * time.Minute, worked: true},
+	// What a domain that is down for a month has missed it gets by resync. Acknowledged deliveries go at once: they are metadata. A domain has as many
+	// waiting as one queue holds: at an ordinary 4 KiB each 200 MB, 1/300 of the stream, so that a domain that is down or was made up does not fill
+	// it for the others.
+	streamOutbox: {age: 30 * day, bytes: 64 * gib, perSubject: 50_000, size: maxPayload, consumers: maxDomains, duplicates: 2 * time.Minute, refuse: true, worked: true},
 	// A body outlives the queue entries that refer to it by a day; writing it again renews it.
 	streamBody: {age: 46 * day, bytes: 64 * gib, perSubject: 1, size: maxPayload, consumers: 1, duplicates: time.Minute},
 	// The per-queue bound is a backstop: the provider evicts per group well below it. Entries over 4 KiB refer to BODY.

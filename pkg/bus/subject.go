@@ -136,7 +136,7 @@ func (b *Bus) Spent(epoch uint64, nonceHash []byte) Subject {
 // Dead holds what this service could not process: dead.<service>.
 func (b *Bus) Dead() Subject { return Subject{name: "dead." + b.service, stream: streamDead} }
 
-// orderKey is what Consume keeps in order: a group's token for both of its subjects, the subject itself for all others.
+// orderKey is what Consume keeps in order unless Consumer.By says otherwise: a group's token for both of its subjects, the subject itself for all others.
 func orderKey(subject string) string {
 	if t := strings.Split(subject, "."); len(t) == 4 && t[0] == "group" {
 		return t[2]

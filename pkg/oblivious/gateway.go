@@ -70,9 +70,14 @@ func (reservedHost) ValidRequest(r *http.Request) error {
 	return nil
 }
 
-// Handle answers one encapsulated request. It never fails: what cannot be opened gets a fixed, unencrypted refusal that a transport turns into ErrRefused, and a handler that panics or
-// writes more than fits gets its client a sealed status 500. The handler is called only with a request that is authentic to its last byte.
-func (g *Gateway) Handle(ctx context.Context, encapsulated []byte) []byte {
+// Handle answers one encapsulated request. It never fails: what cannot be opened, or makes a decoder panic, gets a fixed, unencrypted refusal that a transport turns
+// into ErrRefused, and a handler that panics or writes more than fits gets its client a sealed status 500. The handler is called only with a request that is authentic to its last byte.
+func (g *Gateway) Handle(ctx context.Context, encapsulated []byte) (answer []byte) {
+	defer func() {
+		if recover() != nil { // its value may hold anything, and the process serves others
+			answer = []byte(refusal)
+		}
+	}()
 	inner, seal, err := g.decapsulate(ctx, encapsulated)
 	if err != nil {
 		return []byte(refusal)

@@ -3,7 +3,7 @@
 //
 // Guarantees, whatever crashes, repeats or fails over:
 //
-//   - Every entry that counts is delivered at least once to each leaf that was in the group before it and had not proposed its own removal; a commit also
+//   - Every entry that counts is delivered at least once, unless OUTBOX is full for a leaf's domain, to each leaf that was in the group before it and had not proposed its own removal; a commit also
 //     to whoever joined by it from outside; a Welcome to each newcomer, with its own entry of it only. Nothing is delivered twice under two ids, and nobody
 //     else is delivered to.
 //   - `previous` names the group's entry before it that counts, the same for everybody and at every replica, whether the projection was warm or read anew.
@@ -15,6 +15,8 @@
 //   - One that cannot be read takes no part: it is delivered to nobody and does not count.
 //   - A roster change that names nobody to deliver to takes its leaf out of the roster, and a newcomer without an entry in the Welcome gets none; all else
 //     of such an entry is delivered.
+//   - One for which OUTBOX has no room under another domain is not delivered there, and delivered everywhere else. A domain that fetches nothing, or
+//     does not exist, so holds back no group. For the own domain it waits until there is room.
 //   - Entries whose checkpoint is gone cannot be placed: nothing is delivered until the group's next checkpoint.
 //
 // The next checkpoint states roster and epochs anew, so it ends every such fault. Clients see the gap by `previous` where something that counts is missing,
@@ -35,10 +37,13 @@ import (
 )
 
 // fanout is one replica.
-type fanout struct{ projector }
+type fanout struct {
+	projector
+	domain string // the own one
+}
 
-func newFanout(l log, s subjects, cachedLeaves int, m *metrics) *fanout {
-	return &fanout{projector{log: l, subjects: s, cache: newCache(cachedLeaves), metrics: m}}
+func newFanout(l log, s subjects, domain string, cachedLeaves int, m *metrics) *fanout {
+	return &fanout{projector: projector{log: l, subjects: s, cache: newCache(cachedLeaves), metrics: m}, domain: domain}
 }
 
 // Run works off all partitions of the log until ctx is done, finishes the entries at hand and returns. Entries that it took and did not finish go to
@@ -48,7 +53,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if err != nil {
 		return fmt.Errorf("make metrics: %w", err)
 	}
-	f := newFanout(env.Bus, env.Bus, cfg.cachedLeaves(), m)
+	f := newFanout(env.Bus, env.Bus, cfg.Domain, cfg.cachedLeaves(), m)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, c := range env.Bus.GroupConsumers() {
 		g.Go(func() error {

@@ -34,11 +34,13 @@ func newWorld(t *testing.T) *world {
 // replica is a fan-out of its own, with nothing cached.
 func (w *world) replica() *fanout {
 	b := w.domain.Bus("fanout")
-	return newFanout(b, b, maxCachedLeaves, testMetrics())
+	return newFanout(b, b, domainA, maxCachedLeaves, testMetrics())
 }
 
 // cold is a fan-out on the same connection as f, with nothing cached.
-func (f *fanout) cold() *fanout { return newFanout(f.log, f.subjects, maxCachedLeaves, testMetrics()) }
+func (f *fanout) cold() *fanout {
+	return newFanout(f.log, f.subjects, f.domain, maxCachedLeaves, testMetrics())
+}
 
 func testMetrics() *metrics {
 	m, err := newMetrics(noop.Meter{})

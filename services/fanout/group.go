@@ -15,6 +15,7 @@ var (
 	errNoStart    = problem.New(problem.Invalid, "the checkpoint that an entry names is not in the log")
 	errRoster     = problem.New(problem.Invalid, "a roster change names no client, domain or queue: its leaf gets no deliveries")
 	errWelcome    = problem.New(problem.Invalid, "a Welcome has no entry for a newcomer: it was not delivered to")
+	errFull       = problem.New(problem.Invalid, "there is no room for an entry's deliveries to another domain: they were left out")
 )
 
 // recipient is a leaf that is delivered to.
