@@ -160,7 +160,7 @@ func (c *Client) register(ctx context.Context, user mimimi.User) error {
 		return err
 	}
 	c.tapAccount()
-	return c.locked(func() error { return c.completeAccount(ctx) })
+	return c.lockedFor(ctx, func() error { return c.completeAccount(ctx) })
 }
 
 func (c *Client) tapAccount() {

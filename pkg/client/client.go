@@ -20,7 +20,6 @@ package client
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -28,10 +27,11 @@ import (
 	"mimimi.example/pkg/mimimi"
 )
 
-// Client is one client of one user. Its methods are safe for concurrent use; they run one after the other.
+// Client is one client of one user. Its methods are safe for concurrent use; they run one after the other. A method with a context
+// waits for its turn no longer than that.
 type Client struct {
-	cfg Config
-	mu  sync.Mutex // held for the whole of every exported method: guards all below
+	cfg  Config
+	slot chan struct{} // full for the whole of every exported method: guards all below
 
 	closed   bool
 	store    *store
@@ -90,7 +90,7 @@ func open(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, store: s, groups: make(map[string]*group), results: make(map[string]error)}, nil
+	return &Client{cfg: cfg, slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group), results: make(map[string]error)}, nil
 }
 
 // load reads the account that the store holds.
@@ -119,8 +119,8 @@ func (c *Client) abandon(err error) error {
 
 // Close releases the store. It waits for a running operation.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
 	if c.closed {
 		return nil
 	}
@@ -136,8 +136,8 @@ func (c *Client) User() mimimi.User { return c.account.user }
 
 // Fingerprint returns the own certificate's fingerprint, to be compared out of band. It is empty while the registration is not complete.
 func (c *Client) Fingerprint() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
 	if c.account.certificate == nil {
 		return ""
 	}
@@ -145,9 +145,19 @@ func (c *Client) Fingerprint() string {
 }
 
 // locked runs f as the only operation.
-func (c *Client) locked(f func() error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *Client) locked(f func() error) error { return c.lockedFor(context.Background(), f) }
+
+// lockedFor runs f as the only operation, unless ctx ends before its turn comes: another may wait for the network.
+func (c *Client) lockedFor(ctx context.Context, f func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case c.slot <- struct{}{}:
+	}
+	defer func() { <-c.slot }()
 	if c.closed {
 		return ErrClosed
 	}
@@ -167,6 +177,17 @@ func (c *Client) tap(kind string, values ...[]byte) {
 func (c *Client) position() (n uint64, err error) {
 	err = c.view(func(tx *bolt.Tx) error {
 		if b := tx.Bucket(bucketMeta).Get(keyPosition); len(b) == 8 {
+			n = fromBigEndian(b)
+		}
+		return nil
+	})
+	return n, err
+}
+
+// acked is the last queue entry that the queue was told about.
+func (c *Client) acked() (n uint64, err error) {
+	err = c.view(func(tx *bolt.Tx) error {
+		if b := tx.Bucket(bucketMeta).Get(keyAcked); len(b) == 8 {
 			n = fromBigEndian(b)
 		}
 		return nil

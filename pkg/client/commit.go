@@ -155,7 +155,8 @@ func (g *group) may(t *task) bool {
 	return t.Kind == taskEvict || t.Kind == taskLeave || g.rec.State == GroupActive && g.identified()
 }
 
-// lasting says whether an error of a task is its own, so that trying again will not help.
+// lasting says whether an error of a task is its own, so that trying again will not help. Limited is a service's own answer here, as that no
+// KeyPackages are left; a relay that has too much to do is Unavailable (sealedTo).
 func lasting(err error) bool {
 	for _, e := range []error{ErrDenied, ErrIdentity, ErrMember, ErrNotMember, ErrNotConnected, ErrUnknownUser, ErrGroupOver, mls.ErrInvalid} {
 		if errors.Is(err, e) {

@@ -57,7 +57,7 @@ func waitingRequest(tx *bolt.Tx, id string, now time.Time) (*requestRecord, erro
 // Connect asks user for a connection (protocol.md §5). It returns when the request is deposited; the answer comes with a later Sync
 // (EventConnected). Repeating it continues an unfinished one and otherwise changes nothing. Errors: ErrUnknownUser, ErrIdentity.
 func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
 		}
@@ -413,7 +413,7 @@ func (c *Client) opened(tx *bolt.Tx, sealed *requestRecord, req *mimimi.Connecti
 // Accept answers a request. The connection is complete a few Syncs later, on both sides (EventConnected). Errors: ErrUnknownRequest, ErrIdentity,
 // ErrBadInvitation: the request leads nowhere any more.
 func (c *Client) Accept(ctx context.Context, id string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
 		}
@@ -437,17 +437,25 @@ func (c *Client) Accept(ctx context.Context, id string) error {
 	})
 }
 
-// acceptRequest settles a request and stores, in one transaction, the contact and the connection group that is to be entered.
+// acceptRequest settles a request and stores, in one transaction, the contact and the connection group that is to be entered. A contact that is there
+// already, since requests crossed or the other asks again, keeps the own token that it may have: no other would stay valid beside it.
 func (c *Client) acceptRequest(tx *bolt.Tx, r *requestRecord) error {
-	token := mimimi.NewConnectionToken()
-	c.tap(TapConnectionToken, token.Bytes(), r.Token)
+	old, found, err := read[contactRecord](tx, bucketContacts, []byte(r.From))
+	if err != nil {
+		return err
+	}
+	token, made := mimimi.NewConnectionToken().Bytes(), false
+	if found {
+		token, made = old.OwnToken, old.AliasMade
+	}
+	c.tap(TapConnectionToken, token, r.Token)
 	c.tap(TapConnectionKey, r.Key)
 	c.tap(TapUser, []byte(r.From))
 	rec := &groupRecord{
 		ID: newLocalID(), GroupID: r.Group, Peer: r.From, State: GroupJoining, Created: c.now().Unix(),
 		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
 	}
-	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token.Bytes(), Group: rec.ID,
+	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
 		Fingerprints: []string{r.Fingerprint}}
 	r.settle()
 	return errors.Join(

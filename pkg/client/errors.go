@@ -49,7 +49,7 @@ var (
 // isStale says that a service refused because something else came first.
 func isStale(err error) bool { return err != nil && problem.KindOf(err) == problem.Stale }
 
-// isFinal says that repeating the same request will not help.
+// isFinal says that repeating the same request will not help. What a relay refuses is never final (sealedTo).
 func isFinal(err error) bool {
 	switch problem.KindOf(err) {
 	case problem.Invalid, problem.Denied, problem.NotFound:

@@ -3,7 +3,12 @@ package client
 import (
 	"context"
 
+	"connectrpc.com/connect"
 	bolt "go.etcd.io/bbolt"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
+	"mimimi.example/pkg/mimimi"
 )
 
 // SetFault makes every write of c's store ask f, before it and after it is durable.
@@ -24,8 +29,8 @@ type boltTx = bolt.Tx
 
 // Lost says whether c is still to enter a group anew.
 func Lost(c *Client, group string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
 	g, err := c.group(group)
 	return err != nil || g.rec.Resync != nil
 }
@@ -39,4 +44,67 @@ func (c *Client) Commit(ctx context.Context, group string) error {
 		}
 		return c.perform(ctx, g, newTask(taskCommit))
 	})
+}
+
+// RefuseRelay makes the relay of c's provider refuse every request with a code, and restore ends that.
+func RefuseRelay(c *Client, code connect.Code) (restore func(), asked *int) {
+	was := c.channels.relay
+	r := &refusingRelay{RelayServiceClient: was, code: code}
+	c.channels.relay = r
+	return func() { c.channels.relay = was }, &r.asked
+}
+
+type refusingRelay struct {
+	mimimiv1connect.RelayServiceClient
+	code  connect.Code
+	asked int
+}
+
+func (r *refusingRelay) Relay(context.Context, *mimimiv1.RelayRequest) (*mimimiv1.RelayResponse, error) {
+	r.asked++
+	return nil, connect.NewError(r.code, nil)
+}
+
+// LoseAcks makes c's acknowledgements fail, and restore makes them work and counts them.
+func LoseAcks(c *Client) (restore func(), acks *int) {
+	q := &ackQueue{QueueServiceClient: c.channels.queue, lose: true}
+	c.channels.queue = q
+	return func() { q.lose = false }, &q.acks
+}
+
+type ackQueue struct {
+	mimimiv1connect.QueueServiceClient
+	lose bool
+	acks int
+}
+
+func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mimimiv1.AckQueueResponse, error) {
+	if q.lose {
+		return nil, connect.NewError(connect.CodeUnavailable, nil)
+	}
+	q.acks++
+	return q.QueueServiceClient.Ack(ctx, req)
+}
+
+// DamageGroup makes a group's ratchets unreadable in the file.
+func DamageGroup(c *Client, group string) error {
+	return c.locked(func() error {
+		delete(c.groups, group)
+		return c.update(func(tx *boltTx) error { return tx.Bucket(bucketRatchets).Put([]byte(group), []byte("damaged")) })
+	})
+}
+
+// Hold keeps c busy until release.
+func Hold(c *Client) (release func()) {
+	c.slot <- struct{}{}
+	return func() { <-c.slot }
+}
+
+// OwnToken is what c gave user.
+func OwnToken(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return string(k.OwnToken)
 }

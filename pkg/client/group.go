@@ -62,7 +62,7 @@ func (c *Client) visible(id string) (*group, error) {
 // CreateGroup makes a group on the own domain's hub; this user is its admin. It returns the local id. After an error of kind Unavailable the
 // group may be there after a later Sync; after another it is not.
 func (c *Client) CreateGroup(ctx context.Context, name string) (id string, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
 		}
@@ -197,7 +197,7 @@ const maxAdds = 200
 
 // Add adds connected users in one commit. Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrNotConnected, ErrMember, ErrDenied, ErrIdentity, ErrBusy.
 func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -225,7 +225,7 @@ func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) er
 
 // Remove removes a user with all its clients. Errors: as Add, ErrNotMember.
 func (c *Client) Remove(ctx context.Context, group string, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (c *Client) Remove(ctx context.Context, group string, user mimimi.User) err
 // Leave leaves a group. It returns when the hub has taken the proposal: the group sends nothing more. EventGroupOver follows.
 // Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrBusy.
 func (c *Client) Leave(ctx context.Context, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -267,7 +267,7 @@ func (c *Client) Join(ctx context.Context, link string) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	err = c.locked(func() error {
+	err = c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
 		}
@@ -283,6 +283,9 @@ func (c *Client) Join(ctx context.Context, link string) (id string, err error) {
 			if g.rec.State != GroupOver {
 				return ErrMember
 			}
+		}
+		if _, err := c.document(ctx, inv.Group.Domain()); err != nil && isFinal(err) {
+			return err // the provider knows no such domain: nothing is kept of such a group
 		}
 		keys := make(map[uint32][]byte)
 		for i, k := range inv.LinkKeys {

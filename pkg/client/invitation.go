@@ -53,7 +53,7 @@ func (c *Client) Invite(ctx context.Context, group string, o InviteOptions) (lin
 	if o.Uses < 0 || o.Uses > maxUses || !c.now().Before(o.NotAfter) {
 		return "", problem.New(problem.Invalid, "protocol §7: an invitation has 1 to 1,000 uses and ends later than now")
 	}
-	err = c.locked(func() error {
+	err = c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err

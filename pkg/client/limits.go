@@ -65,6 +65,11 @@ const (
 
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second
+	// dialTimeout bounds each of connecting and the TLS handshake, so that one dead address does not use up a call's time.
+	dialTimeout = 10 * time.Second
+	// pingAfter and pingTimeout bound how long a connection that is cut off is used, in place of the many minutes that TCP goes on.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
 	// pollEvery is how long a Watcher waits at most: the inbox gives no hints.
 	pollEvery = 15 * time.Second
 	// dueFloor is how long a Watcher waits at least when a duty is due: one that cannot be done now must not make a busy loop.

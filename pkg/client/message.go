@@ -27,6 +27,7 @@ type outgoing struct {
 	Type     mimimi.EnvelopeType `json:"type"`
 	Body     []byte              `json:"body"`
 	OnlyIn   *uint64             `json:"only_in,omitempty"` // it makes sense in this epoch only, and is dropped with it
+	Refused  *uint64             `json:"refused,omitempty"` // the epoch in which the hub does not take it
 	Tries    int                 `json:"tries,omitempty"`
 	Request  []byte              `json:"request,omitempty"`
 	Epoch    uint64              `json:"epoch,omitempty"`
@@ -44,7 +45,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 		return "", ErrTooLarge
 	}
 	id := newRequestID()
-	err := c.locked(func() error {
+	err := c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -83,7 +84,7 @@ func (g *group) nextOutgoing() *outgoing {
 	open := g.rec.State == GroupActive && g.identified()
 	for _, o := range g.rec.Outgoing {
 		switch {
-		case o.Sequence != 0:
+		case o.Sequence != 0 || o.Refused != nil && *o.Refused == g.mls.Epoch():
 		case o.Type == mimimi.EnvelopeLinkFromJoiner:
 			return o
 		case !open:
@@ -121,13 +122,33 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 			return nil
 		})
 	case isStale(err):
-		if err := c.catchUp(ctx, g); err != nil {
+		refused := false
+		switch err := c.catchUpAs(ctx, g, false); {
+		case problem.KindOf(err) == problem.Denied: // the queue brings the commit
+			refused = true
+		case err != nil:
 			return err
 		}
 		if g.rec.State == GroupOver || !slices.Contains(g.rec.Outgoing, o) || o.Sequence != 0 {
 			return nil
 		}
-		return c.change(g, func(*bolt.Tx) error { o.again(); return nil })
+		return c.change(g, func(*bolt.Tx) error {
+			if refused {
+				o.refused()
+			}
+			o.again()
+			return nil
+		})
+	case problem.KindOf(err) == problem.Denied:
+		// A member may have given the hub a sender key that is not the epoch's; then the next epoch mends it (§9).
+		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(*bolt.Tx) error {
+			o.refused()
+			o.again()
+			if !g.hasTask(taskCommit) {
+				g.rec.Tasks = append(g.rec.Tasks, newTask(taskCommit))
+			}
+			return nil
+		}))
 	case isFinal(err):
 		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(tx *bolt.Tx) error {
 			g.dropOutgoing(o)
@@ -151,6 +172,12 @@ func (g *group) encrypt(o *outgoing) error {
 	o.Proof = sender.SignMessage(g.id, o.Epoch, o.Message)
 	o.Tries++
 	return nil
+}
+
+// refused notes that the hub does not take the message in its epoch: it waits for the next one.
+func (o *outgoing) refused() {
+	epoch := o.Epoch
+	o.Refused = &epoch
 }
 
 // again puts a message back to those that wait.

@@ -110,7 +110,15 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
-	if d.Kind == mimimiv1.Delivery_KIND_COMMIT {
+	switch {
+	case !fits(d) && d.Kind == mimimiv1.Delivery_KIND_COMMIT:
+		return c.cannotProcess(g, d, position, errRefused)
+	case !fits(d):
+		return c.change(g, func(tx *bolt.Tx) error {
+			g.rec.Last = d.Sequence
+			return errors.Join(c.warn(tx, g.rec.ID, "the group's hub delivered something that is not what it says: it is not read"), setPosition(tx, position))
+		})
+	case d.Kind == mimimiv1.Delivery_KIND_COMMIT:
 		return c.receiveCommit(ctx, g, d, position)
 	}
 	if d.Kind == mimimiv1.Delivery_KIND_MESSAGE && !g.identified() {
@@ -129,6 +137,26 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		g.rec.Last = d.Sequence
 		return errors.Join(err, setPosition(tx, position))
 	})
+}
+
+// fits says whether an entry's message is what the entry says it is, in kind, wire format and epoch: what counts, and what rules are asked, must not hang on
+// the hub's word.
+func fits(d *mimimiv1.Delivery) bool {
+	const public, private = 1, 2 // wire formats, RFC 9420 §17.2
+	const application, proposal, commit = 1, 2, 3
+	m, err := mls.Peek(d.Message)
+	if err != nil {
+		return false
+	}
+	switch d.Kind {
+	case mimimiv1.Delivery_KIND_COMMIT:
+		return m.WireFormat == public && m.ContentType == commit
+	case mimimiv1.Delivery_KIND_PROPOSAL:
+		return m.WireFormat == public && m.ContentType == proposal
+	case mimimiv1.Delivery_KIND_MESSAGE:
+		return m.WireFormat == private && m.ContentType == application && m.Epoch == d.Epoch
+	}
+	return false
 }
 
 // leaves says whether an entry is the own self_remove, or comes after it. The log may show it before the hub's answer does.
@@ -162,6 +190,9 @@ func (c *Client) receiveProposal(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) er
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
 // checked and by those that only members can. The order: stage (changes nothing), meet the domains of new leaves (network), then one transaction.
 func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delivery, position uint64) error {
+	if m, err := mls.Peek(d.Message); err == nil && m.Sender.Type == mls.SenderMember && !g.trusts(m.Sender.Leaf) {
+		return c.cannotProcess(g, d, position, errRefused) // before it is opened: nobody enters anew over one that must not be followed
+	}
 	staged, err := c.stagedFor(g, d)
 	if err != nil {
 		return c.cannotProcess(g, d, position, err)
@@ -202,12 +233,20 @@ func (c *Client) stagedFor(g *group, d *mimimiv1.Delivery) (*mls.StagedCommit, e
 // errRefused says that a commit breaks a rule that the hub should have enforced.
 var errRefused = errors.New("the hub accepted a commit that breaks a rule")
 
-// follows says whether a commit comes from whom it may: an external joiner, or an identified leaf (§4). One who comes in does not know the others yet.
+// follows says whether a commit comes from whom it may: an external joiner, or an identified leaf or its resync (§4).
 func (g *group) follows(ch *mls.Change) bool {
-	if ch.Sender.Type != mls.SenderMember || ch.Sender.Leaf == g.mls.OwnIndex() {
+	if old, ok := mimimi.Resync(ch); ok {
+		return g.trusts(old)
+	}
+	return ch.Sender.Type != mls.SenderMember || g.trusts(ch.Sender.Leaf)
+}
+
+// trusts says whether a leaf is the own one or identified; or may still turn out to be, for one who comes in and finds it there.
+func (g *group) trusts(leaf uint32) bool {
+	if leaf == g.mls.OwnIndex() {
 		return true
 	}
-	r := g.rec.Leaves[ch.Sender.Leaf]
+	r := g.rec.Leaves[leaf]
 	return r != nil && (r.User != "" || r.Entered == 0 && g.rec.State == GroupJoining)
 }
 
@@ -253,6 +292,7 @@ func (c *Client) applyCommit(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, staged
 		return err
 	}
 	g.inherit(ch, gone)
+	g.forgetReplaced(ch, d.Accepted)
 	if err := c.tellGone(tx, g, ch, gone, d.Accepted); err != nil {
 		return err
 	}
@@ -362,17 +402,19 @@ func (c *Client) learnFromCommit(tx *bolt.Tx, g *group, ch *mls.Change, keys *mi
 	if keys.Own == nil || ch.Sender.Leaf == g.mls.OwnIndex() {
 		return nil
 	}
-	if r := g.rec.Leaves[ch.Committer.Index]; r != nil && r.User != "" {
-		was := *r
-		r.User = ""
-		if err := c.learn(tx, g, ch.Committer.Index, *keys.Own, at, false); err != nil {
-			return err
-		}
-		if r.User == "" {
-			*r = was // the old credential stays identified by the old key, if it is still the one
-		}
+	return c.learn(tx, g, ch.Committer.Index, *keys.Own, at, true)
+}
+
+// forgetReplaced makes a leaf whose credential was replaced unidentified, until the link key that belongs into the same commit opens the new one (§4): what was
+// known of the old credential says nothing of this one.
+func (g *group) forgetReplaced(ch *mls.Change, at int64) {
+	i := ch.Committer.Index
+	old, had := ch.OldLeaves[i]
+	r := g.rec.Leaves[i]
+	if !had || r == nil || ch.Sender.Type != mls.SenderMember || i == g.mls.OwnIndex() || bytes.Equal(old.Credential().Body, ch.Committer.Leaf.Credential().Body) {
+		return
 	}
-	return nil
+	*r = leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at}
 }
 
 // checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.
@@ -412,10 +454,14 @@ func (g *group) externalPub() ([]byte, error) {
 }
 
 // catchUp reads the group's log from where this client is to its end.
-func (c *Client) catchUp(ctx context.Context, g *group) error {
+func (c *Client) catchUp(ctx context.Context, g *group) error { return c.catchUpAs(ctx, g, true) }
+
+// catchUpAs is catchUp. Unless it may be named, this client does not read under its leaf's name, even if the hub takes no other proof: right before or after
+// a message the hub would know whose it is (§9).
+func (c *Client) catchUpAs(ctx context.Context, g *group, named bool) error {
 	after := g.rec.Last
 	for range maxLogPages {
-		res, err := c.readLog(ctx, g, after)
+		res, err := c.readLog(ctx, g, after, named)
 		if err != nil {
 			return err
 		}
@@ -441,7 +487,7 @@ func (c *Client) catchUp(ctx context.Context, g *group) error {
 }
 
 // readLog reads a page of the group's log.
-func (c *Client) readLog(ctx context.Context, g *group, after uint64) (*mimimiv1.ReadLogResponse, error) {
+func (c *Client) readLog(ctx context.Context, g *group, after uint64, named bool) (*mimimiv1.ReadLogResponse, error) {
 	hub, err := c.hub(ctx, g.id.Domain())
 	if err != nil {
 		return nil, err
@@ -452,7 +498,7 @@ func (c *Client) readLog(ctx context.Context, g *group, after uint64) (*mimimiv1
 	}
 	req := &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: proof}
 	res, err := call(ctx, hub.ReadLog, req)
-	if problem.KindOf(err) == problem.Denied {
+	if problem.KindOf(err) == problem.Denied && named {
 		req.Proof = c.leafProof(g, mimimi.OpReadLog, nil)
 		res, err = call(ctx, hub.ReadLog, req)
 	}

@@ -138,7 +138,7 @@ func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
 	r := &rolledState{public: g.mls.Public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
 	after := r.last
 	for range maxLogPages {
-		res, err := c.readLog(ctx, g, after)
+		res, err := c.readLog(ctx, g, after, true)
 		if err != nil {
 			return nil, err
 		}
@@ -185,11 +185,13 @@ func (r *rolledState) step(d *mimimiv1.Delivery) error {
 	return nil
 }
 
-// follow makes the leaf records match a tree that was rolled forward; who is in both keeps its identity.
+// follow makes the leaf records match a tree that was rolled forward; a credential that is in both keeps its identity.
 func (g *group) follow(public *mls.PublicGroup) error {
 	known := make(map[string]*leafRecord)
-	for _, r := range g.rec.Leaves {
-		known[r.ClientPseudonym] = r
+	for _, m := range g.mls.Public().Members() {
+		if r := g.rec.Leaves[m.Index]; r != nil {
+			known[string(m.Leaf.Credential().Body)] = r
+		}
 	}
 	next := make(map[uint32]*leafRecord)
 	for _, m := range public.Members() {
@@ -197,7 +199,7 @@ func (g *group) follow(public *mls.PublicGroup) error {
 		if err != nil {
 			return err
 		}
-		r := known[cred.ClientPseudonym.Wire()]
+		r := known[string(m.Leaf.Credential().Body)]
 		if r == nil {
 			r = &leafRecord{UserPseudonym: cred.UserPseudonym.Wire(), ClientPseudonym: cred.ClientPseudonym.Wire()}
 		}

@@ -16,7 +16,7 @@ import (
 
 // The store is one bbolt file. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
 //
-//	meta      "format", "account", "position", "stock"
+//	meta      "format", "account", "position", "acked", "stock"
 //	contacts  user URI → contactRecord
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
@@ -48,6 +48,7 @@ var (
 	keyFormat   = []byte("format")
 	keyAccount  = []byte("account")
 	keyPosition = []byte("position")
+	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
 )
 
@@ -161,12 +162,23 @@ func bigEndian(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 func fromBigEndian(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
 
+// errWrite says that a transaction failed in the file, not in what it was to do: it may succeed later.
+var errWrite = errors.New("client: the store cannot be written")
+
 // update runs f in one durable transaction. If it fails, everything cached is forgotten, since it may be ahead of the file; records that the caller
-// holds must not be used any more.
+// holds must not be used any more. The error is f's, or errWrite.
 func (c *Client) update(f func(tx *bolt.Tx) error) error {
-	err := c.store.update(f)
-	if err != nil {
-		clear(c.groups)
+	var own error
+	err := c.store.update(func(tx *bolt.Tx) error {
+		own = f(tx)
+		return own
+	})
+	if err == nil {
+		return nil
+	}
+	clear(c.groups)
+	if own == nil {
+		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +15,11 @@ import (
 
 // Sync fetches everything that waits in queue and inbox, processes it, and does what follows from it: answers joiners, completes connections,
 // repeats commits and messages that did not count, commits others' leaving, keeps the stock of KeyPackages. It returns when nothing is left to do now.
-// What it fails at is tried again by the next Sync; the errors are joined.
+// What it fails at is tried again by the next Sync; the errors are joined. A domain that the provider does not reach is tried once.
 func (c *Client) Sync(ctx context.Context) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
+		c.channels.down.begin()
+		defer c.channels.down.end()
 		if err := c.completeAccount(ctx); err != nil {
 			return err
 		}
@@ -46,8 +49,8 @@ func distinct(errs []error) error {
 	return errors.Join(all...)
 }
 
-// readQueue reads what waits in the queue, entry by entry, each stored with its position before the next; the acknowledgement comes after. It returns
-// how many there were.
+// readQueue reads what waits in the queue, entry by entry, each stored with its position before the next; the acknowledgement comes after, also of what
+// an earlier run stored and did not acknowledge. It returns how many there were.
 func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 	for range maxSyncRounds {
 		after, err := c.position()
@@ -65,11 +68,14 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 				continue
 			}
 			if err := c.receiveEntry(ctx, e); err != nil {
-				return got, err
+				if ctx.Err() != nil {
+					return got, err
+				}
+				return got, errors.Join(err, c.acknowledge(ctx))
 			}
 			got++
 		}
-		if err := c.acknowledge(ctx, after); err != nil {
+		if err := c.acknowledge(ctx); err != nil {
 			return got, err
 		}
 		if !res.More || len(res.Entries) == 0 {
@@ -79,17 +85,68 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 	return got, nil
 }
 
+// receiveEntry processes one entry. If that fails by what this client holds of the entry's group, so that it would fail each time, the group is set aside:
+// one damaged group must not hold up the others.
 func (c *Client) receiveEntry(ctx context.Context, e *mimimiv1.QueueEntry) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	var err error
+	var group []byte
 	switch {
 	case e.Delivery != nil:
-		return c.deliver(ctx, e.Delivery, e.Position)
+		group, err = e.Delivery.GroupId, c.deliver(ctx, e.Delivery, e.Position)
 	case e.Lost != nil:
-		return c.lost(e.Lost.GroupId, e.Position)
+		group, err = e.Lost.GroupId, c.lost(e.Lost.GroupId, e.Position)
+	default:
+		err = c.pass(e.Position)
 	}
-	return c.pass(e.Position)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errWrite) {
+		return err
+	}
+	return c.setAside(ctx, group, e)
+}
+
+// setAside passes over an entry that cannot be processed. Its group is read from the log later, as far as that goes; one that cannot be loaded is over.
+func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEntry) error {
+	local, found, err := c.groupByID(group)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return c.update(func(tx *bolt.Tx) error {
+			return errors.Join(c.warn(tx, "", "something that was received could not be processed"), setPosition(tx, e.Position))
+		})
+	}
+	delete(c.groups, local) // it may be ahead of the file
+	g, err := c.group(local)
+	if err != nil {
+		if err := c.update(func(tx *bolt.Tx) error { return c.endDamaged(tx, local, group) }); err != nil {
+			return err
+		}
+		if d := e.Delivery; d != nil && d.Kind == mimimiv1.Delivery_KIND_WELCOME {
+			return c.receiveWelcome(ctx, d, e.Position)
+		}
+		return c.pass(e.Position)
+	}
+	return c.change(g, func(tx *bolt.Tx) error {
+		var err error
+		if !g.rec.Behind {
+			err = c.warn(tx, g.rec.ID, "something that was received could not be processed")
+		}
+		g.rec.Behind = true
+		return errors.Join(err, setPosition(tx, e.Position))
+	})
+}
+
+// endDamaged ends a group that cannot be loaded. One whose very record cannot be read is not found by its id any more.
+func (c *Client) endDamaged(tx *bolt.Tx, local string, id []byte) error {
+	rec, found, err := read[groupRecord](tx, bucketGroups, []byte(local))
+	if err != nil || !found || !bytes.Equal(rec.GroupID, id) {
+		return errors.Join(tx.Bucket(bucketGroupIDs).Delete(id), c.warn(tx, "", "a group is damaged in this client's store"))
+	}
+	g := &group{rec: rec}
+	return errors.Join(c.over(tx, g, "the group is damaged in this client's store", 0), c.putGroup(tx, g))
 }
 
 // lost takes note that the queue lost entries of a group: they are read from the group's log.
@@ -105,9 +162,13 @@ func (c *Client) lost(groupID []byte, position uint64) error {
 	return c.fallBehind(g, position)
 }
 
-// acknowledge tells the queue what is stored, if that is more than before.
-func (c *Client) acknowledge(ctx context.Context, before uint64) error {
+// acknowledge tells the queue what is stored, if that is more than it was told before.
+func (c *Client) acknowledge(ctx context.Context) error {
 	now, err := c.position()
+	if err != nil {
+		return err
+	}
+	before, err := c.acked()
 	if err != nil || now <= before {
 		return err
 	}
@@ -117,7 +178,7 @@ func (c *Client) acknowledge(ctx context.Context, before uint64) error {
 	if err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
-	return nil
+	return c.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyAcked, bigEndian(now)) })
 }
 
 // workAll does what is to be done in each group. One group's failure does not hold up the others.
@@ -359,6 +420,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			continue
 		}
 		g, err := c.group(r.ID)
+		if errors.Is(err, errDamagedGroup) {
+			continue // it has no duties
+		}
 		if err != nil {
 			return next, err
 		}

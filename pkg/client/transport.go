@@ -38,7 +38,44 @@ type channels struct {
 
 	sealed map[string]*http.Client // by domain, service and key configuration
 	stale  sync.Map                // domains whose key document a service did not know any more
+	down   unreachable
 }
+
+// unreachable are the domains that the provider did not reach during one Sync: their other groups need not wait for them too.
+type unreachable struct {
+	mu      sync.Mutex
+	domains map[string]bool // nil: nothing is noted
+}
+
+// begin starts to take note, and end stops and forgets.
+func (u *unreachable) begin() { u.set(make(map[string]bool)) }
+func (u *unreachable) end()   { u.set(nil) }
+
+func (u *unreachable) set(m map[string]bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.domains = m
+}
+
+func (u *unreachable) add(domain string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.domains != nil {
+		u.domains[domain] = true
+	}
+}
+
+func (u *unreachable) has(domain string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.domains[domain]
+}
+
+// What the own provider, or the other domain's edge, answers in place of a service. It says nothing about the request itself.
+var (
+	errNotPassedOn = problem.New(problem.Unavailable, "the provider did not reach the service: try again")
+	errNotKnown    = problem.New(problem.Unavailable, "the provider does not know this domain, or not yet: try again")
+)
 
 func newChannels(p *ProviderInfo) (*channels, error) {
 	account, err := newHTTPClient(p.CA)
@@ -81,16 +118,33 @@ func newHTTPClient(ca string) (*http.Client, error) {
 		}
 	}
 	return &http.Client{
-		Transport: &http.Transport{
+		Transport: plain{&http.Transport{
 			DialContext:         dialContext,
 			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true},
 			ForceAttemptHTTP2:   true,
-			TLSHandshakeTimeout: callTimeout,
+			TLSHandshakeTimeout: dialTimeout,
+			// A connection that a change of networks has cut off answers no ping.
+			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 			IdleConnTimeout:     90 * time.Second,
 			MaxIdleConnsPerHost: 2,
-		},
+		}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+// plain sends requests without the headers by which a build, or a call's own deadline, could be told from another's on both channels (privacy rules: one
+// fingerprint for all clients of a protocol version).
+type plain struct{ *http.Transport }
+
+// userAgent is what every client of protocol version 1.0 sends.
+const userAgent = "mimimi/1.0"
+
+// RoundTrip implements http.RoundTripper.
+func (p plain) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context()) // a RoundTripper leaves its request as it is
+	r.Header.Set("User-Agent", userAgent)
+	r.Header.Del("Connect-Timeout-Ms")
+	return p.Transport.RoundTrip(r)
 }
 
 // dialContext resolves names below .localhost to the loopback address (RFC 6761 §6.3).
@@ -98,7 +152,7 @@ func dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	if host, port, err := net.SplitHostPort(addr); err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
 		addr = net.JoinHostPort("127.0.0.1", port)
 	}
-	d := net.Dialer{Timeout: callTimeout}
+	d := net.Dialer{Timeout: dialTimeout}
 	return d.DialContext(ctx, network, addr)
 }
 
@@ -110,6 +164,9 @@ func call[Req, Res any](ctx context.Context, f func(context.Context, *Req) (*Res
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, problem.Wrap(problem.Unavailable, "the service did not answer in time: try again", ctx.Err())
+		}
+		if p, ok := errors.AsType[*problem.Error](err); ok { // from the relay: no service has answered
+			return nil, p
 		}
 		return nil, problem.FromConnect(err)
 	}
@@ -143,9 +200,17 @@ func (c *Client) inbox(ctx context.Context, domain string) (mimimiv1connect.Inbo
 	return mimimiv1connect.NewInboxServiceClient(h, "https://inbox.invalid", connectOptions()...), nil
 }
 
-// sealedTo returns an HTTP client whose requests are sealed to a service of a domain and go through the own provider's relay.
+// sealedTo returns an HTTP client whose requests are sealed to a service of a domain and go through the own provider's relay. All that the relay and
+// the provider's cache of key documents refuse is Unavailable, whatever they call it: only the service's own answer, which is sealed, is final.
 func (c *Client) sealedTo(ctx context.Context, domain, service string) (*http.Client, error) {
+	if c.channels.down.has(domain) {
+		return nil, errNotPassedOn
+	}
 	doc, err := c.document(ctx, domain)
+	if _, refused := errors.AsType[*problem.Error](err); refused {
+		c.channels.down.add(domain)
+		return nil, unreached(err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +230,8 @@ func (c *Client) sealedTo(ctx context.Context, domain, service string) (*http.Cl
 	t, err := oblivious.NewTransport(config, func(ctx context.Context, encapsulated []byte) ([]byte, error) {
 		res, err := c.channels.relay.Relay(ctx, &mimimiv1.RelayRequest{Domain: domain, Service: service, EncapsulatedRequest: encapsulated})
 		if err != nil {
-			return nil, problem.FromConnect(err)
+			c.channels.down.add(domain)
+			return nil, unreached(problem.FromConnect(err)) // without err: a caller would take a Connect error for the service's
 		}
 		return res.EncapsulatedResponse, nil
 	})
@@ -175,6 +241,14 @@ func (c *Client) sealedTo(ctx context.Context, domain, service string) (*http.Cl
 	h := &http.Client{Transport: &refusals{next: t, domain: domain, stale: &c.channels.stale}}
 	c.channels.sealed[name] = h
 	return h, nil
+}
+
+// unreached is what stands for an error of the relay.
+func unreached(err error) error {
+	if problem.KindOf(err) == problem.NotFound {
+		return errNotKnown
+	}
+	return errNotPassedOn
 }
 
 // refusals notes that a service could not open a request: its key has changed before the document's time.

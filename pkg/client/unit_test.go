@@ -2,6 +2,9 @@ package client
 
 import (
 	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,5 +183,33 @@ func TestOpenMakesNothing(t *testing.T) {
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
 		t.Errorf("%d files were made (%v)", len(files), err)
+	}
+}
+
+// TestOneFingerprint: what goes over a channel names neither library nor version, nor how long the caller waits.
+func TestOneFingerprint(t *testing.T) {
+	var got http.Header
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer server.Close()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	c, err := newHTTPClient(string(ca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("User-Agent", "connect-go/9 (go9.9)")
+	req.Header.Set("Connect-Timeout-Ms", "9999")
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil {
+		t.Error(err)
+	}
+	if got.Get("User-Agent") != userAgent || got.Get("Connect-Timeout-Ms") != "" {
+		t.Errorf("headers = %v", got)
 	}
 }
