@@ -85,6 +85,9 @@ func (c *claimant) take(ctx context.Context, rec *v1.KeyPackageClaim) (bool, err
 	if rec.GetAllowLastResort() != c.last {
 		return false, errOtherRequest
 	}
+	if len(rec.GetKeyPackages()) == 0 {
+		return false, errUnreadable // no answer of ours is empty
+	}
 	if rec.GetLastResort() {
 		return true, nil // counted before it was recorded
 	}

@@ -2,7 +2,10 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,7 +20,9 @@ import (
 
 // Problems of deliveries.
 var (
-	errDelivery   = problem.New(problem.Invalid, "a delivery needs an id, a group, a kind, a message, and at most 1,000 recipients")
+	errDelivery   = problem.New(problem.Invalid, "a delivery needs an id, a group, a kind, a message, and 1 to 1,000 recipients")
+	errLarge      = problem.New(problem.Invalid, "a delivery is larger than its kind allows: 272 KiB, and 5.75 MiB for a commit or a Welcome")
+	errPanicked   = problem.New(problem.Internal, "the handling of one recipient failed")
 	errForeignHub = problem.New(problem.Invalid, "a domain delivers for groups of its own hub only")
 	errOutbox     = problem.New(problem.Invalid, "an outbox entry is not for the domain of its subject")
 )
@@ -27,13 +32,24 @@ func checkDelivery(o *mimimiv1.OutboundDelivery, source string) error {
 	d := o.GetDelivery()
 	group, err := mimimi.ParseGroupID(d.GetGroupId())
 	switch {
-	case err != nil, len(o.GetId()) == 0, len(o.GetId()) > maxDeliveryID, len(d.GetMessage()) == 0, len(d.GetRecipients()) > maxRecipients,
+	case err != nil, len(o.GetId()) == 0, len(o.GetId()) > maxDeliveryID, len(d.GetMessage()) == 0,
+		len(d.GetRecipients()) == 0, len(d.GetRecipients()) > maxRecipients,
 		d.GetKind() <= mimimiv1.Delivery_KIND_UNSPECIFIED, d.GetKind() > mimimiv1.Delivery_KIND_WELCOME:
 		return errDelivery
 	case group.Domain() != source:
 		return errForeignHub
+	case len(d.GetMessage())+len(d.GetEpochSenderKey())+len(d.GetExternalPub()) > maxContent(d.GetKind()):
+		return errLarge
 	}
 	return nil
+}
+
+// maxContent is the most that a delivery of a kind holds.
+func maxContent(k mimimiv1.Delivery_Kind) int {
+	if k == mimimiv1.Delivery_KIND_COMMIT || k == mimimiv1.Delivery_KIND_WELCOME {
+		return maxLargeDelivery
+	}
+	return maxSmallDelivery
 }
 
 // deliverer writes deliveries to the queues of its own domain's clients, and hands those for other domains over.
@@ -47,35 +63,68 @@ type deliverer struct {
 	log    *slog.Logger
 }
 
-// deliver writes one delivery to every recipient's queue. source is the domain that it comes from.
+// deliver writes one delivery to every recipient's queue that takes it. source is the domain that it comes from.
 //
-// Writes: (1) a large body, under its hash; (2) one entry per recipient, in any order. A crash after any of them repeats the delivery: the body is
-// written again, an entry that is there is not. Nothing is acknowledged before all are stored.
+// Writes: (1) a large body, under its hash, once the first queue takes the entry: what nobody takes is not stored; (2) one entry per recipient, in
+// any order. A crash after any of them repeats the delivery: the body is written again, an entry that is there is not. Nothing is acknowledged
+// before all are stored.
+//
+// A recipient whose queue cannot be read is left out and counted. What fails otherwise, as problem.Internal, is returned after all other
+// recipients have theirs; problem.Unavailable ends it at once.
 func (d *deliverer) deliver(ctx context.Context, source string, o *mimimiv1.OutboundDelivery) error {
-	item, err := d.body(ctx, o.GetDelivery())
+	item, data, err := common(o.GetDelivery())
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(queueWriters)
+	body := sync.OnceValue(func() error { return d.storeBody(ctx, item.GetBodyHash(), data) })
+	var failed atomic.Pointer[error]
 	for _, r := range o.GetDelivery().GetRecipients() {
 		g.Go(func() error {
-			pseudonym, err := mimimi.ParseClientPseudonym(r.GetClientPseudonym())
-			if err != nil || len(r.GetEncryptedQueueId()) > maxSealedQueueID {
-				d.m.NotOpened.Add(ctx, 1)
+			err := d.deliverTo(ctx, source, o.GetId(), item, r, body)
+			switch {
+			case errors.Is(err, errCorrupt):
+				d.m.Damaged.Add(ctx, 1)
+				return nil
+			case isKind(err, problem.Internal):
+				failed.CompareAndSwap(nil, &err)
 				return nil
 			}
-			id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
-			if err != nil { // a member put something else into its leaf: its own loss
-				d.m.NotOpened.Add(ctx, 1)
-				return nil
-			}
-			own := &mimimiv1.QueueItem{GroupId: item.GetGroupId(), Delivery: item.GetDelivery(), BodyHash: item.GetBodyHash(), Recipient: r}
-			own.Id = digest(labelDelivery, []byte(source), o.GetId(), id.Bytes(), []byte(r.GetClientPseudonym()))[:16]
-			return d.queues.write(ctx, id, own)
+			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// deliverTo writes one recipient's entry. A panic is an internal error: it must not end the process, which would meet the same delivery again.
+func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byte, item *mimimiv1.QueueItem, r *mimimiv1.Recipient, body func() error) (err error) {
+	defer func() {
+		if recover() != nil { // its value may hold anything
+			d.m.Damaged.Add(ctx, 1)
+			d.log.ErrorContext(ctx, "the handling of a recipient panicked")
+			err = errPanicked
+		}
+	}()
+	pseudonym, err := mimimi.ParseClientPseudonym(r.GetClientPseudonym())
+	if err != nil || len(r.GetEncryptedQueueId()) > maxSealedQueueID {
+		d.m.NotOpened.Add(ctx, 1)
+		return nil
+	}
+	id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	if err != nil { // a member put something else into its leaf: its own loss
+		d.m.NotOpened.Add(ctx, 1)
+		return nil
+	}
+	own := &mimimiv1.QueueItem{GroupId: item.GetGroupId(), Delivery: item.GetDelivery(), BodyHash: item.GetBodyHash(), Recipient: r}
+	own.Id = digest(labelDelivery, []byte(source), delivery, id.Bytes(), []byte(r.GetClientPseudonym()))[:16]
+	return d.queues.write(ctx, id, own, body)
 }
 
 func (d *deliverer) key(id uint32) (mls.HPKEPrivateKey, bool) {
@@ -83,25 +132,29 @@ func (d *deliverer) key(id uint32) (mls.HPKEPrivateKey, bool) {
 	return k, ok
 }
 
-// body returns what all recipients' entries have in common, and stores it first if it is large.
-func (d *deliverer) body(ctx context.Context, delivery *mimimiv1.Delivery) (*mimimiv1.QueueItem, error) {
+// common returns what all recipients' entries have in common. If it is large, the entry refers to a body of its own, data; otherwise data is nil.
+func common(delivery *mimimiv1.Delivery) (item *mimimiv1.QueueItem, data []byte, err error) {
 	shared := &mimimiv1.Delivery{
 		GroupId: delivery.GetGroupId(), Sequence: delivery.GetSequence(), Previous: delivery.GetPrevious(), Accepted: delivery.GetAccepted(),
 		Kind: delivery.GetKind(), Message: delivery.GetMessage(), Epoch: delivery.GetEpoch(),
 		EpochSenderKey: delivery.GetEpochSenderKey(), ExternalPub: delivery.GetExternalPub(),
 	}
 	if proto.Size(shared) <= inlineBody {
-		return &mimimiv1.QueueItem{GroupId: shared.GetGroupId(), Delivery: shared}, nil
+		return &mimimiv1.QueueItem{GroupId: shared.GetGroupId(), Delivery: shared}, nil, nil
 	}
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(shared)
-	if err != nil {
-		return nil, err
+	if data, err = (proto.MarshalOptions{Deterministic: true}).Marshal(shared); err != nil {
+		return nil, nil, err
 	}
-	hash := digest(labelBody, data)
-	if _, err := d.bus.Publish(ctx, d.bus.Body(hash), data, bus.PublishOptions{ID: messageID(hash)}); err != nil {
-		return nil, err
+	return &mimimiv1.QueueItem{GroupId: shared.GetGroupId(), BodyHash: digest(labelBody, data)}, data, nil
+}
+
+// storeBody stores a body under its hash, if there is one.
+func (d *deliverer) storeBody(ctx context.Context, hash, data []byte) error {
+	if data == nil {
+		return nil
 	}
-	return &mimimiv1.QueueItem{GroupId: shared.GetGroupId(), BodyHash: hash}, nil
+	_, err := d.bus.Publish(ctx, d.bus.Body(hash), data, bus.PublishOptions{ID: messageID(hash)})
+	return err
 }
 
 // outboxEntry reads an entry that is for a domain.
@@ -137,6 +190,15 @@ func (d *deliverer) work(ctx context.Context, domain string, handle func(context
 	if err != nil {
 		return err
 	}
+	if domain == d.domain { // order is promised within a group; a peer gets one delivery at a time, since it may be down
+		c = c.By(func(m *bus.Message) string {
+			o, err := outboxEntry(m, domain)
+			if err != nil {
+				return "" // handle says what is wrong
+			}
+			return string(o.GetDelivery().GetGroupId())
+		})
+	}
 	return d.bus.Consume(ctx, c, func(ctx context.Context, m *bus.Message) error {
 		o, err := outboxEntry(m, domain)
 		if err != nil {
@@ -154,7 +216,8 @@ func (d *deliverer) own(ctx context.Context, domain string, o *mimimiv1.Outbound
 	return d.deliver(ctx, domain, o)
 }
 
-// notify hands one delivery to its domain's provider. It is repeated in place until that has stored it, except if it says that the delivery is invalid.
+// notify hands one delivery to its domain's provider. It is repeated in place until that has stored it, except if it says that the
+// delivery is invalid, or again and again that it failed at it.
 func (d *deliverer) notify(ctx context.Context, domain string, o *mimimiv1.OutboundDelivery) error {
 	p, err := d.peers.get(domain)
 	if err != nil {
@@ -164,7 +227,7 @@ func (d *deliverer) notify(ctx context.Context, domain string, o *mimimiv1.Outbo
 	defer cancel()
 	if _, err := p.service.Notify(ctx, &mimimiv1.NotifyRequest{Deliveries: []*mimimiv1.OutboundDelivery{o}}); err != nil {
 		d.m.NotifyFailed.Add(ctx, 1)
-		return peerProblem(err)
+		return notifyProblem(err)
 	}
 	d.m.Notified.Add(ctx, 1)
 	return nil

@@ -226,9 +226,11 @@ func TestRelay(t *testing.T) {
 	_, err = call("b.example", "hub", []byte("x"))
 	wantCode(t, "a peer that is down", err, connect.CodeUnavailable)
 
-	full := &relaySide{domain: "a.example", slots: newSlots(0)}
+	full := &relaySide{domain: "a.example", slots: newSlots(0), away: newDomainSlots(0), peers: &peers{byDomain: map[string]*peer{"b.example": {domain: "b.example"}}}}
 	_, err = full.Relay(t.Context(), &mimimiv1.RelayRequest{Domain: "a.example", Service: "hub", EncapsulatedRequest: []byte("x")})
 	wantCode(t, "too many", err, connect.CodeResourceExhausted)
+	_, err = full.Relay(t.Context(), &mimimiv1.RelayRequest{Domain: "b.example", Service: "hub", EncapsulatedRequest: []byte("x")})
+	wantCode(t, "too many to a peer", err, connect.CodeResourceExhausted)
 }
 
 // TestInboxOfAnotherDomain: all the way from a user of a to a user of b.
@@ -286,7 +288,7 @@ func TestNotify(t *testing.T) {
 	}
 	many := make([]*mimimiv1.OutboundDelivery, maxDeliveries+1)
 	for i := range many {
-		many[i] = newDelivery(group, uint64(i+100), 1)
+		many[i] = newDelivery(group, uint64(i+100), 1, to)
 	}
 	for name, err := range map[string]error{
 		"nothing":               notify(),
@@ -302,6 +304,14 @@ func TestNotify(t *testing.T) {
 		"negative kind":         notify(change(func(o *mimimiv1.OutboundDelivery) { o.Delivery.Kind = -1 })),
 		"no message":            notify(change(func(o *mimimiv1.OutboundDelivery) { o.Delivery.Message = nil })),
 		"group is no group":     notify(change(func(o *mimimiv1.OutboundDelivery) { o.Delivery.GroupId = []byte("mimi://a.example/u/x") })),
+		"no recipient":          notify(newDelivery(group, 8, 10)),
+		"a large message":       notify(newDelivery(group, 8, maxSmallDelivery+1, to)),
+		"a large proposal": notify(change(func(o *mimimiv1.OutboundDelivery) {
+			o.Delivery.Kind, o.Delivery.Message = mimimiv1.Delivery_KIND_PROPOSAL, make([]byte, maxSmallDelivery+1)
+		})),
+		"a large commit": notify(change(func(o *mimimiv1.OutboundDelivery) {
+			o.Delivery.Kind, o.Delivery.Message = mimimiv1.Delivery_KIND_COMMIT, make([]byte, maxLargeDelivery+1)
+		})),
 		"too many recipients": notify(change(func(o *mimimiv1.OutboundDelivery) {
 			o.Delivery.Recipients = make([]*mimimiv1.Recipient, maxRecipients+1)
 		})),
@@ -312,8 +322,8 @@ func TestNotify(t *testing.T) {
 	if n := len(q.all()); n != 2 {
 		t.Errorf("after all refusals the queue holds %d entries, want 2", n)
 	}
-	busy := &federationSide{notifies: newSlots(0), relays: newSlots(0)}
-	if err := busy.notify(t.Context(), "a.example", []*mimimiv1.OutboundDelivery{newDelivery(group, 1, 1)}); err != errBusy {
+	busy := &federationSide{notifies: newDomainSlots(0), relays: newDomainSlots(0)}
+	if err := busy.notify(t.Context(), "a.example", []*mimimiv1.OutboundDelivery{newDelivery(group, 1, 1, to)}); err != errBusy {
 		t.Errorf("too many: %v", err)
 	}
 }

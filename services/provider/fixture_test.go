@@ -487,3 +487,12 @@ func wantCode(t *testing.T, what string, err error, want connect.Code) {
 		t.Errorf("%s: got %v, want code %v", what, err, want)
 	}
 }
+
+// body stores a delivery's body, if it has one of its own, and returns what refers to it.
+func (d *deliverer) body(ctx context.Context, delivery *mimimiv1.Delivery) (*mimimiv1.QueueItem, error) {
+	item, data, err := common(delivery)
+	if err != nil {
+		return nil, err
+	}
+	return item, d.storeBody(ctx, item.GetBodyHash(), data)
+}

@@ -16,6 +16,10 @@ const (
 	maxPeerConfigFile = 256 << 10
 	// maxDocument bounds a key document: a few dozen keys of 32 bytes.
 	maxDocument = 64 << 10
+	// maxLargeDelivery bounds what a commit or a Welcome holds: a hub's log has no larger entry.
+	maxLargeDelivery = 5<<20 + 768<<10
+	// maxSmallDelivery bounds the same of a proposal or a message: the hub's bound of a message, and room for keys beside it.
+	maxSmallDelivery = 256<<10 + 16<<10
 	// recordSize is what every answer of GetRecord holds. A certificate has at most 512 bytes (protocol §4); the rest of a record, 300.
 	recordSize = 1024
 )
@@ -30,6 +34,10 @@ const (
 	notifyTimeout     = time.Minute      // 256 recipients' queues, each one publish
 	drainTimeout      = 20 * time.Second // what was accepted is finished before a stop
 	restartPause      = 5 * time.Second  // before an outbox consumer that failed is started again
+	dialTimeout       = 5 * time.Second  // a peer that does not answer at all
+	// pingAfter and pingTimeout find a connection to a peer that is dead without a word; without them it would be used until the system gives it up.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
 	// watchTime ends a hint stream: the client opens a new one, and proves the key again.
 	watchTime = time.Hour
 	// watchRepair is how often a watched queue is looked at without a hint, since hints may be lost. The client gets an empty one then.
@@ -60,10 +68,12 @@ const (
 	maxWatches = 20000
 	// maxWatchesPerQueue: one client has one, and perhaps one that is dying.
 	maxWatchesPerQueue = 4
-	// maxRelays bounds relayed requests under way: up to 8 MiB of memory each, and a client waits for the answer anyway.
+	// maxRelays bounds relayed requests under way to the domain's own services: up to 8 MiB of memory each, and a client waits for the answer anyway.
 	maxRelays = 64
-	// maxNotifies bounds Notify calls under way, for the same reason.
-	maxNotifies = 32
+	// maxPeerRelays is the bound for each other domain, in each direction: one that does not answer must not use up the room of the others.
+	maxPeerRelays = 32
+	// maxPeerNotifies bounds one domain's Notify calls under way: its providers hand deliveries over in order, one after the other.
+	maxPeerNotifies = 8
 	// queueWriters bounds how many queues one delivery is written to at once: most of the time is waiting for the bus.
 	queueWriters = 16
 )

@@ -18,6 +18,8 @@ type metrics struct {
 	Refused        metric.Int64Counter
 	Evicted        metric.Int64Counter
 	PoolFull       metric.Int64Counter
+	StorageFull    metric.Int64Counter
+	Damaged        metric.Int64Counter
 	Notified       metric.Int64Counter
 	NotifyFailed   metric.Int64Counter
 	Relayed        metric.Int64Counter
@@ -44,6 +46,8 @@ func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
 		{&m.Refused, "provider.deliveries.refused", "deliveries of groups that the queue's owner refused"},
 		{&m.Evicted, "provider.queue.evictions", "entries evicted because a group's quota was full"},
 		{&m.PoolFull, "provider.queue.pool_full", "entries of unconfirmed groups that found no room"},
+		{&m.StorageFull, "provider.queue.storage_full", "entries that were not stored because queues or bodies have no room"},
+		{&m.Damaged, "provider.queue.damaged", "recipients left out because a record of their queue cannot be read, or its handling failed"},
 		{&m.Notified, "provider.federation.notified", "deliveries taken over by other domains"},
 		{&m.NotifyFailed, "provider.federation.notify_failures", "attempts to hand a delivery to another domain that failed"},
 		{&m.Relayed, "provider.relay.own", "requests relayed to the domain's own services"},

@@ -37,6 +37,7 @@ type peers struct {
 	cert      tls.Certificate
 	anyDomain []*x509.Certificate // may vouch for any domain
 	log       *slog.Logger
+	bad       map[string]string // by path: contents of files that were complained about; scan's own
 
 	mu       sync.Mutex
 	byDomain map[string]*peer // guarded by mu; values never change, they are replaced
@@ -60,7 +61,7 @@ type peerFile struct {
 }
 
 func newPeers(cfg *Config, k *keys, log *slog.Logger) (*peers, error) {
-	p := &peers{domain: cfg.Domain, cert: k.federation, anyDomain: k.anyDomain, log: log, byDomain: make(map[string]*peer)}
+	p := &peers{domain: cfg.Domain, cert: k.federation, anyDomain: k.anyDomain, log: log, bad: make(map[string]string), byDomain: make(map[string]*peer)}
 	var errs []error
 	for i, c := range cfg.Peers {
 		var roots []*x509.Certificate
@@ -151,13 +152,13 @@ func (p *peers) dial(domain, rawURL string, roots []*x509.Certificate) (*peer, e
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, address)
+				return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
 			},
 			TLSClientConfig: &tls.Config{
 				ServerName: host, RootCAs: p.pool(roots), Certificates: []tls.Certificate{p.cert}, MinVersion: tls.VersionTLS13,
 			},
 			ForceAttemptHTTP2: true, TLSHandshakeTimeout: readHeaderTimeout, IdleConnTimeout: idleTimeout, DisableCompression: true,
-			MaxResponseHeaderBytes: maxHeader,
+			MaxResponseHeaderBytes: maxHeader, HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("a peer must not redirect") },
 	}
@@ -184,13 +185,11 @@ func dialAddress(u *url.URL) string {
 // follow reads the folder again and again, and calls start once for every domain, those of the config too. A file that cannot be used is
 // said once and left; a peer whose file goes away is kept, since what waits for it must not be lost.
 func (p *peers) follow(ctx context.Context, dir string, start func(domain string)) {
-	started, bad := make(map[string]bool), make(map[string]string)
+	started := make(map[string]bool)
 	tick := time.NewTicker(peersInterval)
 	defer tick.Stop()
 	for {
-		if dir != "" {
-			p.scan(ctx, dir, bad)
-		}
+		p.scan(ctx, dir)
 		for _, d := range p.domains() {
 			if !started[d] {
 				started[d] = true
@@ -205,8 +204,11 @@ func (p *peers) follow(ctx context.Context, dir string, start func(domain string
 	}
 }
 
-// scan reads the folder once. bad remembers the contents that were complained about.
-func (p *peers) scan(ctx context.Context, dir string, bad map[string]string) {
+// scan reads the folder once, if there is one. It must not run twice at a time.
+func (p *peers) scan(ctx context.Context, dir string) {
+	if dir == "" {
+		return
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
 		p.log.ErrorContext(ctx, "peers_dir is not a usable path")
@@ -217,8 +219,8 @@ func (p *peers) scan(ctx context.Context, dir string, bad map[string]string) {
 		if err == nil {
 			err = p.learn(b)
 		}
-		if err != nil && bad[path] != string(b) {
-			bad[path] = string(b)
+		if err != nil && p.bad[path] != string(b) {
+			p.bad[path] = string(b)
 			p.log.WarnContext(ctx, "a file in peers_dir cannot be used: it must hold domain, url and ca_pem")
 		}
 	}

@@ -4,9 +4,11 @@
 // Guarantees:
 //   - The account side and the anonymous side have listeners, host names, certificates and request handlers of their own, and share no state
 //     that depends on a user: nothing here ties a queue or a relayed request to an account. No cookies, no TLS tickets, no access log.
-//   - A delivery is acknowledged, to the outbox or to another domain, after it is stored in every recipient's queue, and not before.
+//   - A delivery is acknowledged, to the outbox or to another domain, after it is stored in every recipient's queue that takes it, and not before.
 //     Another domain's delivery is taken only for groups of that domain's own hub.
 //   - What a queue's quota drops is told to its owner by a notice, per group, except for unconfirmed groups beyond the pool, which a metric counts.
+//   - What finds no room in the domain's storage is dropped, not waited for: deliveries after it go on. Its recipient gets a notice if there is
+//     room for that; otherwise the delivery is missing between two places of the log, which the next one shows.
 //   - The inbox answers alike for users who exist and who do not.
 //   - A peer's identity key is pinned on first use; another one is refused.
 //   - All state is on the bus. Replicas are interchangeable.
@@ -39,6 +41,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 		return err
 	}
 	defer p.peers.close()
+	p.peers.scan(ctx, cfg.PeersDir) // before anybody asks: a domain that is known must not be denied
 	listeners, err := p.listen(cfg)
 	if err != nil {
 		return err
@@ -121,8 +124,8 @@ func build(cfg *Config, env *service.Env) (*provider, error) {
 	p.deliverer = &deliverer{domain: cfg.Domain, bus: env.Bus, queues: stored, peers: known, keys: k.queue, m: m, log: env.Log}
 	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, now: env.Now, m: m}
 	p.queueSide = &queueSide{queues: stored, redeemer: mimimi.AcceptAll{}, now: env.Now, m: m, watches: newWatches()}
-	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), m: m}
-	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newSlots(maxRelays), notifies: newSlots(maxNotifies)}
+	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays), m: m}
+	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newDomainSlots(maxPeerRelays), notifies: newDomainSlots(maxPeerNotifies)}
 	if _, err := p.documents.ours(); err != nil { // a document that cannot be made is a mistake in the config
 		return nil, fmt.Errorf("own key document: %w", err)
 	}

@@ -99,6 +99,12 @@ func (l *ledger) has(mark string, id uint64) bool {
 	return slices.ContainsFunc(l.groups[mark], func(w waiting) bool { return w.id == id })
 }
 
+// endsInNotice reports whether the newest that waits for the group is a notice.
+func (l *ledger) endsInNotice(mark string) bool {
+	entries := l.groups[mark]
+	return len(entries) > 0 && entries[len(entries)-1].notice()
+}
+
 // forget drops what is gone: every entry before first.
 func (l *ledger) forget(first uint64) {
 	l.keep(func(_ string, w waiting) bool { return w.sequence >= first })

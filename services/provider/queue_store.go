@@ -113,11 +113,13 @@ func (q *queues) read(ctx context.Context, id mimimi.QueueID, after uint64, limi
 	return entries, more, nil
 }
 
-// entry turns a stored item into what the client gets. A body that is no longer there is a loss, and said as one.
+// entry turns a stored item into what the client gets. A body that is no longer there, or is not what was stored, is a loss,
+// and said as one: what comes after it can still be read. So is an item that cannot be read; its group is not known.
 func (q *queues) entry(ctx context.Context, m *bus.Message) (*mimimiv1.QueueEntry, error) {
 	item := new(mimimiv1.QueueItem)
 	if err := proto.Unmarshal(m.Data, item); err != nil {
-		return nil, errCorrupt
+		q.m.Damaged.Add(ctx, 1)
+		return &mimimiv1.QueueEntry{Position: m.Sequence, Lost: new(mimimiv1.LostNotice)}, nil
 	}
 	lost := &mimimiv1.QueueEntry{Position: m.Sequence, Lost: &mimimiv1.LostNotice{GroupId: item.GetGroupId()}}
 	if item.GetLost() {
@@ -133,8 +135,9 @@ func (q *queues) entry(ctx context.Context, m *bus.Message) (*mimimiv1.QueueEntr
 			return nil, err
 		}
 		delivery = new(mimimiv1.Delivery)
-		if err := proto.Unmarshal(body.Data, delivery); err != nil {
-			return nil, errCorrupt
+		if !bytes.Equal(digest(labelBody, body.Data), item.GetBodyHash()) || proto.Unmarshal(body.Data, delivery) != nil {
+			q.m.Damaged.Add(ctx, 1)
+			return lost, nil
 		}
 	}
 	delivery.Recipients = []*mimimiv1.Recipient{item.GetRecipient()}
@@ -156,11 +159,13 @@ func (q *queues) last(ctx context.Context, id mimimi.QueueID) (uint64, error) {
 // queueKey is a queue as a map's key.
 func queueKey(id mimimi.QueueID) string { return string(id.Bytes()) }
 
-// write puts one entry into a queue, if its owner lets the group in, within the group's quota.
+// write puts one entry into a queue, if its owner lets the group in, within the group's quota. body stores what the entry refers to; it is not
+// called for an entry that is not written.
 //
-// Writes, when the quota is full: (1) the notice; (2) the evictions; (3) the entry. A crash after (1) or (2) leaves a client that was told
-// of a loss, never a loss without a word; the delivery is repeated, and a second notice does no harm. Without a full quota (3) is the only one.
-func (q *queues) write(ctx context.Context, id mimimi.QueueID, item *mimimiv1.QueueItem) error {
+// Writes, when the quota is full: (1) the body; (2) the notice; (3) the evictions; (4) the entry. A crash after (2) or (3) leaves a client that
+// was told of a loss, never a loss without a word; the delivery is repeated, and a second notice does no harm. Without a full quota there are (1)
+// and (4) only. If the storage is full the entry is a loss (lose).
+func (q *queues) write(ctx context.Context, id mimimi.QueueID, item *mimimiv1.QueueItem, body func() error) error {
 	record, ok, err := q.record(ctx, id)
 	if err != nil {
 		return err
@@ -183,26 +188,47 @@ func (q *queues) write(ctx context.Context, id mimimi.QueueID, item *mimimiv1.Qu
 	if l.has(string(mark), itemID(item)) {
 		return nil // a repeat of what still waits
 	}
-	return q.store(ctx, id, l, string(mark), item, func() (verdict, error) {
-		pooled := func() int { return l.pooled(record) }
-		v := l.admit(string(mark), s, pooled)
-		if v.store && !v.notice {
-			return v, nil
-		}
+	pooled := func() int { return l.pooled(record) }
+	v := l.admit(string(mark), s, pooled)
+	if !v.store || v.notice {
 		// Full as far as is known: look whether the owner has taken something since.
 		if err := q.trim(ctx, id, l); err != nil {
-			return v, err
+			return err
 		}
-		return l.admit(string(mark), s, pooled), nil
-	})
+		v = l.admit(string(mark), s, pooled)
+	}
+	if v.store {
+		err = body()
+	}
+	if err == nil {
+		err = q.store(ctx, id, l, string(mark), item, v)
+	}
+	if isKind(err, problem.Limited) {
+		return q.lose(ctx, id, l, string(mark), item.GetGroupId())
+	}
+	return err
+}
+
+// lose drops an entry for which the storage has no room: waiting for room would hold back everybody's deliveries. The owner gets a notice, if
+// there is room for that and none stands at the end of the group's entries.
+func (q *queues) lose(ctx context.Context, id mimimi.QueueID, l *heldLedger, mark string, group []byte) error {
+	q.m.StorageFull.Add(ctx, 1)
+	subject := q.bus.Queue(id.Bytes())
+	if !l.endsInNotice(mark) {
+		err := q.publish(ctx, subject, l, mark, &mimimiv1.QueueItem{GroupId: group, Lost: true})
+		if isKind(err, problem.Limited) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	q.bus.Hint(subject)
+	return nil
 }
 
 // store carries out a verdict.
-func (q *queues) store(ctx context.Context, id mimimi.QueueID, l *heldLedger, mark string, item *mimimiv1.QueueItem, decide func() (verdict, error)) error {
-	v, err := decide()
-	if err != nil {
-		return err
-	}
+func (q *queues) store(ctx context.Context, id mimimi.QueueID, l *heldLedger, mark string, item *mimimiv1.QueueItem, v verdict) error {
 	subject := q.bus.Queue(id.Bytes())
 	if v.notice {
 		notice := &mimimiv1.QueueItem{GroupId: item.GetGroupId(), Lost: true}
@@ -290,10 +316,9 @@ func (q *queues) sync(ctx context.Context, id mimimi.QueueID, l *heldLedger) err
 		}
 		for _, m := range msgs {
 			item := new(mimimiv1.QueueItem)
-			if err := proto.Unmarshal(m.Data, item); err != nil {
-				return errCorrupt
+			if err := proto.Unmarshal(m.Data, item); err == nil { // what cannot be read counts for no group; its owner reads a loss
+				l.add(string(groupMark(id, item.GetGroupId())), waiting{sequence: m.Sequence, id: itemID(item)})
 			}
-			l.add(string(groupMark(id, item.GetGroupId())), waiting{sequence: m.Sequence, id: itemID(item)})
 			l.scanned = m.Sequence
 		}
 		more = more && len(msgs) > 0

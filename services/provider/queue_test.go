@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -399,7 +400,7 @@ func TestLedgersForget(t *testing.T) {
 func (d *testDomain) direct() *deliverer {
 	b, m := d.bus.Bus("provider"), must(newMetrics(nil))
 	k := must(loadKeys(d.cfg))
-	return &deliverer{domain: d.name, bus: b, queues: &queues{bus: b, now: d.clock.Now, m: m, ledgers: newLedgers()}, keys: k.queue, m: m}
+	return &deliverer{domain: d.name, bus: b, queues: &queues{bus: b, now: d.clock.Now, m: m, ledgers: newLedgers()}, keys: k.queue, m: m, log: slog.New(slog.DiscardHandler)}
 }
 
 func (d *testDomain) deliver(w *deliverer, o *mimimiv1.OutboundDelivery) {

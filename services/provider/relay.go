@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"sync"
 
 	"connectrpc.com/connect"
 
@@ -17,7 +18,8 @@ type relaySide struct {
 	bus       *bus.Bus
 	peers     *peers
 	documents *documents
-	slots     slots
+	slots     slots        // of the own domain
+	away      *domainSlots // of each peer
 	m         *metrics
 }
 
@@ -29,6 +31,7 @@ var (
 	errBusy        = problem.New(problem.Limited, "too many requests are under way: try again")
 	errPeerDown    = problem.New(problem.Unavailable, "the other domain did not answer: try again")
 	errPeerLimited = problem.New(problem.Limited, "the other domain has too much to do: try again later")
+	errPeerFailed  = problem.New(problem.Internal, "the other domain failed at the request")
 	errPeerRefused = problem.New(problem.Invalid, "the other domain refused the request")
 )
 
@@ -48,6 +51,37 @@ func (s slots) enter() error {
 }
 
 func (s slots) leave() { <-s }
+
+// domainSlots bounds what is under way for each domain by itself. Safe for concurrent use.
+type domainSlots struct {
+	each int
+
+	mu   sync.Mutex
+	busy map[string]int // guarded by mu: domains with something under way
+}
+
+func newDomainSlots(each int) *domainSlots {
+	return &domainSlots{each: each, busy: make(map[string]int)}
+}
+
+// enter takes one of a domain's slots at once, or returns errBusy.
+func (s *domainSlots) enter(domain string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy[domain] >= s.each {
+		return errBusy
+	}
+	s.busy[domain]++
+	return nil
+}
+
+func (s *domainSlots) leave(domain string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy[domain]--; s.busy[domain] == 0 {
+		delete(s.busy, domain)
+	}
+}
 
 // relayed reports whether a service is reached by relay.
 func relayed(service string) bool {
@@ -81,20 +115,32 @@ func (r *relaySide) relay(ctx context.Context, req *mimimiv1.RelayRequest) ([]by
 	if mimimi.CheckDomain(req.GetDomain()) != nil {
 		return nil, errDomain
 	}
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
+	defer cancel()
+	if req.GetDomain() == r.domain {
+		return r.relayOwn(ctx, req)
+	}
+	return r.relayAway(ctx, req)
+}
+
+func (r *relaySide) relayOwn(ctx context.Context, req *mimimiv1.RelayRequest) ([]byte, error) {
 	if err := r.slots.enter(); err != nil {
 		return nil, err
 	}
 	defer r.slots.leave()
-	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
-	defer cancel()
-	if req.GetDomain() == r.domain {
-		r.m.Relayed.Add(ctx, 1)
-		return r.bus.Call(ctx, req.GetService(), req.GetEncapsulatedRequest())
-	}
+	r.m.Relayed.Add(ctx, 1)
+	return r.bus.Call(ctx, req.GetService(), req.GetEncapsulatedRequest())
+}
+
+func (r *relaySide) relayAway(ctx context.Context, req *mimimiv1.RelayRequest) ([]byte, error) {
 	p, err := r.peers.get(req.GetDomain())
 	if err != nil {
 		return nil, err
 	}
+	if err := r.away.enter(p.domain); err != nil {
+		return nil, err
+	}
+	defer r.away.leave(p.domain)
 	r.m.RelayedAway.Add(ctx, 1)
 	answer, err := p.service.Relay(ctx, &mimimiv1.FederationRelayRequest{Service: req.GetService(), EncapsulatedRequest: req.GetEncapsulatedRequest()})
 	if err != nil {
@@ -112,6 +158,15 @@ func peerProblem(err error) error {
 		return problem.Wrap(errPeerLimited.Kind, errPeerLimited.Sentence, err)
 	}
 	return problem.Wrap(errPeerDown.Kind, errPeerDown.Sentence, err)
+}
+
+// notifyProblem is peerProblem for a delivery. A peer that says that it failed at it is not asked for ever: what waits behind the delivery is
+// not to be blocked by it. A connection that breaks may look like such a failure, so the peer must have said it.
+func notifyProblem(err error) error {
+	if connect.CodeOf(err) == connect.CodeInternal && connect.IsWireError(err) {
+		return problem.Wrap(errPeerFailed.Kind, errPeerFailed.Sentence, err)
+	}
+	return peerProblem(err)
 }
 
 // GetKeyDocument returns the copy of a domain's key document that all users are shown.
