@@ -237,10 +237,11 @@ func (d *Domain) services(replica int, listening *sync.WaitGroup) []runnable {
 	}
 }
 
-// address returns where a listener of a replica listens: where it did last time, so that clients and peers find it again.
+// address returns where a listener of a replica listens: the first one where it did last time, so that clients and peers find it again. The addresses are the
+// first provider's to write once it runs, so no other replica looks at them.
 func (d *Domain) address(replica int, listener string) string {
-	if a, ok := d.state.Addresses[listener]; ok && replica == 0 {
-		return a
+	if replica == 0 && d.state.Addresses[listener] != "" {
+		return d.state.Addresses[listener]
 	}
 	return "127.0.0.1:0"
 }

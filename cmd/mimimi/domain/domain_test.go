@@ -67,6 +67,15 @@ func TestRestartKeepsAddressesAndKeys(t *testing.T) {
 	register(t, d, "bob")
 }
 
+// TestReplicasOfAFolderInUse: several replicas in a folder that knows its addresses; the race detector watches who touches them.
+func TestReplicasOfAFolderInUse(t *testing.T) {
+	dir := t.TempDir()
+	_, stop := start(t, Options{Dir: dir, Domain: "a.localhost"})
+	stop()
+	d, _ := start(t, Options{Dir: dir, Domain: "a.localhost", Replicas: 3})
+	register(t, d, "alice")
+}
+
 func TestFolderOfAnotherDomain(t *testing.T) {
 	dir := t.TempDir()
 	_, stop := start(t, Options{Dir: dir, Domain: "a.localhost"})
