@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -148,7 +146,7 @@ func (c *Client) register(ctx context.Context, user mimimi.User) error {
 		if err != nil {
 			return err
 		}
-		err = c.update(func(tx *bolt.Tx) error {
+		err = c.update(func(tx Tx) error {
 			pin := pinRecord{IdentityKey: rec.Provider.IdentityKey}
 			return errors.Join(write(tx, bucketMeta, keyAccount, rec), write(tx, bucketPins, []byte(rec.Provider.Domain), pin))
 		})
@@ -204,7 +202,7 @@ func (c *Client) saveAccount(change func(r *accountRecord)) error {
 	if err != nil {
 		return err
 	}
-	if err := c.update(func(tx *bolt.Tx) error { return write(tx, bucketMeta, keyAccount, next) }); err != nil {
+	if err := c.update(func(tx Tx) error { return write(tx, bucketMeta, keyAccount, next) }); err != nil {
 		return err
 	}
 	c.account = a

@@ -14,15 +14,13 @@
 //
 //   - Timing and network addresses are visible to the own provider.
 //   - Another domain's identity key is trusted on first use, and then pinned; Verify shows fingerprints to compare.
-//   - The file is not encrypted: it is as safe as the folder that holds it. An erased key is gone from the records at once, from
+//   - The file is encrypted only if Config.Key or Config.Passphrase is set. An erased key is gone from the records at once, from
 //     the file's free pages only when they are used again.
 package client
 
 import (
 	"context"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -68,7 +66,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if !hasStore(cfg.Dir) { // nothing is made where nothing was
+	if cfg.Store == nil && !hasStore(cfg.Dir) { // nothing is made where nothing was
 		return nil, ErrNotRegistered
 	}
 	c, err := open(cfg)
@@ -86,7 +84,7 @@ func open(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := openStore(cfg.Dir)
+	s, err := openStore(&cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +126,7 @@ func (c *Client) Close() error {
 	if c.channels != nil {
 		c.channels.close()
 	}
-	return c.store.close()
+	return c.store.Close()
 }
 
 // User returns the own user.
@@ -175,8 +173,8 @@ func (c *Client) tap(kind string, values ...[]byte) {
 
 // position is the last queue entry that is processed and stored.
 func (c *Client) position() (n uint64, err error) {
-	err = c.view(func(tx *bolt.Tx) error {
-		if b := tx.Bucket(bucketMeta).Get(keyPosition); len(b) == 8 {
+	err = c.view(func(tx Tx) error {
+		if b := tx.Get(bucketMeta, keyPosition); len(b) == 8 {
 			n = fromBigEndian(b)
 		}
 		return nil
@@ -186,8 +184,8 @@ func (c *Client) position() (n uint64, err error) {
 
 // acked is the last queue entry that the queue was told about.
 func (c *Client) acked() (n uint64, err error) {
-	err = c.view(func(tx *bolt.Tx) error {
-		if b := tx.Bucket(bucketMeta).Get(keyAcked); len(b) == 8 {
+	err = c.view(func(tx Tx) error {
+		if b := tx.Get(bucketMeta, keyAcked); len(b) == 8 {
 			n = fromBigEndian(b)
 		}
 		return nil

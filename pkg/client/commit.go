@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -54,7 +52,7 @@ func newTask(kind taskKind) *task { return &task{ID: hex.EncodeToString(newReque
 // perform stores a task and works until it is done or fails. If it fails before anything of it left this client, it is taken back: nothing has changed.
 func (c *Client) perform(ctx context.Context, g *group, t *task) error {
 	id := g.rec.ID
-	err := c.change(g, func(*bolt.Tx) error {
+	err := c.change(g, func(Tx) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 		return nil
 	})
@@ -105,7 +103,7 @@ func (g *group) dropTask(id string) {
 
 // endTask removes a task that will not be done.
 func (c *Client) endTask(g *group, id string) error {
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.dropTask(id)
 		return nil
 	})
@@ -116,7 +114,7 @@ func (c *Client) endTask(g *group, id string) error {
 func (c *Client) failTask(g *group, t *task, why error) error {
 	waited := c.waited == t.ID
 	c.results[t.ID] = why
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		if t.Kind == taskEvict || t.Kind == taskCommit {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
@@ -236,7 +234,7 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 		if err != nil {
 			return err
 		}
-		err = c.change(g, func(*bolt.Tx) error {
+		err = c.change(g, func(Tx) error {
 			a.Packages, a.LinkKeys = packages, keys
 			return nil
 		})
@@ -287,7 +285,7 @@ func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, key mimimi.C
 		return mimimi.LinkKey{}, "", err
 	}
 	link := leaf.Credential.LinkKey(key)
-	err = c.view(func(tx *bolt.Tx) error {
+	err = c.view(func(tx Tx) error {
 		cert, err := identify(tx, kp.Leaf(), link, c.now())
 		if err == nil && cert.User != user {
 			err = ErrIdentity
@@ -372,7 +370,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	if _, err := g.rules.CheckCommit(staged.Change, c.now()); err != nil {
 		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
 		if t := g.task(taskID); t != nil {
 			t.Tries++
@@ -415,7 +413,7 @@ func (c *Client) sendStaged(ctx context.Context, g *group) error {
 		return nil // accepted after all, or overtaken: a task that is not done is tried anew
 	}
 	task := g.task(s.Task)
-	if err := c.change(g, func(*bolt.Tx) error { g.rec.Staged = nil; return nil }); err != nil {
+	if err := c.change(g, func(Tx) error { g.rec.Staged = nil; return nil }); err != nil {
 		return err
 	}
 	if task != nil && !isStale(refusal) {
@@ -435,7 +433,7 @@ func denied(err error) error {
 // propose sends the own self_remove. It is made anew for each epoch until one is accepted; the group is then over at its place in the log (§9).
 func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 	if t.Message == nil {
-		err := c.change(g, func(*bolt.Tx) error {
+		err := c.change(g, func(Tx) error {
 			// The proposal is made in a copy: it becomes pending here only by its place in the log.
 			scratch, err := mls.ParseGroup(g.mls.Marshal(), protocolRules())
 			if err != nil {
@@ -470,7 +468,7 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 	if g.rec.State == GroupOver {
 		return nil
 	}
-	err = c.change(g, func(*bolt.Tx) error {
+	err = c.change(g, func(Tx) error {
 		t.Message, t.Request = nil, nil
 		return nil
 	})
@@ -482,7 +480,7 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 
 // left takes note that the own self_remove has its place in the log. What stands before it and is still on its way is shown; the group ends there.
 func (c *Client) left(g *group, t *task, at uint64) error {
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
 		if g.rec.Last >= at { // it came from the log before the hub's answer

@@ -79,6 +79,11 @@ func checkURL(s string) (string, error) {
 type Config struct {
 	// Dir is the folder of the client's state, made if it is missing. It must be readable by its owner only: it holds every secret.
 	Dir string
+	// Store, if set, holds the state in place of a file in Dir. The Client closes it.
+	Store Store
+	// Key (32 bytes) or Passphrase, if one is set, encrypts the state: values, and the keys under which they stand. It is the same for every Open.
+	Key        []byte
+	Passphrase string
 	// Provider is the user's provider.
 	Provider ProviderInfo
 	// Now is the clock; nil means time.Now.
@@ -112,8 +117,13 @@ const (
 
 // withDefaults returns cfg with its zero values replaced.
 func (cfg Config) withDefaults() (Config, error) {
-	if cfg.Dir == "" {
-		return cfg, errors.New("client config: Dir is required")
+	switch {
+	case cfg.Dir == "" && cfg.Store == nil:
+		return cfg, errors.New("client config: Dir or Store is required")
+	case cfg.Key != nil && cfg.Passphrase != "":
+		return cfg, errors.New("client config: Key and Passphrase exclude each other")
+	case cfg.Key != nil && len(cfg.Key) != dataKey:
+		return cfg, errors.New("client config: Key must be 32 bytes")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

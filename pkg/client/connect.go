@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
@@ -46,7 +44,7 @@ func (r *requestRecord) settle() {
 }
 
 // waitingRequest reads a request that may be answered.
-func waitingRequest(tx *bolt.Tx, id string, now time.Time) (*requestRecord, error) {
+func waitingRequest(tx Tx, id string, now time.Time) (*requestRecord, error) {
 	r, found, err := read[requestRecord](tx, bucketRequests, []byte(id))
 	if err == nil && (!found || r.State != requestWaiting || !now.Before(timeOf(r.NotAfter))) {
 		err = ErrUnknownRequest
@@ -92,7 +90,7 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, 
 		Ask: &askRecord{Record: record.Marshal(), Secret: secret.Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
 			NotAfter: c.now().Add(requestFor).Truncate(day).Unix()},
 	}
-	return k, c.update(func(tx *bolt.Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
+	return k, c.update(func(tx Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
 }
 
 // fetchRecord gets and verifies a user's connection record. The answer about an unknown user looks the same, and does not verify.
@@ -165,7 +163,7 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 		if _, err := c.invite(ctx, g, secret, InviteOptions{Uses: 1, NotAfter: timeOf(k.Ask.NotAfter)}); err != nil {
 			return err
 		}
-		if k, err = c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.Ask.Invited = true; return nil }); err != nil {
+		if k, err = c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Invited = true; return nil }); err != nil {
 			return err
 		}
 	}
@@ -193,11 +191,11 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 		return err
 	}
 	if err == nil {
-		if err := c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, "", 0) }); err != nil {
+		if err := c.change(g, func(tx Tx) error { return c.over(tx, g, "", 0) }); err != nil {
 			return err
 		}
 	}
-	return c.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketContacts).Delete([]byte(k.User)) })
+	return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(k.User)) })
 }
 
 // makeAlias registers the contact's own token at the store (§5: before it is handed out).
@@ -212,7 +210,7 @@ func (c *Client) makeAlias(ctx context.Context, k *contactRecord) (*contactRecor
 	if err := c.registerAlias(ctx, token); err != nil {
 		return k, err
 	}
-	return c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.AliasMade = true; return nil })
+	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.AliasMade = true; return nil })
 }
 
 // connectionGroup returns the group of an own request, made if it is not there yet.
@@ -235,8 +233,8 @@ func (c *Client) connectionGroup(ctx context.Context, k *contactRecord) (*group,
 }
 
 // linkContact makes a contact's record name its new group, in the transaction that stores the group.
-func (c *Client) linkContact(user string, rec *groupRecord) func(tx *bolt.Tx) error {
-	return func(tx *bolt.Tx) error {
+func (c *Client) linkContact(user string, rec *groupRecord) func(tx Tx) error {
+	return func(tx Tx) error {
 		k, found, err := read[contactRecord](tx, bucketContacts, []byte(user))
 		if err != nil || !found {
 			return errors.Join(err, ErrStore)
@@ -263,7 +261,7 @@ func (c *Client) sealRequest(k *contactRecord, g *group, secret mimimi.InviteSec
 	if err != nil {
 		return k, fmt.Errorf("seal connection request: %w", err)
 	}
-	return c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error { k.Ask.Sealed = sealed; return nil })
+	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Sealed = sealed; return nil })
 }
 
 func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
@@ -279,7 +277,7 @@ func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
 	if err != nil {
 		return fmt.Errorf("deposit connection request: %w", err)
 	}
-	_, err = c.changeContact(k.User, func(_ *bolt.Tx, k *contactRecord) error {
+	_, err = c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
 		k.Ask.Deposited = true
 		k.Ask.Sealed, k.Ask.Record = nil, nil
 		return nil
@@ -302,7 +300,7 @@ func (c *Client) readInbox(ctx context.Context) error {
 		if len(res.Items) == 0 {
 			return nil
 		}
-		if err := c.update(func(tx *bolt.Tx) error { return c.storeRequests(tx, res.Items) }); err != nil {
+		if err := c.update(func(tx Tx) error { return c.storeRequests(tx, res.Items) }); err != nil {
 			return err
 		}
 		last := res.Items[len(res.Items)-1].Position
@@ -317,7 +315,7 @@ func (c *Client) readInbox(ctx context.Context) error {
 }
 
 // storeRequests stores sealed requests under the hash of each, and forgets those that have expired.
-func (c *Client) storeRequests(tx *bolt.Tx, items []*mimimiv1.InboxItem) error {
+func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem) error {
 	waiting := 0
 	var expired []string
 	err := each(tx, bucketRequests, func(k []byte, r *requestRecord) error {
@@ -333,7 +331,7 @@ func (c *Client) storeRequests(tx *bolt.Tx, items []*mimimiv1.InboxItem) error {
 		return err
 	}
 	for _, k := range expired {
-		if err := tx.Bucket(bucketRequests).Delete([]byte(k)); err != nil {
+		if err := tx.Delete(bucketRequests, []byte(k)); err != nil {
 			return err
 		}
 	}
@@ -377,7 +375,7 @@ func (c *Client) openRequests(ctx context.Context) error {
 		if err != nil {
 			req = nil // whatever is wrong with it, it is dropped in silence
 		}
-		errs = append(errs, c.update(func(tx *bolt.Tx) error { return c.opened(tx, r, req) }))
+		errs = append(errs, c.update(func(tx Tx) error { return c.opened(tx, r, req) }))
 	}
 	return distinct(errs)
 }
@@ -392,13 +390,12 @@ func (c *Client) unseal(sealed []byte) (*mimimi.ConnectionRequest, error) {
 }
 
 // opened stores a verified request under its own id, unless that was seen before; nil drops it.
-func (c *Client) opened(tx *bolt.Tx, sealed *requestRecord, req *mimimi.ConnectionRequest) error {
-	b := tx.Bucket(bucketRequests)
-	if err := b.Delete([]byte(sealed.ID)); err != nil || req == nil {
+func (c *Client) opened(tx Tx, sealed *requestRecord, req *mimimi.ConnectionRequest) error {
+	if err := tx.Delete(bucketRequests, []byte(sealed.ID)); err != nil || req == nil {
 		return err
 	}
 	id := hex.EncodeToString(req.RequestID[:])
-	if b.Get([]byte(id)) != nil {
+	if tx.Get(bucketRequests, []byte(id)) != nil {
 		return nil // a request id is accepted once
 	}
 	from := req.RequesterCertificate.User.Wire()
@@ -418,7 +415,7 @@ func (c *Client) Accept(ctx context.Context, id string) error {
 			return err
 		}
 		var user string
-		err := c.update(func(tx *bolt.Tx) error {
+		err := c.update(func(tx Tx) error {
 			r, err := waitingRequest(tx, id, c.now())
 			if err != nil {
 				return err
@@ -439,7 +436,7 @@ func (c *Client) Accept(ctx context.Context, id string) error {
 
 // acceptRequest settles a request and stores, in one transaction, the contact and the connection group that is to be entered. A contact that is there
 // already, since requests crossed or the other asks again, keeps the own token that it may have: no other would stay valid beside it.
-func (c *Client) acceptRequest(tx *bolt.Tx, r *requestRecord) error {
+func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	old, found, err := read[contactRecord](tx, bucketContacts, []byte(r.From))
 	if err != nil {
 		return err
@@ -462,7 +459,7 @@ func (c *Client) acceptRequest(tx *bolt.Tx, r *requestRecord) error {
 		write(tx, bucketRequests, []byte(r.ID), r),
 		write(tx, bucketContacts, []byte(k.User), k),
 		write(tx, bucketGroups, []byte(rec.ID), rec),
-		tx.Bucket(bucketGroupIDs).Put(rec.GroupID, []byte(rec.ID)),
+		tx.Put(bucketGroupIDs, rec.GroupID, []byte(rec.ID)),
 	)
 }
 
@@ -476,13 +473,13 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	if _, gerr := c.group(k.Group); !errors.Is(gerr, ErrUnknownGroup) {
 		return err
 	}
-	return errors.Join(err, c.update(func(tx *bolt.Tx) error {
-		return errors.Join(tx.Bucket(bucketContacts).Delete([]byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
+	return errors.Join(err, c.update(func(tx Tx) error {
+		return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
 	}))
 }
 
 // connectionEntered follows the own entry into a connection group: every leaf is identified. If all are the requester's, the response goes to them.
-func (c *Client) connectionEntered(tx *bolt.Tx, g *group) error {
+func (c *Client) connectionEntered(tx Tx, g *group) error {
 	for _, r := range g.rec.Leaves {
 		if r.User != g.rec.Peer && r.User != c.account.rec.User {
 			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
@@ -502,12 +499,12 @@ func (c *Client) connectionEntered(tx *bolt.Tx, g *group) error {
 }
 
 // responseSent completes an accepted connection: the response has its place in the connection group.
-func (c *Client) responseSent(tx *bolt.Tx, g *group) error {
+func (c *Client) responseSent(tx Tx, g *group) error {
 	return c.nowConnected(tx, g, func(*contactRecord) error { return nil })
 }
 
 // receiveResponse completes an own request.
-func (c *Client) receiveResponse(tx *bolt.Tx, g *group, from *leafRecord, body []byte) error {
+func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte) error {
 	if g.rec.Peer == "" || from.User != g.rec.Peer {
 		return nil
 	}
@@ -524,7 +521,7 @@ func (c *Client) receiveResponse(tx *bolt.Tx, g *group, from *leafRecord, body [
 }
 
 // nowConnected makes the peer of a connection group a contact that is connected.
-func (c *Client) nowConnected(tx *bolt.Tx, g *group, change func(k *contactRecord) error) error {
+func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) error) error {
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
 	if err != nil || !found {
 		return err

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"mimimi.example/pkg/mimimi"
 )
 
@@ -93,9 +91,9 @@ func (k *contactRecord) secrets() (mimimi.ConnectionKey, mimimi.ConnectionToken,
 }
 
 // changeContact changes a contact's record in one transaction.
-func (c *Client) changeContact(user string, change func(tx *bolt.Tx, k *contactRecord) error) (*contactRecord, error) {
+func (c *Client) changeContact(user string, change func(tx Tx, k *contactRecord) error) (*contactRecord, error) {
 	var k *contactRecord
-	err := c.update(func(tx *bolt.Tx) error {
+	err := c.update(func(tx Tx) error {
 		found := false
 		var err error
 		if k, found, err = read[contactRecord](tx, bucketContacts, []byte(user)); err != nil {
@@ -178,7 +176,7 @@ func (c *Client) Requests() (all []Request, err error) {
 // Reject drops a request in silence. Errors: ErrUnknownRequest.
 func (c *Client) Reject(id string) error {
 	return c.locked(func() error {
-		return c.update(func(tx *bolt.Tx) error {
+		return c.update(func(tx Tx) error {
 			r, err := waitingRequest(tx, id, c.now())
 			if err != nil {
 				return err

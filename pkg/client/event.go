@@ -2,9 +2,8 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -55,17 +54,19 @@ type eventRecord struct {
 }
 
 // addEvent appends to the list. A zero time means now.
-func (c *Client) addEvent(tx *bolt.Tx, e eventRecord) error {
-	b := tx.Bucket(bucketEvents)
-	seq, err := b.NextSequence()
-	if err != nil {
+func (c *Client) addEvent(tx Tx, e eventRecord) error {
+	seq := uint64(1)
+	if b := tx.Get(bucketMeta, keySequence); len(b) == 8 {
+		seq = fromBigEndian(b) + 1
+	}
+	if err := tx.Put(bucketMeta, keySequence, bigEndian(seq)); err != nil {
 		return err
 	}
 	if e.Time == 0 {
 		e.Time = c.now().Unix()
 	}
 	if e.Message != "" {
-		if err := tx.Bucket(bucketMessages).Put([]byte(e.Group+"/"+string(e.Message)), bigEndian(seq)); err != nil {
+		if err := tx.Put(bucketMessages, []byte(e.Group+"/"+string(e.Message)), bigEndian(seq)); err != nil {
 			return err
 		}
 	}
@@ -73,12 +74,12 @@ func (c *Client) addEvent(tx *bolt.Tx, e eventRecord) error {
 }
 
 // shown says whether a message is in the list already.
-func shown(tx *bolt.Tx, group string, id MessageID) bool {
-	return tx.Bucket(bucketMessages).Get([]byte(group+"/"+string(id))) != nil
+func shown(tx Tx, group string, id MessageID) bool {
+	return tx.Get(bucketMessages, []byte(group+"/"+string(id))) != nil
 }
 
 // warn appends a warning.
-func (c *Client) warn(tx *bolt.Tx, group, sentence string) error {
+func (c *Client) warn(tx Tx, group, sentence string) error {
 	return c.addEvent(tx, eventRecord{Kind: EventWarning, Group: group, Text: sentence})
 }
 
@@ -92,20 +93,26 @@ func (c *Client) Events(after uint64, limit int) ([]Event, error) {
 	}
 	var all []Event
 	err := c.locked(func() error {
-		return c.view(func(tx *bolt.Tx) error {
-			cur := tx.Bucket(bucketEvents).Cursor()
-			for k, v := cur.Seek(bigEndian(after + 1)); k != nil && len(all) < limit; k, v = cur.Next() {
-				e, err := parseEvent(k, v)
-				if err != nil {
-					return err
+		return c.view(func(tx Tx) error {
+			err := tx.Each(bucketEvents, bigEndian(after+1), func(k, v []byte) error {
+				if len(all) == limit {
+					return errEnough
 				}
+				e, err := parseEvent(k, v)
 				all = append(all, e)
+				return err
+			})
+			if errors.Is(err, errEnough) {
+				return nil
 			}
-			return nil
+			return err
 		})
 	})
 	return all, err
 }
+
+// errEnough ends a walk through a bucket.
+var errEnough = errors.New("enough")
 
 func parseEvent(key, value []byte) (Event, error) {
 	var r eventRecord

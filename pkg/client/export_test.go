@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"connectrpc.com/connect"
-	bolt "go.etcd.io/bbolt"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
@@ -22,10 +21,8 @@ func LoseRatchet(c *Client, group string) error {
 	}
 	c.scheduleResync(g)
 	g.rec.Resync.Due = 0
-	return c.update(func(tx *boltTx) error { return c.putGroup(tx, g) })
+	return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
 }
-
-type boltTx = bolt.Tx
 
 // Lost says whether c is still to enter a group anew.
 func Lost(c *Client, group string) bool {
@@ -90,7 +87,7 @@ func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mim
 func DamageGroup(c *Client, group string) error {
 	return c.locked(func() error {
 		delete(c.groups, group)
-		return c.update(func(tx *boltTx) error { return tx.Bucket(bucketRatchets).Put([]byte(group), []byte("damaged")) })
+		return c.update(func(tx Tx) error { return tx.Put(bucketRatchets, []byte(group), []byte("damaged")) })
 	})
 }
 

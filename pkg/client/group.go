@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
 )
@@ -125,7 +123,7 @@ func (c *Client) SetGroupName(group, name string) error {
 		if err != nil {
 			return err
 		}
-		return c.change(g, func(*bolt.Tx) error {
+		return c.change(g, func(Tx) error {
 			g.rec.Name = name
 			return nil
 		})
@@ -254,7 +252,7 @@ func (c *Client) Leave(ctx context.Context, group string) error {
 			return err
 		}
 		if len(g.rec.Leaves) == 1 {
-			return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, leftSentence, 0) })
+			return c.change(g, func(tx Tx) error { return c.over(tx, g, leftSentence, 0) })
 		}
 		return c.perform(ctx, g, newTask(taskLeave))
 	})

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
@@ -115,7 +113,7 @@ func (c *Client) group(id string) (*group, error) {
 		return g, nil
 	}
 	var g *group
-	err := c.view(func(tx *bolt.Tx) (err error) {
+	err := c.view(func(tx Tx) (err error) {
 		g, err = loadGroup(tx, id)
 		return err
 	})
@@ -126,7 +124,7 @@ func (c *Client) group(id string) (*group, error) {
 	return g, nil
 }
 
-func loadGroup(tx *bolt.Tx, id string) (*group, error) {
+func loadGroup(tx Tx, id string) (*group, error) {
 	rec, found, err := read[groupRecord](tx, bucketGroups, []byte(id))
 	if err != nil {
 		return nil, err
@@ -148,7 +146,7 @@ func loadGroup(tx *bolt.Tx, id string) (*group, error) {
 			return nil, err
 		}
 	}
-	if b := tx.Bucket(bucketRatchets).Get([]byte(id)); b != nil {
+	if b := tx.Get(bucketRatchets, []byte(id)); b != nil {
 		if g.mls, err = mls.ParseGroup(slices.Clone(b), protocolRules()); err != nil {
 			return nil, errDamagedGroup
 		}
@@ -163,8 +161,8 @@ var errDamagedGroup = fmt.Errorf("%w: a group is damaged", ErrStore)
 
 // groupByID finds the local id of a group by its group id.
 func (c *Client) groupByID(id []byte) (local string, found bool, err error) {
-	err = c.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketGroupIDs).Get(id)
+	err = c.view(func(tx Tx) error {
+		b := tx.Get(bucketGroupIDs, id)
 		local, found = string(b), b != nil
 		return nil
 	})
@@ -172,8 +170,8 @@ func (c *Client) groupByID(id []byte) (local string, found bool, err error) {
 }
 
 // change runs f on a group's state and stores the result, in one transaction. If it fails the group is loaded anew when it is next used.
-func (c *Client) change(g *group, f func(tx *bolt.Tx) error) error {
-	return c.update(func(tx *bolt.Tx) error {
+func (c *Client) change(g *group, f func(tx Tx) error) error {
+	return c.update(func(tx Tx) error {
 		if err := f(tx); err != nil {
 			return err
 		}
@@ -182,7 +180,7 @@ func (c *Client) change(g *group, f func(tx *bolt.Tx) error) error {
 }
 
 // putGroup stores a group in all its buckets. A group that is over keeps its record only: its secrets are erased.
-func (c *Client) putGroup(tx *bolt.Tx, g *group) error {
+func (c *Client) putGroup(tx Tx, g *group) error {
 	id := []byte(g.rec.ID)
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
@@ -196,19 +194,19 @@ func (c *Client) putGroup(tx *bolt.Tx, g *group) error {
 		g.rec.Rules = g.rules.Marshal()
 	}
 	errs := []error{write(tx, bucketGroups, id, g.rec)}
-	if ids := tx.Bucket(bucketGroupIDs); g.rec.State != GroupOver || ids.Get(g.rec.GroupID) == nil { // one may be in a group again
-		errs = append(errs, ids.Put(g.rec.GroupID, id))
+	if g.rec.State != GroupOver || tx.Get(bucketGroupIDs, g.rec.GroupID) == nil { // one may be in a group again
+		errs = append(errs, tx.Put(bucketGroupIDs, g.rec.GroupID, id))
 	}
 	if g.mls != nil {
-		errs = append(errs, tx.Bucket(bucketRatchets).Put(id, g.mls.Marshal()))
+		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.Marshal()))
 	} else {
-		errs = append(errs, tx.Bucket(bucketRatchets).Delete(id))
+		errs = append(errs, tx.Delete(bucketRatchets, id))
 	}
 	if g.own != nil {
 		leaf, err := g.own.leaf()
 		errs = append(errs, err, write(tx, bucketLeaves, id, leaf))
 	} else {
-		errs = append(errs, tx.Bucket(bucketLeaves).Delete(id))
+		errs = append(errs, tx.Delete(bucketLeaves, id))
 	}
 	return errors.Join(errs...)
 }
@@ -216,7 +214,7 @@ func (c *Client) putGroup(tx *bolt.Tx, g *group) error {
 // dropGroup forgets a group that never came to be; if the client was let in again meanwhile, it tries that.
 func (c *Client) dropGroup(g *group) error {
 	if g.rec.Again != nil {
-		return c.change(g, func(*bolt.Tx) error {
+		return c.change(g, func(Tx) error {
 			*g = group{id: g.id, rec: &groupRecord{
 				ID: g.rec.ID, GroupID: g.rec.GroupID, State: GroupJoining, Created: g.rec.Created, Leaves: make(map[uint32]*leafRecord),
 				Welcome: g.rec.Again, Behind: true,
@@ -224,22 +222,21 @@ func (c *Client) dropGroup(g *group) error {
 			return nil
 		})
 	}
-	err := c.update(func(tx *bolt.Tx) error {
+	err := c.update(func(tx Tx) error {
 		id := []byte(g.rec.ID)
-		ids := tx.Bucket(bucketGroupIDs)
-		if string(ids.Get(g.rec.GroupID)) == g.rec.ID {
-			if err := ids.Delete(g.rec.GroupID); err != nil {
+		if string(tx.Get(bucketGroupIDs, g.rec.GroupID)) == g.rec.ID {
+			if err := tx.Delete(bucketGroupIDs, g.rec.GroupID); err != nil {
 				return err
 			}
 		}
-		return errors.Join(tx.Bucket(bucketGroups).Delete(id), tx.Bucket(bucketRatchets).Delete(id), tx.Bucket(bucketLeaves).Delete(id))
+		return errors.Join(tx.Delete(bucketGroups, id), tx.Delete(bucketRatchets, id), tx.Delete(bucketLeaves, id))
 	})
 	delete(c.groups, g.rec.ID)
 	return err
 }
 
 // over ends a group for this client.
-func (c *Client) over(tx *bolt.Tx, g *group, sentence string, at int64) error {
+func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 	if g.rec.State == GroupOver {
 		return nil
 	}
@@ -348,7 +345,7 @@ func hubExtensions(next *mls.Group) ([]mls.Extension, error) {
 
 // learn takes note of a leaf's link key and identifies the leaf with it. trusted says that the key is what the leaf itself or whoever added it
 // showed, so that a wrong one is that leaf's fault. at is when the certificate must be valid; zero means the start of the leaf's week (§3).
-func (c *Client) learn(tx *bolt.Tx, g *group, leaf uint32, key mimimi.LinkKey, at time.Time, trusted bool) error {
+func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time.Time, trusted bool) error {
 	node, ok := g.mls.Public().Member(leaf)
 	r := g.rec.Leaves[leaf]
 	if !ok || r == nil || r.User != "" || r.Bad {
@@ -375,7 +372,7 @@ func (c *Client) learn(tx *bolt.Tx, g *group, leaf uint32, key mimimi.LinkKey, a
 }
 
 // named makes a leaf identified and says what follows: a member joined, its content is shown, an own entry is complete.
-func (c *Client) named(tx *bolt.Tx, g *group, leaf uint32, cert *mimimi.ClientCertificate, key mimimi.LinkKey) error {
+func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertificate, key mimimi.LinkKey) error {
 	r := g.rec.Leaves[leaf]
 	first := !g.hasUser(cert.User.Wire())
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
@@ -393,7 +390,7 @@ func (c *Client) named(tx *bolt.Tx, g *group, leaf uint32, cert *mimimi.ClientCe
 }
 
 // entered completes an own entry once every leaf is identified, and this client by the others.
-func (c *Client) entered(tx *bolt.Tx, g *group) error {
+func (c *Client) entered(tx Tx, g *group) error {
 	if g.rec.State != GroupJoining || g.mls == nil || g.rec.Create != nil || !g.identified() || g.rec.Join != nil && !g.rec.Join.Answered {
 		return nil
 	}

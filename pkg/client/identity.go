@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -52,19 +50,19 @@ func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte
 	d, err := mimimi.ParseKeyDocument(res.Document)
 	if err != nil || d.Domain != domain || d.Verify(pinned, c.now()) != nil || old != nil && d.Number < old.Number ||
 		pinned != nil && subtle.ConstantTimeCompare(pinned, d.IdentityKey) != 1 {
-		werr := c.update(func(tx *bolt.Tx) error {
+		werr := c.update(func(tx Tx) error {
 			return c.warn(tx, "", "a domain's key document does not verify: it may be that of an impostor")
 		})
 		return nil, errors.Join(fmt.Errorf("get key document: %w", ErrIdentity), werr)
 	}
-	err = c.update(func(tx *bolt.Tx) error {
+	err = c.update(func(tx Tx) error {
 		return write(tx, bucketPins, []byte(domain), pinRecord{IdentityKey: d.IdentityKey, Document: res.Document})
 	})
 	return d, err
 }
 
 // pinned returns a domain's identity key if the domain was met before.
-func pinned(tx *bolt.Tx, domain string) ([]byte, bool, error) {
+func pinned(tx Tx, domain string) ([]byte, bool, error) {
 	pin, found, err := read[pinRecord](tx, bucketPins, []byte(domain))
 	if err != nil || !found {
 		return nil, false, err
@@ -101,7 +99,7 @@ var errUnmet = errors.New("the leaf's domain was never reached")
 
 // identify opens a leaf's identity link and checks what is behind it (§4): certificate chain, dates, signature, key, domains. at is the time at which the
 // certificate must be valid. It returns errUnmet or ErrIdentity.
-func identify(tx *bolt.Tx, l *mls.LeafNode, key mimimi.LinkKey, at time.Time) (*mimimi.ClientCertificate, error) {
+func identify(tx Tx, l *mls.LeafNode, key mimimi.LinkKey, at time.Time) (*mimimi.ClientCertificate, error) {
 	leaf, err := mimimi.ParseLeaf(l)
 	if err != nil {
 		return nil, ErrIdentity

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
@@ -93,7 +91,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 	}
 	body := inv.Marshal()
 	c.tap(TapInviteSecret, secret.Bytes())
-	err = c.change(g, func(*bolt.Tx) error {
+	err = c.change(g, func(Tx) error {
 		g.dropInvitations(c.now())
 		g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(r invitationRecord) bool { return bytes.Equal(r.Secret, secret.Bytes()) })
 		if len(g.rec.Invitations) >= maxInvitations {
@@ -106,7 +104,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 		return nil, err
 	}
 	if err := c.registerInvitation(ctx, g, inv); err != nil {
-		return nil, errors.Join(err, c.change(g, func(*bolt.Tx) error {
+		return nil, errors.Join(err, c.change(g, func(Tx) error {
 			g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(r invitationRecord) bool { return bytes.Equal(r.Secret, secret.Bytes()) })
 			return nil
 		}))
@@ -114,7 +112,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 	if g.rec.Peer != "" {
 		return body, nil
 	}
-	return body, c.change(g, func(*bolt.Tx) error {
+	return body, c.change(g, func(Tx) error {
 		g.post(&outgoing{Type: mimimi.EnvelopeInvitation, Body: body})
 		return nil
 	})

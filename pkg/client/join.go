@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -56,7 +54,7 @@ type welcomeRecord struct {
 func newLocalID() string { return hex.EncodeToString(newRequestID()[:6]) }
 
 // newGroup stores a group that is to be made or entered, together with what also does.
-func (c *Client) newGroup(rec *groupRecord, also ...func(tx *bolt.Tx) error) (*group, error) {
+func (c *Client) newGroup(rec *groupRecord, also ...func(tx Tx) error) (*group, error) {
 	rec.ID, rec.State, rec.Created = newLocalID(), GroupJoining, c.now().Unix()
 	rec.Leaves = make(map[uint32]*leafRecord)
 	id, err := mimimi.ParseGroupID(rec.GroupID)
@@ -64,7 +62,7 @@ func (c *Client) newGroup(rec *groupRecord, also ...func(tx *bolt.Tx) error) (*g
 		return nil, err
 	}
 	g := &group{rec: rec, id: id}
-	err = c.change(g, func(tx *bolt.Tx) error {
+	err = c.change(g, func(tx Tx) error {
 		for _, f := range also {
 			if err := f(tx); err != nil {
 				return err
@@ -108,7 +106,7 @@ func (c *Client) create(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("create group: %w", err)
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.rec.Create, g.rec.State, g.rec.Last = nil, GroupActive, res.Sequence
 		return nil
 	})
@@ -130,7 +128,7 @@ func (c *Client) makeGroup(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("make group: %w", err)
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.mls, g.own = made, own
 		exts, err := hubExtensions(made)
 		if err != nil {
@@ -171,7 +169,7 @@ func (c *Client) join(ctx context.Context, g *group) error {
 		if err != nil {
 			return err
 		}
-		err = c.change(g, func(*bolt.Tx) error {
+		err = c.change(g, func(Tx) error {
 			g.own, j.KPRef = own, own.kp.Ref()
 			return nil
 		})
@@ -238,7 +236,7 @@ func (c *Client) makeJoin(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("make external commit: %w", err)
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		j.Commit, j.Message, j.Before, j.Request = staged.Marshal(), staged.Message, before.Marshal(), newRequestID()
 		j.Inviters = inviters
 		j.Tries++
@@ -258,7 +256,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 		return nil, err
 	}
 	user := g.rec.Peer
-	err = c.view(func(tx *bolt.Tx) error {
+	err = c.view(func(tx Tx) error {
 		for _, m := range public.Members() {
 			key, ok := j.linkKey(m)
 			if !ok {
@@ -342,7 +340,7 @@ func (c *Client) sendJoin(ctx context.Context, g *group) error {
 	case err == nil:
 		return c.joined(g, res.Sequence, res.Accepted, 0)
 	case isStale(err):
-		return c.change(g, func(*bolt.Tx) error {
+		return c.change(g, func(Tx) error {
 			j.Commit, j.Message, j.Before, j.Request = nil, nil, nil, nil
 			return nil
 		})
@@ -365,7 +363,7 @@ func (c *Client) joined(g *group, sequence uint64, accepted int64, position uint
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		if err := (*mls.Group)(nil).Merge(staged); err != nil {
 			return fmt.Errorf("join: %w", err)
 		}
@@ -423,9 +421,9 @@ func (c *Client) welcomeRef(d *mimimiv1.Delivery) (ref []byte, waiting int, err 
 	if err != nil {
 		return nil, 0, nil // anybody may send what is none
 	}
-	err = c.view(func(tx *bolt.Tx) error {
+	err = c.view(func(tx Tx) error {
 		for _, r := range refs {
-			if tx.Bucket(bucketPackages).Get(r) != nil {
+			if tx.Get(bucketPackages, r) != nil {
 				ref = r
 			}
 		}
@@ -453,7 +451,7 @@ func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) er
 	if ref == nil || d.Sequence <= last || g.rec.Again != nil && d.Sequence <= g.rec.Again.Sequence {
 		return c.pass(position)
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.rec.Again, g.rec.Behind, g.rec.Resync = newWelcome(d, ref), true, nil
 		return setPosition(tx, position)
 	})
@@ -461,7 +459,7 @@ func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) er
 
 // enterAgain begins the membership of a kept Welcome, now that the first one is known to be over.
 func (c *Client) enterAgain(ctx context.Context, g *group) error {
-	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Welcome: g.rec.Again, Behind: true}, func(tx *bolt.Tx) error {
+	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Welcome: g.rec.Again, Behind: true}, func(tx Tx) error {
 		g.rec.Again = nil
 		return c.putGroup(tx, g)
 	})
@@ -491,7 +489,7 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 	})
 	if err != nil {
 		if isFinal(err) {
-			werr := c.update(func(tx *bolt.Tx) error {
+			werr := c.update(func(tx Tx) error {
 				return c.warn(tx, "", "a group that somebody added you to could not be entered")
 			})
 			return errors.Join(fmt.Errorf("get tree: %w", err), werr, c.dropGroup(g))
@@ -517,7 +515,7 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 	if ok, err := c.isContact(made, info.Signer, keys); err != nil || !ok {
 		return errors.Join(err, c.dropGroup(g))
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.mls, g.rules, g.own, g.rec.Last, g.rec.Welcome = made, rules, own, w.Sequence, nil
 		g.rec.Epochs = mimimi.NewEpochs(w.Epoch).Records()
 		if err := errors.Join(g.syncLeaves(0), c.nameSelf(g), c.usePackage(tx, w.Ref)); err != nil {
@@ -555,7 +553,7 @@ func (c *Client) isContact(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey)
 	if !found {
 		return false, nil
 	}
-	err = c.view(func(tx *bolt.Tx) error {
+	err = c.view(func(tx Tx) error {
 		cert, err := identify(tx, node, *keys[leaf], timeZero)
 		if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
 			return nil

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -79,13 +77,13 @@ func (c *Client) takePackage(ref []byte) (*ownPackage, bool, error) {
 }
 
 // usePackage erases a used one-time KeyPackage and counts its use. A last-resort one may be needed again.
-func (c *Client) usePackage(tx *bolt.Tx, ref []byte) error {
+func (c *Client) usePackage(tx Tx, ref []byte) error {
 	r, found, err := read[packageRecord](tx, bucketPackages, ref)
 	if err != nil {
 		return err
 	}
 	if found && !r.LastResort {
-		if err := tx.Bucket(bucketPackages).Delete(ref); err != nil {
+		if err := tx.Delete(bucketPackages, ref); err != nil {
 			return err
 		}
 	}
@@ -97,7 +95,7 @@ func (c *Client) usePackage(tx *bolt.Tx, ref []byte) error {
 	return write(tx, bucketMeta, keyStock, stock)
 }
 
-func readStock(tx *bolt.Tx) (*stockRecord, error) {
+func readStock(tx Tx) (*stockRecord, error) {
 	s, found, err := read[stockRecord](tx, bucketMeta, keyStock)
 	if !found && err == nil {
 		s = new(stockRecord)
@@ -108,7 +106,7 @@ func readStock(tx *bolt.Tx) (*stockRecord, error) {
 // refillStock looks at the stock when enough sets are known to be used, or an hour has passed.
 func (c *Client) refillStock(ctx context.Context) error {
 	var s *stockRecord
-	err := c.view(func(tx *bolt.Tx) (err error) {
+	err := c.view(func(tx Tx) (err error) {
 		s, err = readStock(tx)
 		return err
 	})
@@ -156,7 +154,7 @@ func (c *Client) fillStock(ctx context.Context) error {
 	if err := c.uploadAll(ctx, waiting); err != nil {
 		return err
 	}
-	return c.update(func(tx *bolt.Tx) error {
+	return c.update(func(tx Tx) error {
 		return write(tx, bucketMeta, keyStock, stockRecord{Checked: c.now().Unix()})
 	})
 }
@@ -182,7 +180,7 @@ func (c *Client) listSets(ctx context.Context) (map[string]*mimimiv1.SetSummary,
 // settlePackages erases what has expired, marks what is in the list, and returns what still has to be uploaded.
 func (c *Client) settlePackages(listed map[string]*mimimiv1.SetSummary) (waiting []*packageRecord, err error) {
 	oldest := c.now().Add(-keyPackageFor).Unix()
-	err = c.update(func(tx *bolt.Tx) error {
+	err = c.update(func(tx Tx) error {
 		waiting = nil
 		change := make(map[string]*packageRecord)
 		err := each(tx, bucketPackages, func(k []byte, r *packageRecord) error {
@@ -203,7 +201,7 @@ func (c *Client) settlePackages(listed map[string]*mimimiv1.SetSummary) (waiting
 		}
 		for k, r := range change {
 			if r == nil {
-				err = tx.Bucket(bucketPackages).Delete([]byte(k))
+				err = tx.Delete(bucketPackages, []byte(k))
 			} else {
 				err = write(tx, bucketPackages, []byte(k), r)
 			}
@@ -254,7 +252,7 @@ func (c *Client) makePackages(ctx context.Context, n int, lastResort bool) ([]*p
 			return nil, fmt.Errorf("make KeyPackage: %w", err)
 		}
 	}
-	return made, c.update(func(tx *bolt.Tx) error {
+	return made, c.update(func(tx Tx) error {
 		for i, r := range made {
 			if err := write(tx, bucketPackages, refs[i], r); err != nil {
 				return err
@@ -343,7 +341,7 @@ func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
 
 // mark stores that KeyPackages are about to be uploaded, or were.
 func (c *Client) mark(batch []*packageRecord, uploaded bool) error {
-	return c.update(func(tx *bolt.Tx) error {
+	return c.update(func(tx Tx) error {
 		for _, r := range batch {
 			kp, err := mls.ParseKeyPackage(r.Package)
 			if err != nil {

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"mimimi.example/pkg/mimimi"
 )
 
@@ -35,7 +33,7 @@ func (c *Client) showLink(g *group) error {
 		links.Receivers, links.Sealed = append(links.Receivers, i), append(links.Sealed, sealed)
 	}
 	epoch := g.mls.Epoch()
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		j.ShownIn = &epoch
 		if len(links.Receivers) == 0 {
 			return c.warn(tx, g.rec.ID, "the inviter has left the group: nobody can let you in")
@@ -47,7 +45,7 @@ func (c *Client) showLink(g *group) error {
 
 // receiveJoinerLink opens the link that an external joiner sealed to the own leaf, under whichever open invitation, and identifies the joiner by it.
 // It then waits for an answer, also if it is identified already: the joiner may have missed the last one.
-func (c *Client) receiveJoinerLink(tx *bolt.Tx, g *group, leaf uint32, from *leafRecord, body []byte) error {
+func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecord, body []byte) error {
 	links, err := mimimi.ParseSealedLinks(body)
 	if err != nil || from == nil {
 		return nil
@@ -79,7 +77,7 @@ func (c *Client) receiveJoinerLink(tx *bolt.Tx, g *group, leaf uint32, from *lea
 }
 
 // receiveLinks opens the members' links that one of them sealed to the own leaf.
-func (c *Client) receiveLinks(tx *bolt.Tx, g *group, leaf uint32, from *leafRecord, body []byte) error {
+func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, body []byte) error {
 	j := g.rec.Join
 	if j == nil || !j.Entered || from == nil || from.User == "" {
 		return nil
@@ -130,7 +128,7 @@ func (c *Client) answer(g *group, leaf uint32) error {
 		return err
 	}
 	epoch := g.mls.Epoch()
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.post(&outgoing{Type: mimimi.EnvelopeJoinerLink, Body: (&mimimi.JoinerLink{Leaf: leaf, Key: key}).Marshal(), OnlyIn: &epoch})
 		links := &mimimi.SealedLinks{Receivers: []uint32{leaf}, Sealed: [][]byte{sealed}}
 		g.post(&outgoing{Type: mimimi.EnvelopeLinksToJoiner, Body: links.Marshal(), OnlyIn: &epoch})

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -57,7 +55,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 			return problem.New(problem.Limited, "too many messages wait to be sent: sync first")
 		}
 		c.tap(TapContent, content)
-		err = c.change(g, func(*bolt.Tx) error {
+		err = c.change(g, func(Tx) error {
 			g.post(&outgoing{ID: hex.EncodeToString(id), Type: mimimi.EnvelopeContent, Body: append(slices.Clone(id), content...)})
 			return nil
 		})
@@ -100,10 +98,10 @@ func (g *group) nextOutgoing() *outgoing {
 // sendMessage encrypts a message, unless that is done already, stores it with the ratchet that it used up, and offers it to the hub.
 func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 	if o.Tries >= maxCommitTries {
-		return errors.Join(ErrBusy, c.change(g, func(*bolt.Tx) error { o.Tries = 0; return nil }))
+		return errors.Join(ErrBusy, c.change(g, func(Tx) error { o.Tries = 0; return nil }))
 	}
 	if o.Message == nil {
-		if err := c.change(g, func(*bolt.Tx) error { return g.encrypt(o) }); err != nil {
+		if err := c.change(g, func(Tx) error { return g.encrypt(o) }); err != nil {
 			return fmt.Errorf("encrypt message: %w", err)
 		}
 	}
@@ -116,7 +114,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 	})
 	switch {
 	case err == nil:
-		return c.change(g, func(*bolt.Tx) error {
+		return c.change(g, func(Tx) error {
 			o.Sequence, o.Accepted = res.Sequence, res.Accepted
 			g.recount()
 			return nil
@@ -132,7 +130,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 		if g.rec.State == GroupOver || !slices.Contains(g.rec.Outgoing, o) || o.Sequence != 0 {
 			return nil
 		}
-		return c.change(g, func(*bolt.Tx) error {
+		return c.change(g, func(Tx) error {
 			if refused {
 				o.refused()
 			}
@@ -141,7 +139,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 		})
 	case problem.KindOf(err) == problem.Denied:
 		// A member may have given the hub a sender key that is not the epoch's; then the next epoch mends it (§9).
-		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(*bolt.Tx) error {
+		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(Tx) error {
 			o.refused()
 			o.again()
 			if !g.hasTask(taskCommit) {
@@ -150,7 +148,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 			return nil
 		}))
 	case isFinal(err):
-		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(tx *bolt.Tx) error {
+		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(tx Tx) error {
 			g.dropOutgoing(o)
 			return c.warn(tx, g.rec.ID, "the group's hub refused a message for good: it was not sent")
 		}))
@@ -210,7 +208,7 @@ func (g *group) epochs() *mimimi.Epochs {
 }
 
 // receiveMessage handles an application message at its place in the log, inside the transaction that moves Last past it.
-func (c *Client) receiveMessage(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) error {
+func (c *Client) receiveMessage(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	for _, o := range g.rec.Outgoing {
 		if o.Message != nil && bytes.Equal(o.Message, d.Message) {
 			return c.receiveOwn(tx, g, o, d)
@@ -236,7 +234,7 @@ func (c *Client) receiveMessage(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) err
 }
 
 // receiveOwn handles the own message's place in the log.
-func (c *Client) receiveOwn(tx *bolt.Tx, g *group, o *outgoing, d *mimimiv1.Delivery) error {
+func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) error {
 	if !g.epochs().Counts(d.Epoch, d.Accepted) {
 		if o.OnlyIn != nil {
 			g.dropOutgoing(o)
@@ -260,7 +258,7 @@ func (c *Client) receiveOwn(tx *bolt.Tx, g *group, o *outgoing, d *mimimiv1.Deli
 }
 
 // receiveEnvelope handles what a member says. Control messages of a leaf that is not identified are dropped, but a joiner's link.
-func (c *Client) receiveEnvelope(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, sender mls.Member, e mimimi.Envelope) error {
+func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender mls.Member, e mimimi.Envelope) error {
 	from := g.rec.Leaves[sender.Index]
 	if from != nil {
 		cred, err := mimimi.ParsePseudonymousCredential(sender.Leaf.Credential())
@@ -295,7 +293,7 @@ func (c *Client) receiveEnvelope(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, se
 }
 
 // receiveContent shows content, or holds it back until its sender is identified.
-func (c *Client) receiveContent(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, sender mls.Member, from *leafRecord, body []byte) error {
+func (c *Client) receiveContent(tx Tx, g *group, d *mimimiv1.Delivery, sender mls.Member, from *leafRecord, body []byte) error {
 	if len(body) < messageIDSize {
 		return c.warn(tx, g.rec.ID, "a message could not be read")
 	}
@@ -313,7 +311,7 @@ func (c *Client) receiveContent(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, sen
 }
 
 // showHeld shows what was held back of leaves that are identified now, and drops what is of leaves that have gone.
-func (c *Client) showHeld(tx *bolt.Tx, g *group) error {
+func (c *Client) showHeld(tx Tx, g *group) error {
 	var rest []heldMessage
 	for _, h := range g.rec.Held {
 		r := g.rec.Leaves[h.Leaf]

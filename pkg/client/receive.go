@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
@@ -24,11 +23,11 @@ func timeOf(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
 const maxResyncPause = 5 * time.Second
 
 // setPosition stores the queue position of what a transaction processed. 0: it did not come from the queue.
-func setPosition(tx *bolt.Tx, position uint64) error {
+func setPosition(tx Tx, position uint64) error {
 	if position == 0 {
 		return nil
 	}
-	return tx.Bucket(bucketMeta).Put(keyPosition, bigEndian(position))
+	return tx.Put(bucketMeta, keyPosition, bigEndian(position))
 }
 
 // pass stores a queue position past something that needs nothing done.
@@ -36,7 +35,7 @@ func (c *Client) pass(position uint64) error {
 	if position == 0 {
 		return nil
 	}
-	return c.update(func(tx *bolt.Tx) error { return setPosition(tx, position) })
+	return c.update(func(tx Tx) error { return setPosition(tx, position) })
 }
 
 // deliver handles one queue entry, in whatever order and however often it comes. When it returns nil, everything that came of it is stored, with
@@ -81,7 +80,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 			return c.pass(position)
 		case d.Previous > g.rec.Last && d.Kind == mimimiv1.Delivery_KIND_COMMIT && g.rec.Resync == nil:
 			// The hub does not give what is missing.
-			return c.change(g, func(tx *bolt.Tx) error {
+			return c.change(g, func(tx Tx) error {
 				c.scheduleResync(g)
 				return setPosition(tx, position)
 			})
@@ -92,7 +91,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 
 // fallBehind passes over an entry that cannot be processed now: the log has it.
 func (c *Client) fallBehind(g *group, position uint64) error {
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.rec.Behind = true
 		return setPosition(tx, position)
 	})
@@ -105,7 +104,7 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		return c.pass(position)
 	}
 	if g.leaves(d) {
-		return c.change(g, func(tx *bolt.Tx) error {
+		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
 			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
@@ -114,7 +113,7 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	case !fits(d) && d.Kind == mimimiv1.Delivery_KIND_COMMIT:
 		return c.cannotProcess(g, d, position, errRefused)
 	case !fits(d):
-		return c.change(g, func(tx *bolt.Tx) error {
+		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
 			return errors.Join(c.warn(tx, g.rec.ID, "the group's hub delivered something that is not what it says: it is not read"), setPosition(tx, position))
 		})
@@ -126,7 +125,7 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 			return err
 		}
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		var err error
 		switch d.Kind {
 		case mimimiv1.Delivery_KIND_MESSAGE:
@@ -170,7 +169,7 @@ func (g *group) leaves(d *mimimiv1.Delivery) bool {
 }
 
 // receiveProposal takes note of a standalone proposal, which the next commit must take up.
-func (c *Client) receiveProposal(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) error {
+func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
 	if err != nil || got.Proposal == nil {
 		return c.warn(tx, g.rec.ID, "a proposal could not be read")
@@ -202,7 +201,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 		return c.cannotProcess(g, d, position, errRefused)
 	}
 	if staged.RemovesSelf() {
-		return c.change(g, func(tx *bolt.Tx) error {
+		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
 			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
@@ -210,7 +209,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
 		return err
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		return errors.Join(c.applyCommit(tx, g, d, staged, next), setPosition(tx, position))
 	})
 }
@@ -254,7 +253,7 @@ func (g *group) trusts(leaf uint32) bool {
 // it never enters anew over it. One that cannot be opened leads to a resync (§7).
 func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, why error) error {
 	refused := errors.Is(why, errRefused) || errors.Is(why, mls.ErrInvalid) || errors.Is(why, mimimi.ErrInvalid) || errors.Is(why, mimimi.ErrDenied)
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		if refused {
 			return errors.Join(c.over(tx, g, "the group's hub accepted a change that breaks the protocol: it is not followed", d.Accepted),
 				setPosition(tx, position))
@@ -271,7 +270,7 @@ func (c *Client) scheduleResync(g *group) {
 }
 
 // applyCommit puts a checked commit in force: link keys that it carries (under the key of the epoch that it ends), state, leaves, epochs, events.
-func (c *Client) applyCommit(tx *bolt.Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
+func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
 	ch := staged.Change
 	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
 	if own {
@@ -362,7 +361,7 @@ func (g *group) inherit(ch *mls.Change, gone map[uint32]*leafRecord) {
 }
 
 // tellGone makes the events for users whose last leaf has gone.
-func (c *Client) tellGone(tx *bolt.Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
+func (c *Client) tellGone(tx Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
 	if g.rec.Peer != "" {
 		return nil
 	}
@@ -390,7 +389,7 @@ func (c *Client) tellGone(tx *bolt.Tx, g *group, ch *mls.Change, gone map[uint32
 }
 
 // learnFromCommit identifies the leaves that a commit added, and one that changed its credential.
-func (c *Client) learnFromCommit(tx *bolt.Tx, g *group, ch *mls.Change, keys *mimimi.IdentityLinkKeys, at time.Time) error {
+func (c *Client) learnFromCommit(tx Tx, g *group, ch *mls.Change, keys *mimimi.IdentityLinkKeys, at time.Time) error {
 	if keys == nil {
 		return nil
 	}
@@ -418,7 +417,7 @@ func (g *group) forgetReplaced(ch *mls.Change, at int64) {
 }
 
 // checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.
-func (c *Client) checkDelivered(tx *bolt.Tx, g *group, d *mimimiv1.Delivery) error {
+func (c *Client) checkDelivered(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	if d.EpochSenderKey == nil && d.ExternalPub == nil {
 		return nil // the own commit, from the hub's answer
 	}

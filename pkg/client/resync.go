@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
@@ -49,7 +48,7 @@ func (c *Client) resync(ctx context.Context, g *group) error {
 	case err == nil:
 		return c.resynced(g, staged, res.Sequence, res.Accepted)
 	case isStale(err) || isFinal(err):
-		return errors.Join(retry(err), c.change(g, func(*bolt.Tx) error {
+		return errors.Join(retry(err), c.change(g, func(Tx) error {
 			r.Commit, r.Proof, r.Request = nil, nil, nil
 			return nil
 		}))
@@ -66,7 +65,7 @@ func retry(err error) error {
 }
 
 func (c *Client) giveUp(g *group, sentence string) error {
-	return c.change(g, func(tx *bolt.Tx) error { return c.over(tx, g, sentence, 0) })
+	return c.change(g, func(tx Tx) error { return c.over(tx, g, sentence, 0) })
 }
 
 // makeResync makes and stores the commit.
@@ -103,7 +102,7 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("make external commit: %w", err)
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		r := g.rec.Resync
 		r.Commit, r.Request = staged.Marshal(), newRequestID()
 		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
@@ -215,7 +214,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 	if err != nil {
 		return errors.Join(errRefused, c.giveUp(g, "the group could not be entered anew"))
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		if err := (*mls.Group)(nil).Merge(staged); err != nil {
 			return fmt.Errorf("resync: %w", err)
 		}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 )
@@ -114,14 +112,14 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 		return err
 	}
 	if !found {
-		return c.update(func(tx *bolt.Tx) error {
+		return c.update(func(tx Tx) error {
 			return errors.Join(c.warn(tx, "", "something that was received could not be processed"), setPosition(tx, e.Position))
 		})
 	}
 	delete(c.groups, local) // it may be ahead of the file
 	g, err := c.group(local)
 	if err != nil {
-		if err := c.update(func(tx *bolt.Tx) error { return c.endDamaged(tx, local, group) }); err != nil {
+		if err := c.update(func(tx Tx) error { return c.endDamaged(tx, local, group) }); err != nil {
 			return err
 		}
 		if d := e.Delivery; d != nil && d.Kind == mimimiv1.Delivery_KIND_WELCOME {
@@ -129,7 +127,7 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 		}
 		return c.pass(e.Position)
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		var err error
 		if !g.rec.Behind {
 			err = c.warn(tx, g.rec.ID, "something that was received could not be processed")
@@ -140,10 +138,10 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 }
 
 // endDamaged ends a group that cannot be loaded. One whose very record cannot be read is not found by its id any more.
-func (c *Client) endDamaged(tx *bolt.Tx, local string, id []byte) error {
+func (c *Client) endDamaged(tx Tx, local string, id []byte) error {
 	rec, found, err := read[groupRecord](tx, bucketGroups, []byte(local))
 	if err != nil || !found || !bytes.Equal(rec.GroupID, id) {
-		return errors.Join(tx.Bucket(bucketGroupIDs).Delete(id), c.warn(tx, "", "a group is damaged in this client's store"))
+		return errors.Join(tx.Delete(bucketGroupIDs, id), c.warn(tx, "", "a group is damaged in this client's store"))
 	}
 	g := &group{rec: rec}
 	return errors.Join(c.over(tx, g, "the group is damaged in this client's store", 0), c.putGroup(tx, g))
@@ -178,13 +176,13 @@ func (c *Client) acknowledge(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
-	return c.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyAcked, bigEndian(now)) })
+	return c.update(func(tx Tx) error { return tx.Put(bucketMeta, keyAcked, bigEndian(now)) })
 }
 
 // workAll does what is to be done in each group. One group's failure does not hold up the others.
 func (c *Client) workAll(ctx context.Context) error {
 	var ids []string
-	err := c.view(func(tx *bolt.Tx) error {
+	err := c.view(func(tx Tx) error {
 		return each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
 			if r.State != GroupOver || r.Again != nil {
 				ids = append(ids, string(k))
@@ -278,7 +276,7 @@ func (c *Client) recover(ctx context.Context, g *group) error {
 	if err != nil && !isFinal(err) {
 		return err
 	}
-	return c.change(g, func(tx *bolt.Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.rec.Behind = false
 		switch {
 		case g.rec.State == GroupOver:
@@ -301,7 +299,7 @@ func (c *Client) confirm(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("confirm group: %w", err)
 	}
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.rec.Confirmed = true
 		return nil
 	})
@@ -320,7 +318,7 @@ func (c *Client) identifyUnmet(ctx context.Context, g *group) (bool, error) {
 		return false, err
 	}
 	did := false
-	err := c.change(g, func(tx *bolt.Tx) error {
+	err := c.change(g, func(tx Tx) error {
 		for _, i := range g.indices() {
 			r := g.rec.Leaves[i]
 			if r.User != "" || r.Bad || len(r.LinkKey) == 0 {
@@ -371,7 +369,7 @@ func (c *Client) duty(g *group) (bool, error) {
 }
 
 func (c *Client) addTask(g *group, t *task) error {
-	return c.change(g, func(*bolt.Tx) error {
+	return c.change(g, func(Tx) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 		return nil
 	})

@@ -144,27 +144,27 @@ func TestRecount(t *testing.T) {
 // TestStoreVersion refuses a file of a later version, and one that is no store.
 func TestStoreVersion(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStore(dir)
+	s, err := openStore(&Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openStore(dir); err != ErrLocked {
+	if _, err := openStore(&Config{Dir: dir}); err != ErrLocked {
 		t.Errorf("opened twice: %v", err)
 	}
-	if err := s.update(func(tx *boltTx) error { return tx.Bucket(bucketMeta).Put(keyFormat, []byte{storeFormat + 1}) }); err != nil {
+	if err := s.update(func(tx Tx) error { return tx.Put(bucketMeta, keyFormat, []byte{storeFormat + 1}) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openStore(dir); err == nil {
+	if _, err := openStore(&Config{Dir: dir}); err == nil {
 		t.Error("a later version is opened")
 	}
 	bad := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bad, "client.db"), []byte(strings.Repeat("no store ", 2000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openStore(bad); err == nil {
+	if _, err := openStore(&Config{Dir: bad}); err == nil {
 		t.Error("garbage is opened")
 	}
 	info, err := os.Stat(filepath.Join(dir, "client.db"))
