@@ -90,6 +90,9 @@ type Config struct {
 	Now func() time.Time
 	// Stock is how many KeyPackage sets are kept at the store; zero fields mean the defaults.
 	Stock Stock
+	// Spread is the time over which what touches all groups of the user is spread, since a burst would link them (protocol.md §8). Zero means 24 hours; a
+	// negative value means at once.
+	Spread time.Duration
 	// Tap, if set, is told every sensitive value that this client makes or learns, with one of the Tap… kinds, so that a privacy recorder can
 	// search for it in what services see. nil in production. It may be called from several goroutines and must not keep the slices.
 	Tap func(kind string, values ...[]byte)
@@ -127,6 +130,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Spread == 0 {
+		cfg.Spread = spreadOver
 	}
 	if cfg.Stock.OneTime == 0 {
 		cfg.Stock.OneTime = defaultOneTime

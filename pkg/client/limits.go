@@ -77,4 +77,6 @@ const (
 	// backoffFirst and backoffMost bound the pause before a lost Watch stream is opened again.
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 15 * time.Second
+	// spreadOver is the time over which what touches all groups of a user is spread (protocol.md §8).
+	spreadOver = 24 * time.Hour
 )

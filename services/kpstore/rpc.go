@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
 )
@@ -31,6 +32,7 @@ var (
 
 // handler answers KeyPackageService: decode, call the store, encode.
 type handler struct {
+	mimimiv1connect.UnimplementedKeyPackageServiceHandler
 	store    *store
 	domain   string
 	perHour  uint32

@@ -473,6 +473,1174 @@ func (*AckInboxResponse) Descriptor() ([]byte, []int) {
 	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{8}
 }
 
+type IssueTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`    // weeks since 1970: the present one or the next
+	Batches       []*TokenBatch          `protobuf:"bytes,3,rep,name=batches,proto3" json:"batches,omitempty"` // one for each operation in the order of the key document's issuer keys of that epoch
+	Signed        *Signed                `protobuf:"bytes,4,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueTokensRequest) Reset() {
+	*x = IssueTokensRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueTokensRequest) ProtoMessage() {}
+
+func (x *IssueTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueTokensRequest.ProtoReflect.Descriptor instead.
+func (*IssueTokensRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *IssueTokensRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *IssueTokensRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *IssueTokensRequest) GetBatches() []*TokenBatch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+func (x *IssueTokensRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type TokenBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Messages      [][]byte               `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"` // blinded messages, or blind signatures in the answer: 256 bytes each, exactly the quota
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenBatch) Reset() {
+	*x = TokenBatch{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenBatch) ProtoMessage() {}
+
+func (x *TokenBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenBatch.ProtoReflect.Descriptor instead.
+func (*TokenBatch) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TokenBatch) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *TokenBatch) GetMessages() [][]byte {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+type IssueTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Batches       []*TokenBatch          `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueTokensResponse) Reset() {
+	*x = IssueTokensResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueTokensResponse) ProtoMessage() {}
+
+func (x *IssueTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueTokensResponse.ProtoReflect.Descriptor instead.
+func (*IssueTokensResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *IssueTokensResponse) GetBatches() []*TokenBatch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+type OfferLinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Client        string                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"` // chosen by the new client
+	SignatureKey  []byte                 `protobuf:"bytes,3,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Offer         []byte                 `protobuf:"bytes,4,opt,name=offer,proto3" json:"offer,omitempty"` // LinkOffer
+	Signed        *Signed                `protobuf:"bytes,5,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferLinkRequest) Reset() {
+	*x = OfferLinkRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferLinkRequest) ProtoMessage() {}
+
+func (x *OfferLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferLinkRequest.ProtoReflect.Descriptor instead.
+func (*OfferLinkRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *OfferLinkRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *OfferLinkRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *OfferLinkRequest) GetSignatureKey() []byte {
+	if x != nil {
+		return x.SignatureKey
+	}
+	return nil
+}
+
+func (x *OfferLinkRequest) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
+}
+
+func (x *OfferLinkRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type OfferLinkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferLinkResponse) Reset() {
+	*x = OfferLinkResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferLinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferLinkResponse) ProtoMessage() {}
+
+func (x *OfferLinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferLinkResponse.ProtoReflect.Descriptor instead.
+func (*OfferLinkResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{13}
+}
+
+type ListLinksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLinksRequest) Reset() {
+	*x = ListLinksRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLinksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLinksRequest) ProtoMessage() {}
+
+func (x *ListLinksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLinksRequest.ProtoReflect.Descriptor instead.
+func (*ListLinksRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListLinksRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ListLinksRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type ListLinksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"` // at most 8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLinksResponse) Reset() {
+	*x = ListLinksResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLinksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLinksResponse) ProtoMessage() {}
+
+func (x *ListLinksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLinksResponse.ProtoReflect.Descriptor instead.
+func (*ListLinksResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListLinksResponse) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+type Link struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	SignatureKey  []byte                 `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Offer         []byte                 `protobuf:"bytes,3,opt,name=offer,proto3" json:"offer,omitempty"`
+	Approved      bool                   `protobuf:"varint,4,opt,name=approved,proto3" json:"approved,omitempty"`
+	SealedPackage []byte                 `protobuf:"bytes,5,opt,name=sealed_package,json=sealedPackage,proto3" json:"sealed_package,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Link) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *Link) GetSignatureKey() []byte {
+	if x != nil {
+		return x.SignatureKey
+	}
+	return nil
+}
+
+func (x *Link) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
+}
+
+func (x *Link) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
+func (x *Link) GetSealedPackage() []byte {
+	if x != nil {
+		return x.SealedPackage
+	}
+	return nil
+}
+
+type ApproveLinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	LinkedClient  string                 `protobuf:"bytes,2,opt,name=linked_client,json=linkedClient,proto3" json:"linked_client,omitempty"`
+	SignatureKey  []byte                 `protobuf:"bytes,3,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	SealedAnswer  []byte                 `protobuf:"bytes,4,opt,name=sealed_answer,json=sealedAnswer,proto3" json:"sealed_answer,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,5,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveLinkRequest) Reset() {
+	*x = ApproveLinkRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveLinkRequest) ProtoMessage() {}
+
+func (x *ApproveLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveLinkRequest.ProtoReflect.Descriptor instead.
+func (*ApproveLinkRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ApproveLinkRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ApproveLinkRequest) GetLinkedClient() string {
+	if x != nil {
+		return x.LinkedClient
+	}
+	return ""
+}
+
+func (x *ApproveLinkRequest) GetSignatureKey() []byte {
+	if x != nil {
+		return x.SignatureKey
+	}
+	return nil
+}
+
+func (x *ApproveLinkRequest) GetSealedAnswer() []byte {
+	if x != nil {
+		return x.SealedAnswer
+	}
+	return nil
+}
+
+func (x *ApproveLinkRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type ApproveLinkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveLinkResponse) Reset() {
+	*x = ApproveLinkResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveLinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveLinkResponse) ProtoMessage() {}
+
+func (x *ApproveLinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveLinkResponse.ProtoReflect.Descriptor instead.
+func (*ApproveLinkResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{18}
+}
+
+type GetLinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Client        string                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,3,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLinkRequest) Reset() {
+	*x = GetLinkRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLinkRequest) ProtoMessage() {}
+
+func (x *GetLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLinkRequest.ProtoReflect.Descriptor instead.
+func (*GetLinkRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GetLinkRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *GetLinkRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *GetLinkRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type GetLinkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // ClientCertificate
+	SealedAnswer  []byte                 `protobuf:"bytes,2,opt,name=sealed_answer,json=sealedAnswer,proto3" json:"sealed_answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLinkResponse) Reset() {
+	*x = GetLinkResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLinkResponse) ProtoMessage() {}
+
+func (x *GetLinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLinkResponse.ProtoReflect.Descriptor instead.
+func (*GetLinkResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetLinkResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *GetLinkResponse) GetSealedAnswer() []byte {
+	if x != nil {
+		return x.SealedAnswer
+	}
+	return nil
+}
+
+type PutLinkPackageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Client        string                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	SealedPackage []byte                 `protobuf:"bytes,3,opt,name=sealed_package,json=sealedPackage,proto3" json:"sealed_package,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,4,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutLinkPackageRequest) Reset() {
+	*x = PutLinkPackageRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutLinkPackageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutLinkPackageRequest) ProtoMessage() {}
+
+func (x *PutLinkPackageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutLinkPackageRequest.ProtoReflect.Descriptor instead.
+func (*PutLinkPackageRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PutLinkPackageRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *PutLinkPackageRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *PutLinkPackageRequest) GetSealedPackage() []byte {
+	if x != nil {
+		return x.SealedPackage
+	}
+	return nil
+}
+
+func (x *PutLinkPackageRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type PutLinkPackageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutLinkPackageResponse) Reset() {
+	*x = PutLinkPackageResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutLinkPackageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutLinkPackageResponse) ProtoMessage() {}
+
+func (x *PutLinkPackageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutLinkPackageResponse.ProtoReflect.Descriptor instead.
+func (*PutLinkPackageResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{22}
+}
+
+type ListClientsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsRequest) Reset() {
+	*x = ListClientsRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsRequest) ProtoMessage() {}
+
+func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListClientsRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListClientsRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ListClientsRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type ListClientsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  [][]byte               `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"` // ClientCertificate of each client, as last issued
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsResponse) Reset() {
+	*x = ListClientsResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsResponse) ProtoMessage() {}
+
+func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListClientsResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListClientsResponse) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+type RemoveClientRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	RemovedClient string                 `protobuf:"bytes,2,opt,name=removed_client,json=removedClient,proto3" json:"removed_client,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,3,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveClientRequest) Reset() {
+	*x = RemoveClientRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveClientRequest) ProtoMessage() {}
+
+func (x *RemoveClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveClientRequest.ProtoReflect.Descriptor instead.
+func (*RemoveClientRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RemoveClientRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RemoveClientRequest) GetRemovedClient() string {
+	if x != nil {
+		return x.RemovedClient
+	}
+	return ""
+}
+
+func (x *RemoveClientRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type RemoveClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveClientResponse) Reset() {
+	*x = RemoveClientResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveClientResponse) ProtoMessage() {}
+
+func (x *RemoveClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveClientResponse.ProtoReflect.Descriptor instead.
+func (*RemoveClientResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{26}
+}
+
+type RenewCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	SignatureKey  []byte                 `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,4,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RenewCertificateRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RenewCertificateRequest) GetSignatureKey() []byte {
+	if x != nil {
+		return x.SignatureKey
+	}
+	return nil
+}
+
+func (x *RenewCertificateRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *RenewCertificateRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type RenewCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateResponse) Reset() {
+	*x = RenewCertificateResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateResponse) ProtoMessage() {}
+
+func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
+func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RenewCertificateResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+type DeleteAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAccountRequest) Reset() {
+	*x = DeleteAccountRequest{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAccountRequest) ProtoMessage() {}
+
+func (x *DeleteAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAccountRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAccountRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeleteAccountRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *DeleteAccountRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type DeleteAccountResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAccountResponse) Reset() {
+	*x = DeleteAccountResponse{}
+	mi := &file_mimimi_v1_account_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAccountResponse) ProtoMessage() {}
+
+func (x *DeleteAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_account_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAccountResponse.ProtoReflect.Descriptor instead.
+func (*DeleteAccountResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_account_proto_rawDescGZIP(), []int{30}
+}
+
 var File_mimimi_v1_account_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_account_proto_rawDesc = "" +
@@ -502,13 +1670,93 @@ const file_mimimi_v1_account_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12)\n" +
 	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x12\n" +
-	"\x10AckInboxResponse2\xc1\x02\n" +
+	"\x10AckInboxResponse\"\x9e\x01\n" +
+	"\x12IssueTokensRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12/\n" +
+	"\abatches\x18\x03 \x03(\v2\x15.mimimi.v1.TokenBatchR\abatches\x12)\n" +
+	"\x06signed\x18\x04 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"F\n" +
+	"\n" +
+	"TokenBatch\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1a\n" +
+	"\bmessages\x18\x02 \x03(\fR\bmessages\"F\n" +
+	"\x13IssueTokensResponse\x12/\n" +
+	"\abatches\x18\x01 \x03(\v2\x15.mimimi.v1.TokenBatchR\abatches\"\xa4\x01\n" +
+	"\x10OfferLinkRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12#\n" +
+	"\rsignature_key\x18\x03 \x01(\fR\fsignatureKey\x12\x14\n" +
+	"\x05offer\x18\x04 \x01(\fR\x05offer\x12)\n" +
+	"\x06signed\x18\x05 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x13\n" +
+	"\x11OfferLinkResponse\"U\n" +
+	"\x10ListLinksRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12)\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\":\n" +
+	"\x11ListLinksResponse\x12%\n" +
+	"\x05links\x18\x01 \x03(\v2\x0f.mimimi.v1.LinkR\x05links\"\x9c\x01\n" +
+	"\x04Link\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
+	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12\x14\n" +
+	"\x05offer\x18\x03 \x01(\fR\x05offer\x12\x1a\n" +
+	"\bapproved\x18\x04 \x01(\bR\bapproved\x12%\n" +
+	"\x0esealed_package\x18\x05 \x01(\fR\rsealedPackage\"\xc6\x01\n" +
+	"\x12ApproveLinkRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
+	"\rlinked_client\x18\x02 \x01(\tR\flinkedClient\x12#\n" +
+	"\rsignature_key\x18\x03 \x01(\fR\fsignatureKey\x12#\n" +
+	"\rsealed_answer\x18\x04 \x01(\fR\fsealedAnswer\x12)\n" +
+	"\x06signed\x18\x05 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x15\n" +
+	"\x13ApproveLinkResponse\"g\n" +
+	"\x0eGetLinkRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12)\n" +
+	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"X\n" +
+	"\x0fGetLinkResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12#\n" +
+	"\rsealed_answer\x18\x02 \x01(\fR\fsealedAnswer\"\x95\x01\n" +
+	"\x15PutLinkPackageRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12%\n" +
+	"\x0esealed_package\x18\x03 \x01(\fR\rsealedPackage\x12)\n" +
+	"\x06signed\x18\x04 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x18\n" +
+	"\x16PutLinkPackageResponse\"W\n" +
+	"\x12ListClientsRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12)\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"9\n" +
+	"\x13ListClientsResponse\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates\"\x7f\n" +
+	"\x13RemoveClientRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12%\n" +
+	"\x0eremoved_client\x18\x02 \x01(\tR\rremovedClient\x12)\n" +
+	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x16\n" +
+	"\x14RemoveClientResponse\"\x97\x01\n" +
+	"\x17RenewCertificateRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
+	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\x12)\n" +
+	"\x06signed\x18\x04 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"<\n" +
+	"\x18RenewCertificateResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"Y\n" +
+	"\x14DeleteAccountRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12)\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x17\n" +
+	"\x15DeleteAccountResponse2\xea\b\n" +
 	"\x0eAccountService\x12E\n" +
 	"\bRegister\x12\x1a.mimimi.v1.RegisterRequest\x1a\x1b.mimimi.v1.RegisterResponse\"\x00\x12T\n" +
 	"\rPublishRecord\x12\x1f.mimimi.v1.PublishRecordRequest\x1a .mimimi.v1.PublishRecordResponse\"\x00\x12K\n" +
 	"\n" +
 	"FetchInbox\x12\x1c.mimimi.v1.FetchInboxRequest\x1a\x1d.mimimi.v1.FetchInboxResponse\"\x00\x12E\n" +
-	"\bAckInbox\x12\x1a.mimimi.v1.AckInboxRequest\x1a\x1b.mimimi.v1.AckInboxResponse\"\x00B'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
+	"\bAckInbox\x12\x1a.mimimi.v1.AckInboxRequest\x1a\x1b.mimimi.v1.AckInboxResponse\"\x00\x12N\n" +
+	"\vIssueTokens\x12\x1d.mimimi.v1.IssueTokensRequest\x1a\x1e.mimimi.v1.IssueTokensResponse\"\x00\x12H\n" +
+	"\tOfferLink\x12\x1b.mimimi.v1.OfferLinkRequest\x1a\x1c.mimimi.v1.OfferLinkResponse\"\x00\x12H\n" +
+	"\tListLinks\x12\x1b.mimimi.v1.ListLinksRequest\x1a\x1c.mimimi.v1.ListLinksResponse\"\x00\x12N\n" +
+	"\vApproveLink\x12\x1d.mimimi.v1.ApproveLinkRequest\x1a\x1e.mimimi.v1.ApproveLinkResponse\"\x00\x12B\n" +
+	"\aGetLink\x12\x19.mimimi.v1.GetLinkRequest\x1a\x1a.mimimi.v1.GetLinkResponse\"\x00\x12W\n" +
+	"\x0ePutLinkPackage\x12 .mimimi.v1.PutLinkPackageRequest\x1a!.mimimi.v1.PutLinkPackageResponse\"\x00\x12N\n" +
+	"\vListClients\x12\x1d.mimimi.v1.ListClientsRequest\x1a\x1e.mimimi.v1.ListClientsResponse\"\x00\x12Q\n" +
+	"\fRemoveClient\x12\x1e.mimimi.v1.RemoveClientRequest\x1a\x1f.mimimi.v1.RemoveClientResponse\"\x00\x12]\n" +
+	"\x10RenewCertificate\x12\".mimimi.v1.RenewCertificateRequest\x1a#.mimimi.v1.RenewCertificateResponse\"\x00\x12T\n" +
+	"\rDeleteAccount\x12\x1f.mimimi.v1.DeleteAccountRequest\x1a .mimimi.v1.DeleteAccountResponse\"\x00B'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
 
 var (
 	file_mimimi_v1_account_proto_rawDescOnce sync.Once
@@ -522,38 +1770,93 @@ func file_mimimi_v1_account_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_account_proto_rawDescData
 }
 
-var file_mimimi_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_mimimi_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_mimimi_v1_account_proto_goTypes = []any{
-	(*RegisterRequest)(nil),       // 0: mimimi.v1.RegisterRequest
-	(*RegisterResponse)(nil),      // 1: mimimi.v1.RegisterResponse
-	(*PublishRecordRequest)(nil),  // 2: mimimi.v1.PublishRecordRequest
-	(*PublishRecordResponse)(nil), // 3: mimimi.v1.PublishRecordResponse
-	(*FetchInboxRequest)(nil),     // 4: mimimi.v1.FetchInboxRequest
-	(*FetchInboxResponse)(nil),    // 5: mimimi.v1.FetchInboxResponse
-	(*InboxItem)(nil),             // 6: mimimi.v1.InboxItem
-	(*AckInboxRequest)(nil),       // 7: mimimi.v1.AckInboxRequest
-	(*AckInboxResponse)(nil),      // 8: mimimi.v1.AckInboxResponse
-	(*Signed)(nil),                // 9: mimimi.v1.Signed
+	(*RegisterRequest)(nil),          // 0: mimimi.v1.RegisterRequest
+	(*RegisterResponse)(nil),         // 1: mimimi.v1.RegisterResponse
+	(*PublishRecordRequest)(nil),     // 2: mimimi.v1.PublishRecordRequest
+	(*PublishRecordResponse)(nil),    // 3: mimimi.v1.PublishRecordResponse
+	(*FetchInboxRequest)(nil),        // 4: mimimi.v1.FetchInboxRequest
+	(*FetchInboxResponse)(nil),       // 5: mimimi.v1.FetchInboxResponse
+	(*InboxItem)(nil),                // 6: mimimi.v1.InboxItem
+	(*AckInboxRequest)(nil),          // 7: mimimi.v1.AckInboxRequest
+	(*AckInboxResponse)(nil),         // 8: mimimi.v1.AckInboxResponse
+	(*IssueTokensRequest)(nil),       // 9: mimimi.v1.IssueTokensRequest
+	(*TokenBatch)(nil),               // 10: mimimi.v1.TokenBatch
+	(*IssueTokensResponse)(nil),      // 11: mimimi.v1.IssueTokensResponse
+	(*OfferLinkRequest)(nil),         // 12: mimimi.v1.OfferLinkRequest
+	(*OfferLinkResponse)(nil),        // 13: mimimi.v1.OfferLinkResponse
+	(*ListLinksRequest)(nil),         // 14: mimimi.v1.ListLinksRequest
+	(*ListLinksResponse)(nil),        // 15: mimimi.v1.ListLinksResponse
+	(*Link)(nil),                     // 16: mimimi.v1.Link
+	(*ApproveLinkRequest)(nil),       // 17: mimimi.v1.ApproveLinkRequest
+	(*ApproveLinkResponse)(nil),      // 18: mimimi.v1.ApproveLinkResponse
+	(*GetLinkRequest)(nil),           // 19: mimimi.v1.GetLinkRequest
+	(*GetLinkResponse)(nil),          // 20: mimimi.v1.GetLinkResponse
+	(*PutLinkPackageRequest)(nil),    // 21: mimimi.v1.PutLinkPackageRequest
+	(*PutLinkPackageResponse)(nil),   // 22: mimimi.v1.PutLinkPackageResponse
+	(*ListClientsRequest)(nil),       // 23: mimimi.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),      // 24: mimimi.v1.ListClientsResponse
+	(*RemoveClientRequest)(nil),      // 25: mimimi.v1.RemoveClientRequest
+	(*RemoveClientResponse)(nil),     // 26: mimimi.v1.RemoveClientResponse
+	(*RenewCertificateRequest)(nil),  // 27: mimimi.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 28: mimimi.v1.RenewCertificateResponse
+	(*DeleteAccountRequest)(nil),     // 29: mimimi.v1.DeleteAccountRequest
+	(*DeleteAccountResponse)(nil),    // 30: mimimi.v1.DeleteAccountResponse
+	(*Signed)(nil),                   // 31: mimimi.v1.Signed
 }
 var file_mimimi_v1_account_proto_depIdxs = []int32{
-	9, // 0: mimimi.v1.RegisterRequest.signed:type_name -> mimimi.v1.Signed
-	9, // 1: mimimi.v1.PublishRecordRequest.signed:type_name -> mimimi.v1.Signed
-	9, // 2: mimimi.v1.FetchInboxRequest.signed:type_name -> mimimi.v1.Signed
-	6, // 3: mimimi.v1.FetchInboxResponse.items:type_name -> mimimi.v1.InboxItem
-	9, // 4: mimimi.v1.AckInboxRequest.signed:type_name -> mimimi.v1.Signed
-	0, // 5: mimimi.v1.AccountService.Register:input_type -> mimimi.v1.RegisterRequest
-	2, // 6: mimimi.v1.AccountService.PublishRecord:input_type -> mimimi.v1.PublishRecordRequest
-	4, // 7: mimimi.v1.AccountService.FetchInbox:input_type -> mimimi.v1.FetchInboxRequest
-	7, // 8: mimimi.v1.AccountService.AckInbox:input_type -> mimimi.v1.AckInboxRequest
-	1, // 9: mimimi.v1.AccountService.Register:output_type -> mimimi.v1.RegisterResponse
-	3, // 10: mimimi.v1.AccountService.PublishRecord:output_type -> mimimi.v1.PublishRecordResponse
-	5, // 11: mimimi.v1.AccountService.FetchInbox:output_type -> mimimi.v1.FetchInboxResponse
-	8, // 12: mimimi.v1.AccountService.AckInbox:output_type -> mimimi.v1.AckInboxResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	31, // 0: mimimi.v1.RegisterRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 1: mimimi.v1.PublishRecordRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 2: mimimi.v1.FetchInboxRequest.signed:type_name -> mimimi.v1.Signed
+	6,  // 3: mimimi.v1.FetchInboxResponse.items:type_name -> mimimi.v1.InboxItem
+	31, // 4: mimimi.v1.AckInboxRequest.signed:type_name -> mimimi.v1.Signed
+	10, // 5: mimimi.v1.IssueTokensRequest.batches:type_name -> mimimi.v1.TokenBatch
+	31, // 6: mimimi.v1.IssueTokensRequest.signed:type_name -> mimimi.v1.Signed
+	10, // 7: mimimi.v1.IssueTokensResponse.batches:type_name -> mimimi.v1.TokenBatch
+	31, // 8: mimimi.v1.OfferLinkRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 9: mimimi.v1.ListLinksRequest.signed:type_name -> mimimi.v1.Signed
+	16, // 10: mimimi.v1.ListLinksResponse.links:type_name -> mimimi.v1.Link
+	31, // 11: mimimi.v1.ApproveLinkRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 12: mimimi.v1.GetLinkRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 13: mimimi.v1.PutLinkPackageRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 14: mimimi.v1.ListClientsRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 15: mimimi.v1.RemoveClientRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 16: mimimi.v1.RenewCertificateRequest.signed:type_name -> mimimi.v1.Signed
+	31, // 17: mimimi.v1.DeleteAccountRequest.signed:type_name -> mimimi.v1.Signed
+	0,  // 18: mimimi.v1.AccountService.Register:input_type -> mimimi.v1.RegisterRequest
+	2,  // 19: mimimi.v1.AccountService.PublishRecord:input_type -> mimimi.v1.PublishRecordRequest
+	4,  // 20: mimimi.v1.AccountService.FetchInbox:input_type -> mimimi.v1.FetchInboxRequest
+	7,  // 21: mimimi.v1.AccountService.AckInbox:input_type -> mimimi.v1.AckInboxRequest
+	9,  // 22: mimimi.v1.AccountService.IssueTokens:input_type -> mimimi.v1.IssueTokensRequest
+	12, // 23: mimimi.v1.AccountService.OfferLink:input_type -> mimimi.v1.OfferLinkRequest
+	14, // 24: mimimi.v1.AccountService.ListLinks:input_type -> mimimi.v1.ListLinksRequest
+	17, // 25: mimimi.v1.AccountService.ApproveLink:input_type -> mimimi.v1.ApproveLinkRequest
+	19, // 26: mimimi.v1.AccountService.GetLink:input_type -> mimimi.v1.GetLinkRequest
+	21, // 27: mimimi.v1.AccountService.PutLinkPackage:input_type -> mimimi.v1.PutLinkPackageRequest
+	23, // 28: mimimi.v1.AccountService.ListClients:input_type -> mimimi.v1.ListClientsRequest
+	25, // 29: mimimi.v1.AccountService.RemoveClient:input_type -> mimimi.v1.RemoveClientRequest
+	27, // 30: mimimi.v1.AccountService.RenewCertificate:input_type -> mimimi.v1.RenewCertificateRequest
+	29, // 31: mimimi.v1.AccountService.DeleteAccount:input_type -> mimimi.v1.DeleteAccountRequest
+	1,  // 32: mimimi.v1.AccountService.Register:output_type -> mimimi.v1.RegisterResponse
+	3,  // 33: mimimi.v1.AccountService.PublishRecord:output_type -> mimimi.v1.PublishRecordResponse
+	5,  // 34: mimimi.v1.AccountService.FetchInbox:output_type -> mimimi.v1.FetchInboxResponse
+	8,  // 35: mimimi.v1.AccountService.AckInbox:output_type -> mimimi.v1.AckInboxResponse
+	11, // 36: mimimi.v1.AccountService.IssueTokens:output_type -> mimimi.v1.IssueTokensResponse
+	13, // 37: mimimi.v1.AccountService.OfferLink:output_type -> mimimi.v1.OfferLinkResponse
+	15, // 38: mimimi.v1.AccountService.ListLinks:output_type -> mimimi.v1.ListLinksResponse
+	18, // 39: mimimi.v1.AccountService.ApproveLink:output_type -> mimimi.v1.ApproveLinkResponse
+	20, // 40: mimimi.v1.AccountService.GetLink:output_type -> mimimi.v1.GetLinkResponse
+	22, // 41: mimimi.v1.AccountService.PutLinkPackage:output_type -> mimimi.v1.PutLinkPackageResponse
+	24, // 42: mimimi.v1.AccountService.ListClients:output_type -> mimimi.v1.ListClientsResponse
+	26, // 43: mimimi.v1.AccountService.RemoveClient:output_type -> mimimi.v1.RemoveClientResponse
+	28, // 44: mimimi.v1.AccountService.RenewCertificate:output_type -> mimimi.v1.RenewCertificateResponse
+	30, // 45: mimimi.v1.AccountService.DeleteAccount:output_type -> mimimi.v1.DeleteAccountResponse
+	32, // [32:46] is the sub-list for method output_type
+	18, // [18:32] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_mimimi_v1_account_proto_init() }
@@ -568,7 +1871,7 @@ func file_mimimi_v1_account_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_account_proto_rawDesc), len(file_mimimi_v1_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Delivery_KIND_PROPOSAL    Delivery_Kind = 2
 	Delivery_KIND_MESSAGE     Delivery_Kind = 3
 	Delivery_KIND_WELCOME     Delivery_Kind = 4
+	Delivery_KIND_LOW_STOCK   Delivery_Kind = 5 // from the own domain's KeyPackage store: no group, no message
 )
 
 // Enum value maps for Delivery_Kind.
@@ -39,6 +40,7 @@ var (
 		2: "KIND_PROPOSAL",
 		3: "KIND_MESSAGE",
 		4: "KIND_WELCOME",
+		5: "KIND_LOW_STOCK",
 	}
 	Delivery_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -46,6 +48,7 @@ var (
 		"KIND_PROPOSAL":    2,
 		"KIND_MESSAGE":     3,
 		"KIND_WELCOME":     4,
+		"KIND_LOW_STOCK":   5,
 	}
 )
 
@@ -73,7 +76,7 @@ func (x Delivery_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delivery_Kind.Descriptor instead.
 func (Delivery_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{18, 0}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type RelayRequest struct {
@@ -268,6 +271,198 @@ func (x *GetKeyDocumentResponse) GetDocument() []byte {
 	return nil
 }
 
+type GetRevocationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationsRequest) Reset() {
+	*x = GetRevocationsRequest{}
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationsRequest) ProtoMessage() {}
+
+func (x *GetRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*GetRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetRevocationsRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+type GetRevocationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          []byte                 `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"` // RevocationList; empty: the domain has published none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationsResponse) Reset() {
+	*x = GetRevocationsResponse{}
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationsResponse) ProtoMessage() {}
+
+func (x *GetRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*GetRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetRevocationsResponse) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+type ExchangeTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Tokens        [][]byte               `protobuf:"bytes,2,rep,name=tokens,proto3" json:"tokens,omitempty"` // Token, RFC 9577: as many as blinded messages
+	Blinded       [][]byte               `protobuf:"bytes,3,rep,name=blinded,proto3" json:"blinded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeTokensRequest) Reset() {
+	*x = ExchangeTokensRequest{}
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeTokensRequest) ProtoMessage() {}
+
+func (x *ExchangeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeTokensRequest.ProtoReflect.Descriptor instead.
+func (*ExchangeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ExchangeTokensRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *ExchangeTokensRequest) GetTokens() [][]byte {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *ExchangeTokensRequest) GetBlinded() [][]byte {
+	if x != nil {
+		return x.Blinded
+	}
+	return nil
+}
+
+type ExchangeTokensResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	BlindSignatures [][]byte               `protobuf:"bytes,1,rep,name=blind_signatures,json=blindSignatures,proto3" json:"blind_signatures,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ExchangeTokensResponse) Reset() {
+	*x = ExchangeTokensResponse{}
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeTokensResponse) ProtoMessage() {}
+
+func (x *ExchangeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeTokensResponse.ProtoReflect.Descriptor instead.
+func (*ExchangeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExchangeTokensResponse) GetBlindSignatures() [][]byte {
+	if x != nil {
+		return x.BlindSignatures
+	}
+	return nil
+}
+
 type CreateQueueRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	QueueId       []byte                 `protobuf:"bytes,1,opt,name=queue_id,json=queueId,proto3" json:"queue_id,omitempty"` // 32 bytes
@@ -280,7 +475,7 @@ type CreateQueueRequest struct {
 
 func (x *CreateQueueRequest) Reset() {
 	*x = CreateQueueRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[4]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +487,7 @@ func (x *CreateQueueRequest) String() string {
 func (*CreateQueueRequest) ProtoMessage() {}
 
 func (x *CreateQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[4]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +500,7 @@ func (x *CreateQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateQueueRequest.ProtoReflect.Descriptor instead.
 func (*CreateQueueRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{4}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateQueueRequest) GetQueueId() []byte {
@@ -344,7 +539,7 @@ type CreateQueueResponse struct {
 
 func (x *CreateQueueResponse) Reset() {
 	*x = CreateQueueResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[5]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +551,7 @@ func (x *CreateQueueResponse) String() string {
 func (*CreateQueueResponse) ProtoMessage() {}
 
 func (x *CreateQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[5]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +564,7 @@ func (x *CreateQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateQueueResponse.ProtoReflect.Descriptor instead.
 func (*CreateQueueResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{5}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{9}
 }
 
 type ReadQueueRequest struct {
@@ -384,7 +579,7 @@ type ReadQueueRequest struct {
 
 func (x *ReadQueueRequest) Reset() {
 	*x = ReadQueueRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[6]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +591,7 @@ func (x *ReadQueueRequest) String() string {
 func (*ReadQueueRequest) ProtoMessage() {}
 
 func (x *ReadQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[6]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +604,7 @@ func (x *ReadQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadQueueRequest.ProtoReflect.Descriptor instead.
 func (*ReadQueueRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{6}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadQueueRequest) GetQueueId() []byte {
@@ -450,7 +645,7 @@ type ReadQueueResponse struct {
 
 func (x *ReadQueueResponse) Reset() {
 	*x = ReadQueueResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[7]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +657,7 @@ func (x *ReadQueueResponse) String() string {
 func (*ReadQueueResponse) ProtoMessage() {}
 
 func (x *ReadQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[7]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +670,7 @@ func (x *ReadQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadQueueResponse.ProtoReflect.Descriptor instead.
 func (*ReadQueueResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{7}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadQueueResponse) GetEntries() []*QueueEntry {
@@ -497,14 +692,16 @@ type QueueEntry struct {
 	Position uint64                 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	Delivery *Delivery              `protobuf:"bytes,2,opt,name=delivery,proto3" json:"delivery,omitempty"` // recipients: only the own one
 	// lost is set instead of delivery where entries of a group were evicted.
-	Lost          *LostNotice `protobuf:"bytes,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost *LostNotice `protobuf:"bytes,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	// low_stock is set instead of delivery where the KeyPackage store says that the stock runs low.
+	LowStock      bool `protobuf:"varint,4,opt,name=low_stock,json=lowStock,proto3" json:"low_stock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueueEntry) Reset() {
 	*x = QueueEntry{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[8]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +713,7 @@ func (x *QueueEntry) String() string {
 func (*QueueEntry) ProtoMessage() {}
 
 func (x *QueueEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[8]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +726,7 @@ func (x *QueueEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueEntry.ProtoReflect.Descriptor instead.
 func (*QueueEntry) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{8}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QueueEntry) GetPosition() uint64 {
@@ -553,6 +750,13 @@ func (x *QueueEntry) GetLost() *LostNotice {
 	return nil
 }
 
+func (x *QueueEntry) GetLowStock() bool {
+	if x != nil {
+		return x.LowStock
+	}
+	return false
+}
+
 type LostNotice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GroupId       []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
@@ -562,7 +766,7 @@ type LostNotice struct {
 
 func (x *LostNotice) Reset() {
 	*x = LostNotice{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[9]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +778,7 @@ func (x *LostNotice) String() string {
 func (*LostNotice) ProtoMessage() {}
 
 func (x *LostNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[9]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +791,7 @@ func (x *LostNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostNotice.ProtoReflect.Descriptor instead.
 func (*LostNotice) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{9}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LostNotice) GetGroupId() []byte {
@@ -608,7 +812,7 @@ type AckQueueRequest struct {
 
 func (x *AckQueueRequest) Reset() {
 	*x = AckQueueRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[10]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +824,7 @@ func (x *AckQueueRequest) String() string {
 func (*AckQueueRequest) ProtoMessage() {}
 
 func (x *AckQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[10]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +837,7 @@ func (x *AckQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckQueueRequest.ProtoReflect.Descriptor instead.
 func (*AckQueueRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{10}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AckQueueRequest) GetQueueId() []byte {
@@ -665,7 +869,7 @@ type AckQueueResponse struct {
 
 func (x *AckQueueResponse) Reset() {
 	*x = AckQueueResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[11]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +881,7 @@ func (x *AckQueueResponse) String() string {
 func (*AckQueueResponse) ProtoMessage() {}
 
 func (x *AckQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[11]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +894,7 @@ func (x *AckQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckQueueResponse.ProtoReflect.Descriptor instead.
 func (*AckQueueResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{11}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{15}
 }
 
 type DeleteQueueRequest struct {
@@ -703,7 +907,7 @@ type DeleteQueueRequest struct {
 
 func (x *DeleteQueueRequest) Reset() {
 	*x = DeleteQueueRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[12]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +919,7 @@ func (x *DeleteQueueRequest) String() string {
 func (*DeleteQueueRequest) ProtoMessage() {}
 
 func (x *DeleteQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[12]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +932,7 @@ func (x *DeleteQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteQueueRequest.ProtoReflect.Descriptor instead.
 func (*DeleteQueueRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{12}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteQueueRequest) GetQueueId() []byte {
@@ -753,7 +957,7 @@ type DeleteQueueResponse struct {
 
 func (x *DeleteQueueResponse) Reset() {
 	*x = DeleteQueueResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[13]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +969,7 @@ func (x *DeleteQueueResponse) String() string {
 func (*DeleteQueueResponse) ProtoMessage() {}
 
 func (x *DeleteQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[13]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +982,7 @@ func (x *DeleteQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteQueueResponse.ProtoReflect.Descriptor instead.
 func (*DeleteQueueResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{13}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{17}
 }
 
 type QueueGroupRequest struct {
@@ -792,7 +996,7 @@ type QueueGroupRequest struct {
 
 func (x *QueueGroupRequest) Reset() {
 	*x = QueueGroupRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[14]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1008,7 @@ func (x *QueueGroupRequest) String() string {
 func (*QueueGroupRequest) ProtoMessage() {}
 
 func (x *QueueGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[14]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1021,7 @@ func (x *QueueGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueGroupRequest.ProtoReflect.Descriptor instead.
 func (*QueueGroupRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{14}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *QueueGroupRequest) GetQueueId() []byte {
@@ -849,7 +1053,7 @@ type QueueGroupResponse struct {
 
 func (x *QueueGroupResponse) Reset() {
 	*x = QueueGroupResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[15]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1065,7 @@ func (x *QueueGroupResponse) String() string {
 func (*QueueGroupResponse) ProtoMessage() {}
 
 func (x *QueueGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[15]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1078,7 @@ func (x *QueueGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueGroupResponse.ProtoReflect.Descriptor instead.
 func (*QueueGroupResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{15}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{19}
 }
 
 type WatchQueueRequest struct {
@@ -888,7 +1092,7 @@ type WatchQueueRequest struct {
 
 func (x *WatchQueueRequest) Reset() {
 	*x = WatchQueueRequest{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[16]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1104,7 @@ func (x *WatchQueueRequest) String() string {
 func (*WatchQueueRequest) ProtoMessage() {}
 
 func (x *WatchQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[16]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1117,7 @@ func (x *WatchQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchQueueRequest.ProtoReflect.Descriptor instead.
 func (*WatchQueueRequest) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{16}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchQueueRequest) GetQueueId() []byte {
@@ -946,7 +1150,7 @@ type WatchQueueResponse struct {
 
 func (x *WatchQueueResponse) Reset() {
 	*x = WatchQueueResponse{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[17]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1162,7 @@ func (x *WatchQueueResponse) String() string {
 func (*WatchQueueResponse) ProtoMessage() {}
 
 func (x *WatchQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[17]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1175,7 @@ func (x *WatchQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchQueueResponse.ProtoReflect.Descriptor instead.
 func (*WatchQueueResponse) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{17}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchQueueResponse) GetSomething() bool {
@@ -1000,7 +1204,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[18]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1216,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[18]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1229,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{18}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Delivery) GetGroupId() []byte {
@@ -1108,7 +1312,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[19]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1324,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_anonymous_proto_msgTypes[19]
+	mi := &file_mimimi_v1_anonymous_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1337,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{19}
+	return file_mimimi_v1_anonymous_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Recipient) GetClientPseudonym() string {
@@ -1164,7 +1368,18 @@ const file_mimimi_v1_anonymous_proto_rawDesc = "" +
 	"\x15GetKeyDocumentRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\"4\n" +
 	"\x16GetKeyDocumentResponse\x12\x1a\n" +
-	"\bdocument\x18\x01 \x01(\fR\bdocument\"\x8f\x01\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\"/\n" +
+	"\x15GetRevocationsRequest\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\",\n" +
+	"\x16GetRevocationsResponse\x12\x12\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list\"h\n" +
+	"\x15ExchangeTokensRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\x16\n" +
+	"\x06tokens\x18\x02 \x03(\fR\x06tokens\x12\x18\n" +
+	"\ablinded\x18\x03 \x03(\fR\ablinded\"C\n" +
+	"\x16ExchangeTokensResponse\x12)\n" +
+	"\x10blind_signatures\x18\x01 \x03(\fR\x0fblindSignatures\"\x8f\x01\n" +
 	"\x12CreateQueueRequest\x12\x19\n" +
 	"\bqueue_id\x18\x01 \x01(\fR\aqueueId\x12\x1d\n" +
 	"\n" +
@@ -1179,12 +1394,13 @@ const file_mimimi_v1_anonymous_proto_rawDesc = "" +
 	"\x06signed\x18\x04 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"X\n" +
 	"\x11ReadQueueResponse\x12/\n" +
 	"\aentries\x18\x01 \x03(\v2\x15.mimimi.v1.QueueEntryR\aentries\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\x84\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xa1\x01\n" +
 	"\n" +
 	"QueueEntry\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x04R\bposition\x12/\n" +
 	"\bdelivery\x18\x02 \x01(\v2\x13.mimimi.v1.DeliveryR\bdelivery\x12)\n" +
-	"\x04lost\x18\x03 \x01(\v2\x15.mimimi.v1.LostNoticeR\x04lost\"'\n" +
+	"\x04lost\x18\x03 \x01(\v2\x15.mimimi.v1.LostNoticeR\x04lost\x12\x1b\n" +
+	"\tlow_stock\x18\x04 \x01(\bR\blowStock\"'\n" +
 	"\n" +
 	"LostNotice\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\"l\n" +
@@ -1207,7 +1423,7 @@ const file_mimimi_v1_anonymous_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12)\n" +
 	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"2\n" +
 	"\x12WatchQueueResponse\x12\x1c\n" +
-	"\tsomething\x18\x01 \x01(\bR\tsomething\"\xc0\x03\n" +
+	"\tsomething\x18\x01 \x01(\bR\tsomething\"\xd4\x03\n" +
 	"\bDelivery\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
@@ -1221,19 +1437,22 @@ const file_mimimi_v1_anonymous_proto_rawDesc = "" +
 	"\n" +
 	"recipients\x18\n" +
 	" \x03(\v2\x14.mimimi.v1.RecipientR\n" +
-	"recipients\"d\n" +
+	"recipients\"x\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_COMMIT\x10\x01\x12\x11\n" +
 	"\rKIND_PROPOSAL\x10\x02\x12\x10\n" +
 	"\fKIND_MESSAGE\x10\x03\x12\x10\n" +
-	"\fKIND_WELCOME\x10\x04\"d\n" +
+	"\fKIND_WELCOME\x10\x04\x12\x12\n" +
+	"\x0eKIND_LOW_STOCK\x10\x05\"d\n" +
 	"\tRecipient\x12)\n" +
 	"\x10client_pseudonym\x18\x01 \x01(\tR\x0fclientPseudonym\x12,\n" +
-	"\x12encrypted_queue_id\x18\x02 \x01(\fR\x10encryptedQueueId2\xa5\x01\n" +
+	"\x12encrypted_queue_id\x18\x02 \x01(\fR\x10encryptedQueueId2\xd7\x02\n" +
 	"\fRelayService\x12<\n" +
 	"\x05Relay\x12\x17.mimimi.v1.RelayRequest\x1a\x18.mimimi.v1.RelayResponse\"\x00\x12W\n" +
-	"\x0eGetKeyDocument\x12 .mimimi.v1.GetKeyDocumentRequest\x1a!.mimimi.v1.GetKeyDocumentResponse\"\x002\x88\x04\n" +
+	"\x0eGetKeyDocument\x12 .mimimi.v1.GetKeyDocumentRequest\x1a!.mimimi.v1.GetKeyDocumentResponse\"\x00\x12W\n" +
+	"\x0eGetRevocations\x12 .mimimi.v1.GetRevocationsRequest\x1a!.mimimi.v1.GetRevocationsResponse\"\x00\x12W\n" +
+	"\x0eExchangeTokens\x12 .mimimi.v1.ExchangeTokensRequest\x1a!.mimimi.v1.ExchangeTokensResponse\"\x002\x88\x04\n" +
 	"\fQueueService\x12I\n" +
 	"\x06Create\x12\x1d.mimimi.v1.CreateQueueRequest\x1a\x1e.mimimi.v1.CreateQueueResponse\"\x00\x12C\n" +
 	"\x04Read\x12\x1b.mimimi.v1.ReadQueueRequest\x1a\x1c.mimimi.v1.ReadQueueResponse\"\x00\x12@\n" +
@@ -1256,63 +1475,71 @@ func file_mimimi_v1_anonymous_proto_rawDescGZIP() []byte {
 }
 
 var file_mimimi_v1_anonymous_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mimimi_v1_anonymous_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_mimimi_v1_anonymous_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_mimimi_v1_anonymous_proto_goTypes = []any{
 	(Delivery_Kind)(0),             // 0: mimimi.v1.Delivery.Kind
 	(*RelayRequest)(nil),           // 1: mimimi.v1.RelayRequest
 	(*RelayResponse)(nil),          // 2: mimimi.v1.RelayResponse
 	(*GetKeyDocumentRequest)(nil),  // 3: mimimi.v1.GetKeyDocumentRequest
 	(*GetKeyDocumentResponse)(nil), // 4: mimimi.v1.GetKeyDocumentResponse
-	(*CreateQueueRequest)(nil),     // 5: mimimi.v1.CreateQueueRequest
-	(*CreateQueueResponse)(nil),    // 6: mimimi.v1.CreateQueueResponse
-	(*ReadQueueRequest)(nil),       // 7: mimimi.v1.ReadQueueRequest
-	(*ReadQueueResponse)(nil),      // 8: mimimi.v1.ReadQueueResponse
-	(*QueueEntry)(nil),             // 9: mimimi.v1.QueueEntry
-	(*LostNotice)(nil),             // 10: mimimi.v1.LostNotice
-	(*AckQueueRequest)(nil),        // 11: mimimi.v1.AckQueueRequest
-	(*AckQueueResponse)(nil),       // 12: mimimi.v1.AckQueueResponse
-	(*DeleteQueueRequest)(nil),     // 13: mimimi.v1.DeleteQueueRequest
-	(*DeleteQueueResponse)(nil),    // 14: mimimi.v1.DeleteQueueResponse
-	(*QueueGroupRequest)(nil),      // 15: mimimi.v1.QueueGroupRequest
-	(*QueueGroupResponse)(nil),     // 16: mimimi.v1.QueueGroupResponse
-	(*WatchQueueRequest)(nil),      // 17: mimimi.v1.WatchQueueRequest
-	(*WatchQueueResponse)(nil),     // 18: mimimi.v1.WatchQueueResponse
-	(*Delivery)(nil),               // 19: mimimi.v1.Delivery
-	(*Recipient)(nil),              // 20: mimimi.v1.Recipient
-	(*Signed)(nil),                 // 21: mimimi.v1.Signed
+	(*GetRevocationsRequest)(nil),  // 5: mimimi.v1.GetRevocationsRequest
+	(*GetRevocationsResponse)(nil), // 6: mimimi.v1.GetRevocationsResponse
+	(*ExchangeTokensRequest)(nil),  // 7: mimimi.v1.ExchangeTokensRequest
+	(*ExchangeTokensResponse)(nil), // 8: mimimi.v1.ExchangeTokensResponse
+	(*CreateQueueRequest)(nil),     // 9: mimimi.v1.CreateQueueRequest
+	(*CreateQueueResponse)(nil),    // 10: mimimi.v1.CreateQueueResponse
+	(*ReadQueueRequest)(nil),       // 11: mimimi.v1.ReadQueueRequest
+	(*ReadQueueResponse)(nil),      // 12: mimimi.v1.ReadQueueResponse
+	(*QueueEntry)(nil),             // 13: mimimi.v1.QueueEntry
+	(*LostNotice)(nil),             // 14: mimimi.v1.LostNotice
+	(*AckQueueRequest)(nil),        // 15: mimimi.v1.AckQueueRequest
+	(*AckQueueResponse)(nil),       // 16: mimimi.v1.AckQueueResponse
+	(*DeleteQueueRequest)(nil),     // 17: mimimi.v1.DeleteQueueRequest
+	(*DeleteQueueResponse)(nil),    // 18: mimimi.v1.DeleteQueueResponse
+	(*QueueGroupRequest)(nil),      // 19: mimimi.v1.QueueGroupRequest
+	(*QueueGroupResponse)(nil),     // 20: mimimi.v1.QueueGroupResponse
+	(*WatchQueueRequest)(nil),      // 21: mimimi.v1.WatchQueueRequest
+	(*WatchQueueResponse)(nil),     // 22: mimimi.v1.WatchQueueResponse
+	(*Delivery)(nil),               // 23: mimimi.v1.Delivery
+	(*Recipient)(nil),              // 24: mimimi.v1.Recipient
+	(*Signed)(nil),                 // 25: mimimi.v1.Signed
 }
 var file_mimimi_v1_anonymous_proto_depIdxs = []int32{
-	21, // 0: mimimi.v1.CreateQueueRequest.signed:type_name -> mimimi.v1.Signed
-	21, // 1: mimimi.v1.ReadQueueRequest.signed:type_name -> mimimi.v1.Signed
-	9,  // 2: mimimi.v1.ReadQueueResponse.entries:type_name -> mimimi.v1.QueueEntry
-	19, // 3: mimimi.v1.QueueEntry.delivery:type_name -> mimimi.v1.Delivery
-	10, // 4: mimimi.v1.QueueEntry.lost:type_name -> mimimi.v1.LostNotice
-	21, // 5: mimimi.v1.AckQueueRequest.signed:type_name -> mimimi.v1.Signed
-	21, // 6: mimimi.v1.DeleteQueueRequest.signed:type_name -> mimimi.v1.Signed
-	21, // 7: mimimi.v1.QueueGroupRequest.signed:type_name -> mimimi.v1.Signed
-	21, // 8: mimimi.v1.WatchQueueRequest.signed:type_name -> mimimi.v1.Signed
+	25, // 0: mimimi.v1.CreateQueueRequest.signed:type_name -> mimimi.v1.Signed
+	25, // 1: mimimi.v1.ReadQueueRequest.signed:type_name -> mimimi.v1.Signed
+	13, // 2: mimimi.v1.ReadQueueResponse.entries:type_name -> mimimi.v1.QueueEntry
+	23, // 3: mimimi.v1.QueueEntry.delivery:type_name -> mimimi.v1.Delivery
+	14, // 4: mimimi.v1.QueueEntry.lost:type_name -> mimimi.v1.LostNotice
+	25, // 5: mimimi.v1.AckQueueRequest.signed:type_name -> mimimi.v1.Signed
+	25, // 6: mimimi.v1.DeleteQueueRequest.signed:type_name -> mimimi.v1.Signed
+	25, // 7: mimimi.v1.QueueGroupRequest.signed:type_name -> mimimi.v1.Signed
+	25, // 8: mimimi.v1.WatchQueueRequest.signed:type_name -> mimimi.v1.Signed
 	0,  // 9: mimimi.v1.Delivery.kind:type_name -> mimimi.v1.Delivery.Kind
-	20, // 10: mimimi.v1.Delivery.recipients:type_name -> mimimi.v1.Recipient
+	24, // 10: mimimi.v1.Delivery.recipients:type_name -> mimimi.v1.Recipient
 	1,  // 11: mimimi.v1.RelayService.Relay:input_type -> mimimi.v1.RelayRequest
 	3,  // 12: mimimi.v1.RelayService.GetKeyDocument:input_type -> mimimi.v1.GetKeyDocumentRequest
-	5,  // 13: mimimi.v1.QueueService.Create:input_type -> mimimi.v1.CreateQueueRequest
-	7,  // 14: mimimi.v1.QueueService.Read:input_type -> mimimi.v1.ReadQueueRequest
-	11, // 15: mimimi.v1.QueueService.Ack:input_type -> mimimi.v1.AckQueueRequest
-	13, // 16: mimimi.v1.QueueService.Delete:input_type -> mimimi.v1.DeleteQueueRequest
-	15, // 17: mimimi.v1.QueueService.Confirm:input_type -> mimimi.v1.QueueGroupRequest
-	15, // 18: mimimi.v1.QueueService.Refuse:input_type -> mimimi.v1.QueueGroupRequest
-	17, // 19: mimimi.v1.QueueService.Watch:input_type -> mimimi.v1.WatchQueueRequest
-	2,  // 20: mimimi.v1.RelayService.Relay:output_type -> mimimi.v1.RelayResponse
-	4,  // 21: mimimi.v1.RelayService.GetKeyDocument:output_type -> mimimi.v1.GetKeyDocumentResponse
-	6,  // 22: mimimi.v1.QueueService.Create:output_type -> mimimi.v1.CreateQueueResponse
-	8,  // 23: mimimi.v1.QueueService.Read:output_type -> mimimi.v1.ReadQueueResponse
-	12, // 24: mimimi.v1.QueueService.Ack:output_type -> mimimi.v1.AckQueueResponse
-	14, // 25: mimimi.v1.QueueService.Delete:output_type -> mimimi.v1.DeleteQueueResponse
-	16, // 26: mimimi.v1.QueueService.Confirm:output_type -> mimimi.v1.QueueGroupResponse
-	16, // 27: mimimi.v1.QueueService.Refuse:output_type -> mimimi.v1.QueueGroupResponse
-	18, // 28: mimimi.v1.QueueService.Watch:output_type -> mimimi.v1.WatchQueueResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
+	5,  // 13: mimimi.v1.RelayService.GetRevocations:input_type -> mimimi.v1.GetRevocationsRequest
+	7,  // 14: mimimi.v1.RelayService.ExchangeTokens:input_type -> mimimi.v1.ExchangeTokensRequest
+	9,  // 15: mimimi.v1.QueueService.Create:input_type -> mimimi.v1.CreateQueueRequest
+	11, // 16: mimimi.v1.QueueService.Read:input_type -> mimimi.v1.ReadQueueRequest
+	15, // 17: mimimi.v1.QueueService.Ack:input_type -> mimimi.v1.AckQueueRequest
+	17, // 18: mimimi.v1.QueueService.Delete:input_type -> mimimi.v1.DeleteQueueRequest
+	19, // 19: mimimi.v1.QueueService.Confirm:input_type -> mimimi.v1.QueueGroupRequest
+	19, // 20: mimimi.v1.QueueService.Refuse:input_type -> mimimi.v1.QueueGroupRequest
+	21, // 21: mimimi.v1.QueueService.Watch:input_type -> mimimi.v1.WatchQueueRequest
+	2,  // 22: mimimi.v1.RelayService.Relay:output_type -> mimimi.v1.RelayResponse
+	4,  // 23: mimimi.v1.RelayService.GetKeyDocument:output_type -> mimimi.v1.GetKeyDocumentResponse
+	6,  // 24: mimimi.v1.RelayService.GetRevocations:output_type -> mimimi.v1.GetRevocationsResponse
+	8,  // 25: mimimi.v1.RelayService.ExchangeTokens:output_type -> mimimi.v1.ExchangeTokensResponse
+	10, // 26: mimimi.v1.QueueService.Create:output_type -> mimimi.v1.CreateQueueResponse
+	12, // 27: mimimi.v1.QueueService.Read:output_type -> mimimi.v1.ReadQueueResponse
+	16, // 28: mimimi.v1.QueueService.Ack:output_type -> mimimi.v1.AckQueueResponse
+	18, // 29: mimimi.v1.QueueService.Delete:output_type -> mimimi.v1.DeleteQueueResponse
+	20, // 30: mimimi.v1.QueueService.Confirm:output_type -> mimimi.v1.QueueGroupResponse
+	20, // 31: mimimi.v1.QueueService.Refuse:output_type -> mimimi.v1.QueueGroupResponse
+	22, // 32: mimimi.v1.QueueService.Watch:output_type -> mimimi.v1.WatchQueueResponse
+	22, // [22:33] is the sub-list for method output_type
+	11, // [11:22] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1330,7 +1557,7 @@ func file_mimimi_v1_anonymous_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_anonymous_proto_rawDesc), len(file_mimimi_v1_anonymous_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -213,6 +213,94 @@ func (*DepositResponse) Descriptor() ([]byte, []int) {
 	return file_mimimi_v1_inbox_proto_rawDescGZIP(), []int{3}
 }
 
+type GetPeerDocumentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPeerDocumentRequest) Reset() {
+	*x = GetPeerDocumentRequest{}
+	mi := &file_mimimi_v1_inbox_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPeerDocumentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPeerDocumentRequest) ProtoMessage() {}
+
+func (x *GetPeerDocumentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_inbox_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPeerDocumentRequest.ProtoReflect.Descriptor instead.
+func (*GetPeerDocumentRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_inbox_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetPeerDocumentRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+type GetPeerDocumentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Document      []byte                 `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"` // KeyDocument
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPeerDocumentResponse) Reset() {
+	*x = GetPeerDocumentResponse{}
+	mi := &file_mimimi_v1_inbox_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPeerDocumentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPeerDocumentResponse) ProtoMessage() {}
+
+func (x *GetPeerDocumentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_inbox_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPeerDocumentResponse.ProtoReflect.Descriptor instead.
+func (*GetPeerDocumentResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_inbox_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetPeerDocumentResponse) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
 var File_mimimi_v1_inbox_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_inbox_proto_rawDesc = "" +
@@ -228,10 +316,15 @@ const file_mimimi_v1_inbox_proto_rawDesc = "" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12%\n" +
 	"\x0esealed_request\x18\x03 \x01(\fR\rsealedRequest\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\fR\x05token\"\x11\n" +
-	"\x0fDepositResponse2\x9c\x01\n" +
+	"\x0fDepositResponse\"0\n" +
+	"\x16GetPeerDocumentRequest\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\"5\n" +
+	"\x17GetPeerDocumentResponse\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument2\xf8\x01\n" +
 	"\fInboxService\x12H\n" +
 	"\tGetRecord\x12\x1b.mimimi.v1.GetRecordRequest\x1a\x1c.mimimi.v1.GetRecordResponse\"\x00\x12B\n" +
-	"\aDeposit\x12\x19.mimimi.v1.DepositRequest\x1a\x1a.mimimi.v1.DepositResponse\"\x00B'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
+	"\aDeposit\x12\x19.mimimi.v1.DepositRequest\x1a\x1a.mimimi.v1.DepositResponse\"\x00\x12Z\n" +
+	"\x0fGetPeerDocument\x12!.mimimi.v1.GetPeerDocumentRequest\x1a\".mimimi.v1.GetPeerDocumentResponse\"\x00B'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
 
 var (
 	file_mimimi_v1_inbox_proto_rawDescOnce sync.Once
@@ -245,20 +338,24 @@ func file_mimimi_v1_inbox_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_inbox_proto_rawDescData
 }
 
-var file_mimimi_v1_inbox_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_mimimi_v1_inbox_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_mimimi_v1_inbox_proto_goTypes = []any{
-	(*GetRecordRequest)(nil),  // 0: mimimi.v1.GetRecordRequest
-	(*GetRecordResponse)(nil), // 1: mimimi.v1.GetRecordResponse
-	(*DepositRequest)(nil),    // 2: mimimi.v1.DepositRequest
-	(*DepositResponse)(nil),   // 3: mimimi.v1.DepositResponse
+	(*GetRecordRequest)(nil),        // 0: mimimi.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),       // 1: mimimi.v1.GetRecordResponse
+	(*DepositRequest)(nil),          // 2: mimimi.v1.DepositRequest
+	(*DepositResponse)(nil),         // 3: mimimi.v1.DepositResponse
+	(*GetPeerDocumentRequest)(nil),  // 4: mimimi.v1.GetPeerDocumentRequest
+	(*GetPeerDocumentResponse)(nil), // 5: mimimi.v1.GetPeerDocumentResponse
 }
 var file_mimimi_v1_inbox_proto_depIdxs = []int32{
 	0, // 0: mimimi.v1.InboxService.GetRecord:input_type -> mimimi.v1.GetRecordRequest
 	2, // 1: mimimi.v1.InboxService.Deposit:input_type -> mimimi.v1.DepositRequest
-	1, // 2: mimimi.v1.InboxService.GetRecord:output_type -> mimimi.v1.GetRecordResponse
-	3, // 3: mimimi.v1.InboxService.Deposit:output_type -> mimimi.v1.DepositResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	4, // 2: mimimi.v1.InboxService.GetPeerDocument:input_type -> mimimi.v1.GetPeerDocumentRequest
+	1, // 3: mimimi.v1.InboxService.GetRecord:output_type -> mimimi.v1.GetRecordResponse
+	3, // 4: mimimi.v1.InboxService.Deposit:output_type -> mimimi.v1.DepositResponse
+	5, // 5: mimimi.v1.InboxService.GetPeerDocument:output_type -> mimimi.v1.GetPeerDocumentResponse
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -275,7 +372,7 @@ func file_mimimi_v1_inbox_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_inbox_proto_rawDesc), len(file_mimimi_v1_inbox_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -581,6 +581,190 @@ func (x *ClaimResponse) GetLastResort() bool {
 	return false
 }
 
+type WithdrawRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	WriteKey       []byte                 `protobuf:"bytes,1,opt,name=write_key,json=writeKey,proto3" json:"write_key,omitempty"`
+	UserPseudonyms []string               `protobuf:"bytes,2,rep,name=user_pseudonyms,json=userPseudonyms,proto3" json:"user_pseudonyms,omitempty"` // at most 64
+	Signed         *Signed                `protobuf:"bytes,3,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WithdrawRequest) Reset() {
+	*x = WithdrawRequest{}
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawRequest) ProtoMessage() {}
+
+func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawRequest.ProtoReflect.Descriptor instead.
+func (*WithdrawRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WithdrawRequest) GetWriteKey() []byte {
+	if x != nil {
+		return x.WriteKey
+	}
+	return nil
+}
+
+func (x *WithdrawRequest) GetUserPseudonyms() []string {
+	if x != nil {
+		return x.UserPseudonyms
+	}
+	return nil
+}
+
+func (x *WithdrawRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type WithdrawResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawResponse) Reset() {
+	*x = WithdrawResponse{}
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawResponse) ProtoMessage() {}
+
+func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawResponse.ProtoReflect.Descriptor instead.
+func (*WithdrawResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_proto_rawDescGZIP(), []int{11}
+}
+
+type DeleteIndexRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WriteKey      []byte                 `protobuf:"bytes,1,opt,name=write_key,json=writeKey,proto3" json:"write_key,omitempty"`
+	Signed        *Signed                `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteIndexRequest) Reset() {
+	*x = DeleteIndexRequest{}
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteIndexRequest) ProtoMessage() {}
+
+func (x *DeleteIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteIndexRequest.ProtoReflect.Descriptor instead.
+func (*DeleteIndexRequest) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeleteIndexRequest) GetWriteKey() []byte {
+	if x != nil {
+		return x.WriteKey
+	}
+	return nil
+}
+
+func (x *DeleteIndexRequest) GetSigned() *Signed {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+type DeleteIndexResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteIndexResponse) Reset() {
+	*x = DeleteIndexResponse{}
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteIndexResponse) ProtoMessage() {}
+
+func (x *DeleteIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteIndexResponse.ProtoReflect.Descriptor instead.
+func (*DeleteIndexResponse) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_proto_rawDescGZIP(), []int{13}
+}
+
 var File_mimimi_v1_kpstore_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_kpstore_proto_rawDesc = "" +
@@ -628,12 +812,23 @@ const file_mimimi_v1_kpstore_proto_rawDesc = "" +
 	"\rClaimResponse\x12!\n" +
 	"\fkey_packages\x18\x01 \x03(\fR\vkeyPackages\x12\x1f\n" +
 	"\vlast_resort\x18\x02 \x01(\bR\n" +
-	"lastResort2\xe3\x02\n" +
+	"lastResort\"\x82\x01\n" +
+	"\x0fWithdrawRequest\x12\x1b\n" +
+	"\twrite_key\x18\x01 \x01(\fR\bwriteKey\x12'\n" +
+	"\x0fuser_pseudonyms\x18\x02 \x03(\tR\x0euserPseudonyms\x12)\n" +
+	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x12\n" +
+	"\x10WithdrawResponse\"\\\n" +
+	"\x12DeleteIndexRequest\x12\x1b\n" +
+	"\twrite_key\x18\x01 \x01(\fR\bwriteKey\x12)\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x15\n" +
+	"\x13DeleteIndexResponse2\xfa\x03\n" +
 	"\x11KeyPackageService\x12D\n" +
 	"\rRegisterAlias\x12\x17.mimimi.v1.AliasRequest\x1a\x18.mimimi.v1.AliasResponse\"\x00\x12B\n" +
 	"\vRevokeAlias\x12\x17.mimimi.v1.AliasRequest\x1a\x18.mimimi.v1.AliasResponse\"\x00\x12E\n" +
 	"\bListSets\x12\x1a.mimimi.v1.ListSetsRequest\x1a\x1b.mimimi.v1.ListSetsResponse\"\x00\x12?\n" +
-	"\x06Upload\x12\x18.mimimi.v1.UploadRequest\x1a\x19.mimimi.v1.UploadResponse\"\x00\x12<\n" +
+	"\x06Upload\x12\x18.mimimi.v1.UploadRequest\x1a\x19.mimimi.v1.UploadResponse\"\x00\x12E\n" +
+	"\bWithdraw\x12\x1a.mimimi.v1.WithdrawRequest\x1a\x1b.mimimi.v1.WithdrawResponse\"\x00\x12N\n" +
+	"\vDeleteIndex\x12\x1d.mimimi.v1.DeleteIndexRequest\x1a\x1e.mimimi.v1.DeleteIndexResponse\"\x00\x12<\n" +
 	"\x05Claim\x12\x17.mimimi.v1.ClaimRequest\x1a\x18.mimimi.v1.ClaimResponse\"\x00B'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
 
 var (
@@ -648,41 +843,51 @@ func file_mimimi_v1_kpstore_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_kpstore_proto_rawDescData
 }
 
-var file_mimimi_v1_kpstore_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_mimimi_v1_kpstore_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_mimimi_v1_kpstore_proto_goTypes = []any{
-	(*AliasRequest)(nil),     // 0: mimimi.v1.AliasRequest
-	(*AliasResponse)(nil),    // 1: mimimi.v1.AliasResponse
-	(*ListSetsRequest)(nil),  // 2: mimimi.v1.ListSetsRequest
-	(*ListSetsResponse)(nil), // 3: mimimi.v1.ListSetsResponse
-	(*SetSummary)(nil),       // 4: mimimi.v1.SetSummary
-	(*UploadRequest)(nil),    // 5: mimimi.v1.UploadRequest
-	(*UploadItem)(nil),       // 6: mimimi.v1.UploadItem
-	(*UploadResponse)(nil),   // 7: mimimi.v1.UploadResponse
-	(*ClaimRequest)(nil),     // 8: mimimi.v1.ClaimRequest
-	(*ClaimResponse)(nil),    // 9: mimimi.v1.ClaimResponse
-	(*Signed)(nil),           // 10: mimimi.v1.Signed
+	(*AliasRequest)(nil),        // 0: mimimi.v1.AliasRequest
+	(*AliasResponse)(nil),       // 1: mimimi.v1.AliasResponse
+	(*ListSetsRequest)(nil),     // 2: mimimi.v1.ListSetsRequest
+	(*ListSetsResponse)(nil),    // 3: mimimi.v1.ListSetsResponse
+	(*SetSummary)(nil),          // 4: mimimi.v1.SetSummary
+	(*UploadRequest)(nil),       // 5: mimimi.v1.UploadRequest
+	(*UploadItem)(nil),          // 6: mimimi.v1.UploadItem
+	(*UploadResponse)(nil),      // 7: mimimi.v1.UploadResponse
+	(*ClaimRequest)(nil),        // 8: mimimi.v1.ClaimRequest
+	(*ClaimResponse)(nil),       // 9: mimimi.v1.ClaimResponse
+	(*WithdrawRequest)(nil),     // 10: mimimi.v1.WithdrawRequest
+	(*WithdrawResponse)(nil),    // 11: mimimi.v1.WithdrawResponse
+	(*DeleteIndexRequest)(nil),  // 12: mimimi.v1.DeleteIndexRequest
+	(*DeleteIndexResponse)(nil), // 13: mimimi.v1.DeleteIndexResponse
+	(*Signed)(nil),              // 14: mimimi.v1.Signed
 }
 var file_mimimi_v1_kpstore_proto_depIdxs = []int32{
-	10, // 0: mimimi.v1.AliasRequest.signed:type_name -> mimimi.v1.Signed
-	10, // 1: mimimi.v1.ListSetsRequest.signed:type_name -> mimimi.v1.Signed
+	14, // 0: mimimi.v1.AliasRequest.signed:type_name -> mimimi.v1.Signed
+	14, // 1: mimimi.v1.ListSetsRequest.signed:type_name -> mimimi.v1.Signed
 	4,  // 2: mimimi.v1.ListSetsResponse.sets:type_name -> mimimi.v1.SetSummary
 	6,  // 3: mimimi.v1.UploadRequest.items:type_name -> mimimi.v1.UploadItem
-	10, // 4: mimimi.v1.UploadRequest.signed:type_name -> mimimi.v1.Signed
-	0,  // 5: mimimi.v1.KeyPackageService.RegisterAlias:input_type -> mimimi.v1.AliasRequest
-	0,  // 6: mimimi.v1.KeyPackageService.RevokeAlias:input_type -> mimimi.v1.AliasRequest
-	2,  // 7: mimimi.v1.KeyPackageService.ListSets:input_type -> mimimi.v1.ListSetsRequest
-	5,  // 8: mimimi.v1.KeyPackageService.Upload:input_type -> mimimi.v1.UploadRequest
-	8,  // 9: mimimi.v1.KeyPackageService.Claim:input_type -> mimimi.v1.ClaimRequest
-	1,  // 10: mimimi.v1.KeyPackageService.RegisterAlias:output_type -> mimimi.v1.AliasResponse
-	1,  // 11: mimimi.v1.KeyPackageService.RevokeAlias:output_type -> mimimi.v1.AliasResponse
-	3,  // 12: mimimi.v1.KeyPackageService.ListSets:output_type -> mimimi.v1.ListSetsResponse
-	7,  // 13: mimimi.v1.KeyPackageService.Upload:output_type -> mimimi.v1.UploadResponse
-	9,  // 14: mimimi.v1.KeyPackageService.Claim:output_type -> mimimi.v1.ClaimResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	14, // 4: mimimi.v1.UploadRequest.signed:type_name -> mimimi.v1.Signed
+	14, // 5: mimimi.v1.WithdrawRequest.signed:type_name -> mimimi.v1.Signed
+	14, // 6: mimimi.v1.DeleteIndexRequest.signed:type_name -> mimimi.v1.Signed
+	0,  // 7: mimimi.v1.KeyPackageService.RegisterAlias:input_type -> mimimi.v1.AliasRequest
+	0,  // 8: mimimi.v1.KeyPackageService.RevokeAlias:input_type -> mimimi.v1.AliasRequest
+	2,  // 9: mimimi.v1.KeyPackageService.ListSets:input_type -> mimimi.v1.ListSetsRequest
+	5,  // 10: mimimi.v1.KeyPackageService.Upload:input_type -> mimimi.v1.UploadRequest
+	10, // 11: mimimi.v1.KeyPackageService.Withdraw:input_type -> mimimi.v1.WithdrawRequest
+	12, // 12: mimimi.v1.KeyPackageService.DeleteIndex:input_type -> mimimi.v1.DeleteIndexRequest
+	8,  // 13: mimimi.v1.KeyPackageService.Claim:input_type -> mimimi.v1.ClaimRequest
+	1,  // 14: mimimi.v1.KeyPackageService.RegisterAlias:output_type -> mimimi.v1.AliasResponse
+	1,  // 15: mimimi.v1.KeyPackageService.RevokeAlias:output_type -> mimimi.v1.AliasResponse
+	3,  // 16: mimimi.v1.KeyPackageService.ListSets:output_type -> mimimi.v1.ListSetsResponse
+	7,  // 17: mimimi.v1.KeyPackageService.Upload:output_type -> mimimi.v1.UploadResponse
+	11, // 18: mimimi.v1.KeyPackageService.Withdraw:output_type -> mimimi.v1.WithdrawResponse
+	13, // 19: mimimi.v1.KeyPackageService.DeleteIndex:output_type -> mimimi.v1.DeleteIndexResponse
+	9,  // 20: mimimi.v1.KeyPackageService.Claim:output_type -> mimimi.v1.ClaimResponse
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_mimimi_v1_kpstore_proto_init() }
@@ -697,7 +902,7 @@ func file_mimimi_v1_kpstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_kpstore_proto_rawDesc), len(file_mimimi_v1_kpstore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,35 @@ const (
 	AccountServiceFetchInboxProcedure = "/mimimi.v1.AccountService/FetchInbox"
 	// AccountServiceAckInboxProcedure is the fully-qualified name of the AccountService's AckInbox RPC.
 	AccountServiceAckInboxProcedure = "/mimimi.v1.AccountService/AckInbox"
+	// AccountServiceIssueTokensProcedure is the fully-qualified name of the AccountService's
+	// IssueTokens RPC.
+	AccountServiceIssueTokensProcedure = "/mimimi.v1.AccountService/IssueTokens"
+	// AccountServiceOfferLinkProcedure is the fully-qualified name of the AccountService's OfferLink
+	// RPC.
+	AccountServiceOfferLinkProcedure = "/mimimi.v1.AccountService/OfferLink"
+	// AccountServiceListLinksProcedure is the fully-qualified name of the AccountService's ListLinks
+	// RPC.
+	AccountServiceListLinksProcedure = "/mimimi.v1.AccountService/ListLinks"
+	// AccountServiceApproveLinkProcedure is the fully-qualified name of the AccountService's
+	// ApproveLink RPC.
+	AccountServiceApproveLinkProcedure = "/mimimi.v1.AccountService/ApproveLink"
+	// AccountServiceGetLinkProcedure is the fully-qualified name of the AccountService's GetLink RPC.
+	AccountServiceGetLinkProcedure = "/mimimi.v1.AccountService/GetLink"
+	// AccountServicePutLinkPackageProcedure is the fully-qualified name of the AccountService's
+	// PutLinkPackage RPC.
+	AccountServicePutLinkPackageProcedure = "/mimimi.v1.AccountService/PutLinkPackage"
+	// AccountServiceListClientsProcedure is the fully-qualified name of the AccountService's
+	// ListClients RPC.
+	AccountServiceListClientsProcedure = "/mimimi.v1.AccountService/ListClients"
+	// AccountServiceRemoveClientProcedure is the fully-qualified name of the AccountService's
+	// RemoveClient RPC.
+	AccountServiceRemoveClientProcedure = "/mimimi.v1.AccountService/RemoveClient"
+	// AccountServiceRenewCertificateProcedure is the fully-qualified name of the AccountService's
+	// RenewCertificate RPC.
+	AccountServiceRenewCertificateProcedure = "/mimimi.v1.AccountService/RenewCertificate"
+	// AccountServiceDeleteAccountProcedure is the fully-qualified name of the AccountService's
+	// DeleteAccount RPC.
+	AccountServiceDeleteAccountProcedure = "/mimimi.v1.AccountService/DeleteAccount"
 )
 
 // AccountServiceClient is a client for the mimimi.v1.AccountService service.
@@ -55,6 +84,30 @@ type AccountServiceClient interface {
 	FetchInbox(context.Context, *v1.FetchInboxRequest) (*v1.FetchInboxResponse, error)
 	// AckInbox removes connection requests up to a position (operation "ack inbox", body = position as 8 bytes big endian).
 	AckInbox(context.Context, *v1.AckInboxRequest) (*v1.AckInboxResponse, error)
+	// IssueTokens signs blinded tokens: for each operation the whole quota of one epoch in one batch, once for each client and epoch (operation "issue tokens", body =
+	// IssueTokensBody). Repeating it with the same batches gives the same answer.
+	IssueTokens(context.Context, *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error)
+	// OfferLink leaves an offer (operation "offer link", body = user ‖ 0x00 ‖ offer, signed by the new client's key, which the offer's record holds). It
+	// waits for ten minutes. The answer is the same for users that do not exist.
+	OfferLink(context.Context, *v1.OfferLinkRequest) (*v1.OfferLinkResponse, error)
+	// ListLinks returns what waits in the user's mailbox (operation "list links", body empty).
+	ListLinks(context.Context, *v1.ListLinksRequest) (*v1.ListLinksResponse, error)
+	// ApproveLink certifies an offered client and leaves an answer for it (operation "approve link", body = linked client ‖ 0x00 ‖ signature key ‖ sealed answer).
+	ApproveLink(context.Context, *v1.ApproveLinkRequest) (*v1.ApproveLinkResponse, error)
+	// GetLink returns the answer to an offer, not_found while there is none (operation "get link", body empty, signed by the new client's key).
+	GetLink(context.Context, *v1.GetLinkRequest) (*v1.GetLinkResponse, error)
+	// PutLinkPackage leaves the new client's sealed package (operation "put link package", body = package).
+	PutLinkPackage(context.Context, *v1.PutLinkPackageRequest) (*v1.PutLinkPackageResponse, error)
+	// ListClients returns the user's clients (operation "list clients", body empty).
+	ListClients(context.Context, *v1.ListClientsRequest) (*v1.ListClientsResponse, error)
+	// RemoveClient takes a client off the account and revokes its certificates (operation "remove client", body = removed client). A client may remove itself.
+	RemoveClient(context.Context, *v1.RemoveClientRequest) (*v1.RemoveClientResponse, error)
+	// RenewCertificate issues a new certificate for the client, over the same key or a new one (operation "renew certificate", body = new key, signed by the old
+	// one; proof: by the new one over the same).
+	RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error)
+	// DeleteAccount removes the user: record, inbox, clients; all certificates are revoked and the name is not given out again (operation "delete account",
+	// body = user).
+	DeleteAccount(context.Context, *v1.DeleteAccountRequest) (*v1.DeleteAccountResponse, error)
 }
 
 // NewAccountServiceClient constructs a client for the mimimi.v1.AccountService service. By default,
@@ -92,15 +145,85 @@ func NewAccountServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(accountServiceMethods.ByName("AckInbox")),
 			connect.WithClientOptions(opts...),
 		),
+		issueTokens: connect.NewClient[v1.IssueTokensRequest, v1.IssueTokensResponse](
+			httpClient,
+			baseURL+AccountServiceIssueTokensProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("IssueTokens")),
+			connect.WithClientOptions(opts...),
+		),
+		offerLink: connect.NewClient[v1.OfferLinkRequest, v1.OfferLinkResponse](
+			httpClient,
+			baseURL+AccountServiceOfferLinkProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("OfferLink")),
+			connect.WithClientOptions(opts...),
+		),
+		listLinks: connect.NewClient[v1.ListLinksRequest, v1.ListLinksResponse](
+			httpClient,
+			baseURL+AccountServiceListLinksProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ListLinks")),
+			connect.WithClientOptions(opts...),
+		),
+		approveLink: connect.NewClient[v1.ApproveLinkRequest, v1.ApproveLinkResponse](
+			httpClient,
+			baseURL+AccountServiceApproveLinkProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ApproveLink")),
+			connect.WithClientOptions(opts...),
+		),
+		getLink: connect.NewClient[v1.GetLinkRequest, v1.GetLinkResponse](
+			httpClient,
+			baseURL+AccountServiceGetLinkProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("GetLink")),
+			connect.WithClientOptions(opts...),
+		),
+		putLinkPackage: connect.NewClient[v1.PutLinkPackageRequest, v1.PutLinkPackageResponse](
+			httpClient,
+			baseURL+AccountServicePutLinkPackageProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("PutLinkPackage")),
+			connect.WithClientOptions(opts...),
+		),
+		listClients: connect.NewClient[v1.ListClientsRequest, v1.ListClientsResponse](
+			httpClient,
+			baseURL+AccountServiceListClientsProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ListClients")),
+			connect.WithClientOptions(opts...),
+		),
+		removeClient: connect.NewClient[v1.RemoveClientRequest, v1.RemoveClientResponse](
+			httpClient,
+			baseURL+AccountServiceRemoveClientProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("RemoveClient")),
+			connect.WithClientOptions(opts...),
+		),
+		renewCertificate: connect.NewClient[v1.RenewCertificateRequest, v1.RenewCertificateResponse](
+			httpClient,
+			baseURL+AccountServiceRenewCertificateProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("RenewCertificate")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteAccount: connect.NewClient[v1.DeleteAccountRequest, v1.DeleteAccountResponse](
+			httpClient,
+			baseURL+AccountServiceDeleteAccountProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("DeleteAccount")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // accountServiceClient implements AccountServiceClient.
 type accountServiceClient struct {
-	register      *connect.Client[v1.RegisterRequest, v1.RegisterResponse]
-	publishRecord *connect.Client[v1.PublishRecordRequest, v1.PublishRecordResponse]
-	fetchInbox    *connect.Client[v1.FetchInboxRequest, v1.FetchInboxResponse]
-	ackInbox      *connect.Client[v1.AckInboxRequest, v1.AckInboxResponse]
+	register         *connect.Client[v1.RegisterRequest, v1.RegisterResponse]
+	publishRecord    *connect.Client[v1.PublishRecordRequest, v1.PublishRecordResponse]
+	fetchInbox       *connect.Client[v1.FetchInboxRequest, v1.FetchInboxResponse]
+	ackInbox         *connect.Client[v1.AckInboxRequest, v1.AckInboxResponse]
+	issueTokens      *connect.Client[v1.IssueTokensRequest, v1.IssueTokensResponse]
+	offerLink        *connect.Client[v1.OfferLinkRequest, v1.OfferLinkResponse]
+	listLinks        *connect.Client[v1.ListLinksRequest, v1.ListLinksResponse]
+	approveLink      *connect.Client[v1.ApproveLinkRequest, v1.ApproveLinkResponse]
+	getLink          *connect.Client[v1.GetLinkRequest, v1.GetLinkResponse]
+	putLinkPackage   *connect.Client[v1.PutLinkPackageRequest, v1.PutLinkPackageResponse]
+	listClients      *connect.Client[v1.ListClientsRequest, v1.ListClientsResponse]
+	removeClient     *connect.Client[v1.RemoveClientRequest, v1.RemoveClientResponse]
+	renewCertificate *connect.Client[v1.RenewCertificateRequest, v1.RenewCertificateResponse]
+	deleteAccount    *connect.Client[v1.DeleteAccountRequest, v1.DeleteAccountResponse]
 }
 
 // Register calls mimimi.v1.AccountService.Register.
@@ -139,6 +262,96 @@ func (c *accountServiceClient) AckInbox(ctx context.Context, req *v1.AckInboxReq
 	return nil, err
 }
 
+// IssueTokens calls mimimi.v1.AccountService.IssueTokens.
+func (c *accountServiceClient) IssueTokens(ctx context.Context, req *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error) {
+	response, err := c.issueTokens.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// OfferLink calls mimimi.v1.AccountService.OfferLink.
+func (c *accountServiceClient) OfferLink(ctx context.Context, req *v1.OfferLinkRequest) (*v1.OfferLinkResponse, error) {
+	response, err := c.offerLink.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListLinks calls mimimi.v1.AccountService.ListLinks.
+func (c *accountServiceClient) ListLinks(ctx context.Context, req *v1.ListLinksRequest) (*v1.ListLinksResponse, error) {
+	response, err := c.listLinks.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApproveLink calls mimimi.v1.AccountService.ApproveLink.
+func (c *accountServiceClient) ApproveLink(ctx context.Context, req *v1.ApproveLinkRequest) (*v1.ApproveLinkResponse, error) {
+	response, err := c.approveLink.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetLink calls mimimi.v1.AccountService.GetLink.
+func (c *accountServiceClient) GetLink(ctx context.Context, req *v1.GetLinkRequest) (*v1.GetLinkResponse, error) {
+	response, err := c.getLink.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PutLinkPackage calls mimimi.v1.AccountService.PutLinkPackage.
+func (c *accountServiceClient) PutLinkPackage(ctx context.Context, req *v1.PutLinkPackageRequest) (*v1.PutLinkPackageResponse, error) {
+	response, err := c.putLinkPackage.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListClients calls mimimi.v1.AccountService.ListClients.
+func (c *accountServiceClient) ListClients(ctx context.Context, req *v1.ListClientsRequest) (*v1.ListClientsResponse, error) {
+	response, err := c.listClients.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveClient calls mimimi.v1.AccountService.RemoveClient.
+func (c *accountServiceClient) RemoveClient(ctx context.Context, req *v1.RemoveClientRequest) (*v1.RemoveClientResponse, error) {
+	response, err := c.removeClient.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RenewCertificate calls mimimi.v1.AccountService.RenewCertificate.
+func (c *accountServiceClient) RenewCertificate(ctx context.Context, req *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error) {
+	response, err := c.renewCertificate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteAccount calls mimimi.v1.AccountService.DeleteAccount.
+func (c *accountServiceClient) DeleteAccount(ctx context.Context, req *v1.DeleteAccountRequest) (*v1.DeleteAccountResponse, error) {
+	response, err := c.deleteAccount.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // AccountServiceHandler is an implementation of the mimimi.v1.AccountService service.
 type AccountServiceHandler interface {
 	// Register makes a user with its first client and issues the client certificate. Repeating it with the same request id and key gives the same answer.
@@ -149,6 +362,30 @@ type AccountServiceHandler interface {
 	FetchInbox(context.Context, *v1.FetchInboxRequest) (*v1.FetchInboxResponse, error)
 	// AckInbox removes connection requests up to a position (operation "ack inbox", body = position as 8 bytes big endian).
 	AckInbox(context.Context, *v1.AckInboxRequest) (*v1.AckInboxResponse, error)
+	// IssueTokens signs blinded tokens: for each operation the whole quota of one epoch in one batch, once for each client and epoch (operation "issue tokens", body =
+	// IssueTokensBody). Repeating it with the same batches gives the same answer.
+	IssueTokens(context.Context, *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error)
+	// OfferLink leaves an offer (operation "offer link", body = user ‖ 0x00 ‖ offer, signed by the new client's key, which the offer's record holds). It
+	// waits for ten minutes. The answer is the same for users that do not exist.
+	OfferLink(context.Context, *v1.OfferLinkRequest) (*v1.OfferLinkResponse, error)
+	// ListLinks returns what waits in the user's mailbox (operation "list links", body empty).
+	ListLinks(context.Context, *v1.ListLinksRequest) (*v1.ListLinksResponse, error)
+	// ApproveLink certifies an offered client and leaves an answer for it (operation "approve link", body = linked client ‖ 0x00 ‖ signature key ‖ sealed answer).
+	ApproveLink(context.Context, *v1.ApproveLinkRequest) (*v1.ApproveLinkResponse, error)
+	// GetLink returns the answer to an offer, not_found while there is none (operation "get link", body empty, signed by the new client's key).
+	GetLink(context.Context, *v1.GetLinkRequest) (*v1.GetLinkResponse, error)
+	// PutLinkPackage leaves the new client's sealed package (operation "put link package", body = package).
+	PutLinkPackage(context.Context, *v1.PutLinkPackageRequest) (*v1.PutLinkPackageResponse, error)
+	// ListClients returns the user's clients (operation "list clients", body empty).
+	ListClients(context.Context, *v1.ListClientsRequest) (*v1.ListClientsResponse, error)
+	// RemoveClient takes a client off the account and revokes its certificates (operation "remove client", body = removed client). A client may remove itself.
+	RemoveClient(context.Context, *v1.RemoveClientRequest) (*v1.RemoveClientResponse, error)
+	// RenewCertificate issues a new certificate for the client, over the same key or a new one (operation "renew certificate", body = new key, signed by the old
+	// one; proof: by the new one over the same).
+	RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error)
+	// DeleteAccount removes the user: record, inbox, clients; all certificates are revoked and the name is not given out again (operation "delete account",
+	// body = user).
+	DeleteAccount(context.Context, *v1.DeleteAccountRequest) (*v1.DeleteAccountResponse, error)
 }
 
 // NewAccountServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -182,6 +419,66 @@ func NewAccountServiceHandler(svc AccountServiceHandler, opts ...connect.Handler
 		connect.WithSchema(accountServiceMethods.ByName("AckInbox")),
 		connect.WithHandlerOptions(opts...),
 	)
+	accountServiceIssueTokensHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceIssueTokensProcedure,
+		svc.IssueTokens,
+		connect.WithSchema(accountServiceMethods.ByName("IssueTokens")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceOfferLinkHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceOfferLinkProcedure,
+		svc.OfferLink,
+		connect.WithSchema(accountServiceMethods.ByName("OfferLink")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceListLinksHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceListLinksProcedure,
+		svc.ListLinks,
+		connect.WithSchema(accountServiceMethods.ByName("ListLinks")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceApproveLinkHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceApproveLinkProcedure,
+		svc.ApproveLink,
+		connect.WithSchema(accountServiceMethods.ByName("ApproveLink")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceGetLinkHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceGetLinkProcedure,
+		svc.GetLink,
+		connect.WithSchema(accountServiceMethods.ByName("GetLink")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServicePutLinkPackageHandler := connect.NewUnaryHandlerSimple(
+		AccountServicePutLinkPackageProcedure,
+		svc.PutLinkPackage,
+		connect.WithSchema(accountServiceMethods.ByName("PutLinkPackage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceListClientsHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceListClientsProcedure,
+		svc.ListClients,
+		connect.WithSchema(accountServiceMethods.ByName("ListClients")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceRemoveClientHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceRemoveClientProcedure,
+		svc.RemoveClient,
+		connect.WithSchema(accountServiceMethods.ByName("RemoveClient")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceRenewCertificateHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceRenewCertificateProcedure,
+		svc.RenewCertificate,
+		connect.WithSchema(accountServiceMethods.ByName("RenewCertificate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceDeleteAccountHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceDeleteAccountProcedure,
+		svc.DeleteAccount,
+		connect.WithSchema(accountServiceMethods.ByName("DeleteAccount")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/mimimi.v1.AccountService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AccountServiceRegisterProcedure:
@@ -192,6 +489,26 @@ func NewAccountServiceHandler(svc AccountServiceHandler, opts ...connect.Handler
 			accountServiceFetchInboxHandler.ServeHTTP(w, r)
 		case AccountServiceAckInboxProcedure:
 			accountServiceAckInboxHandler.ServeHTTP(w, r)
+		case AccountServiceIssueTokensProcedure:
+			accountServiceIssueTokensHandler.ServeHTTP(w, r)
+		case AccountServiceOfferLinkProcedure:
+			accountServiceOfferLinkHandler.ServeHTTP(w, r)
+		case AccountServiceListLinksProcedure:
+			accountServiceListLinksHandler.ServeHTTP(w, r)
+		case AccountServiceApproveLinkProcedure:
+			accountServiceApproveLinkHandler.ServeHTTP(w, r)
+		case AccountServiceGetLinkProcedure:
+			accountServiceGetLinkHandler.ServeHTTP(w, r)
+		case AccountServicePutLinkPackageProcedure:
+			accountServicePutLinkPackageHandler.ServeHTTP(w, r)
+		case AccountServiceListClientsProcedure:
+			accountServiceListClientsHandler.ServeHTTP(w, r)
+		case AccountServiceRemoveClientProcedure:
+			accountServiceRemoveClientHandler.ServeHTTP(w, r)
+		case AccountServiceRenewCertificateProcedure:
+			accountServiceRenewCertificateHandler.ServeHTTP(w, r)
+		case AccountServiceDeleteAccountProcedure:
+			accountServiceDeleteAccountHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -215,4 +532,44 @@ func (UnimplementedAccountServiceHandler) FetchInbox(context.Context, *v1.FetchI
 
 func (UnimplementedAccountServiceHandler) AckInbox(context.Context, *v1.AckInboxRequest) (*v1.AckInboxResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.AckInbox is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) IssueTokens(context.Context, *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.IssueTokens is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) OfferLink(context.Context, *v1.OfferLinkRequest) (*v1.OfferLinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.OfferLink is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ListLinks(context.Context, *v1.ListLinksRequest) (*v1.ListLinksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.ListLinks is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ApproveLink(context.Context, *v1.ApproveLinkRequest) (*v1.ApproveLinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.ApproveLink is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) GetLink(context.Context, *v1.GetLinkRequest) (*v1.GetLinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.GetLink is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) PutLinkPackage(context.Context, *v1.PutLinkPackageRequest) (*v1.PutLinkPackageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.PutLinkPackage is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ListClients(context.Context, *v1.ListClientsRequest) (*v1.ListClientsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.ListClients is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) RemoveClient(context.Context, *v1.RemoveClientRequest) (*v1.RemoveClientResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.RemoveClient is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.RenewCertificate is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) DeleteAccount(context.Context, *v1.DeleteAccountRequest) (*v1.DeleteAccountResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.AccountService.DeleteAccount is not implemented"))
 }

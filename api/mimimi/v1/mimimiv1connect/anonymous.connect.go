@@ -40,6 +40,12 @@ const (
 	// RelayServiceGetKeyDocumentProcedure is the fully-qualified name of the RelayService's
 	// GetKeyDocument RPC.
 	RelayServiceGetKeyDocumentProcedure = "/mimimi.v1.RelayService/GetKeyDocument"
+	// RelayServiceGetRevocationsProcedure is the fully-qualified name of the RelayService's
+	// GetRevocations RPC.
+	RelayServiceGetRevocationsProcedure = "/mimimi.v1.RelayService/GetRevocations"
+	// RelayServiceExchangeTokensProcedure is the fully-qualified name of the RelayService's
+	// ExchangeTokens RPC.
+	RelayServiceExchangeTokensProcedure = "/mimimi.v1.RelayService/ExchangeTokens"
 	// QueueServiceCreateProcedure is the fully-qualified name of the QueueService's Create RPC.
 	QueueServiceCreateProcedure = "/mimimi.v1.QueueService/Create"
 	// QueueServiceReadProcedure is the fully-qualified name of the QueueService's Read RPC.
@@ -61,6 +67,11 @@ type RelayServiceClient interface {
 	Relay(context.Context, *v1.RelayRequest) (*v1.RelayResponse, error)
 	// GetKeyDocument returns the copy of a domain's key document that the provider caches for all its users.
 	GetKeyDocument(context.Context, *v1.GetKeyDocumentRequest) (*v1.GetKeyDocumentResponse, error)
+	// GetRevocations returns the copy of a domain's list of revoked certificates that the provider caches for all its users.
+	GetRevocations(context.Context, *v1.GetRevocationsRequest) (*v1.GetRevocationsResponse, error)
+	// ExchangeTokens spends tokens of the own domain for blind signatures under the same issuer key, so that tokens for another domain, or fresh ones, come without a word to the
+	// account channel. The request has a fixed number of tokens of one operation and epoch. Repeating it with the same request id gives the same answer.
+	ExchangeTokens(context.Context, *v1.ExchangeTokensRequest) (*v1.ExchangeTokensResponse, error)
 }
 
 // NewRelayServiceClient constructs a client for the mimimi.v1.RelayService service. By default, it
@@ -86,6 +97,18 @@ func NewRelayServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(relayServiceMethods.ByName("GetKeyDocument")),
 			connect.WithClientOptions(opts...),
 		),
+		getRevocations: connect.NewClient[v1.GetRevocationsRequest, v1.GetRevocationsResponse](
+			httpClient,
+			baseURL+RelayServiceGetRevocationsProcedure,
+			connect.WithSchema(relayServiceMethods.ByName("GetRevocations")),
+			connect.WithClientOptions(opts...),
+		),
+		exchangeTokens: connect.NewClient[v1.ExchangeTokensRequest, v1.ExchangeTokensResponse](
+			httpClient,
+			baseURL+RelayServiceExchangeTokensProcedure,
+			connect.WithSchema(relayServiceMethods.ByName("ExchangeTokens")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -93,6 +116,8 @@ func NewRelayServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type relayServiceClient struct {
 	relay          *connect.Client[v1.RelayRequest, v1.RelayResponse]
 	getKeyDocument *connect.Client[v1.GetKeyDocumentRequest, v1.GetKeyDocumentResponse]
+	getRevocations *connect.Client[v1.GetRevocationsRequest, v1.GetRevocationsResponse]
+	exchangeTokens *connect.Client[v1.ExchangeTokensRequest, v1.ExchangeTokensResponse]
 }
 
 // Relay calls mimimi.v1.RelayService.Relay.
@@ -113,11 +138,34 @@ func (c *relayServiceClient) GetKeyDocument(ctx context.Context, req *v1.GetKeyD
 	return nil, err
 }
 
+// GetRevocations calls mimimi.v1.RelayService.GetRevocations.
+func (c *relayServiceClient) GetRevocations(ctx context.Context, req *v1.GetRevocationsRequest) (*v1.GetRevocationsResponse, error) {
+	response, err := c.getRevocations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ExchangeTokens calls mimimi.v1.RelayService.ExchangeTokens.
+func (c *relayServiceClient) ExchangeTokens(ctx context.Context, req *v1.ExchangeTokensRequest) (*v1.ExchangeTokensResponse, error) {
+	response, err := c.exchangeTokens.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // RelayServiceHandler is an implementation of the mimimi.v1.RelayService service.
 type RelayServiceHandler interface {
 	Relay(context.Context, *v1.RelayRequest) (*v1.RelayResponse, error)
 	// GetKeyDocument returns the copy of a domain's key document that the provider caches for all its users.
 	GetKeyDocument(context.Context, *v1.GetKeyDocumentRequest) (*v1.GetKeyDocumentResponse, error)
+	// GetRevocations returns the copy of a domain's list of revoked certificates that the provider caches for all its users.
+	GetRevocations(context.Context, *v1.GetRevocationsRequest) (*v1.GetRevocationsResponse, error)
+	// ExchangeTokens spends tokens of the own domain for blind signatures under the same issuer key, so that tokens for another domain, or fresh ones, come without a word to the
+	// account channel. The request has a fixed number of tokens of one operation and epoch. Repeating it with the same request id gives the same answer.
+	ExchangeTokens(context.Context, *v1.ExchangeTokensRequest) (*v1.ExchangeTokensResponse, error)
 }
 
 // NewRelayServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -139,12 +187,28 @@ func NewRelayServiceHandler(svc RelayServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(relayServiceMethods.ByName("GetKeyDocument")),
 		connect.WithHandlerOptions(opts...),
 	)
+	relayServiceGetRevocationsHandler := connect.NewUnaryHandlerSimple(
+		RelayServiceGetRevocationsProcedure,
+		svc.GetRevocations,
+		connect.WithSchema(relayServiceMethods.ByName("GetRevocations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	relayServiceExchangeTokensHandler := connect.NewUnaryHandlerSimple(
+		RelayServiceExchangeTokensProcedure,
+		svc.ExchangeTokens,
+		connect.WithSchema(relayServiceMethods.ByName("ExchangeTokens")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/mimimi.v1.RelayService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RelayServiceRelayProcedure:
 			relayServiceRelayHandler.ServeHTTP(w, r)
 		case RelayServiceGetKeyDocumentProcedure:
 			relayServiceGetKeyDocumentHandler.ServeHTTP(w, r)
+		case RelayServiceGetRevocationsProcedure:
+			relayServiceGetRevocationsHandler.ServeHTTP(w, r)
+		case RelayServiceExchangeTokensProcedure:
+			relayServiceExchangeTokensHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -160,6 +224,14 @@ func (UnimplementedRelayServiceHandler) Relay(context.Context, *v1.RelayRequest)
 
 func (UnimplementedRelayServiceHandler) GetKeyDocument(context.Context, *v1.GetKeyDocumentRequest) (*v1.GetKeyDocumentResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.RelayService.GetKeyDocument is not implemented"))
+}
+
+func (UnimplementedRelayServiceHandler) GetRevocations(context.Context, *v1.GetRevocationsRequest) (*v1.GetRevocationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.RelayService.GetRevocations is not implemented"))
+}
+
+func (UnimplementedRelayServiceHandler) ExchangeTokens(context.Context, *v1.ExchangeTokensRequest) (*v1.ExchangeTokensResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.RelayService.ExchangeTokens is not implemented"))
 }
 
 // QueueServiceClient is a client for the mimimi.v1.QueueService service.

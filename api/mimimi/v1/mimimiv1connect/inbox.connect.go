@@ -37,6 +37,9 @@ const (
 	InboxServiceGetRecordProcedure = "/mimimi.v1.InboxService/GetRecord"
 	// InboxServiceDepositProcedure is the fully-qualified name of the InboxService's Deposit RPC.
 	InboxServiceDepositProcedure = "/mimimi.v1.InboxService/Deposit"
+	// InboxServiceGetPeerDocumentProcedure is the fully-qualified name of the InboxService's
+	// GetPeerDocument RPC.
+	InboxServiceGetPeerDocumentProcedure = "/mimimi.v1.InboxService/GetPeerDocument"
 )
 
 // InboxServiceClient is a client for the mimimi.v1.InboxService service.
@@ -46,6 +49,9 @@ type InboxServiceClient interface {
 	GetRecord(context.Context, *v1.GetRecordRequest) (*v1.GetRecordResponse, error)
 	// Deposit puts a sealed connection request into a user's inbox; the answer is the same for unknown users.
 	Deposit(context.Context, *v1.DepositRequest) (*v1.DepositResponse, error)
+	// GetPeerDocument returns the key document that this provider has of another domain, or its own: clients of that domain compare it with what their own
+	// provider shows them. not_found if it has none.
+	GetPeerDocument(context.Context, *v1.GetPeerDocumentRequest) (*v1.GetPeerDocumentResponse, error)
 }
 
 // NewInboxServiceClient constructs a client for the mimimi.v1.InboxService service. By default, it
@@ -71,13 +77,20 @@ func NewInboxServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(inboxServiceMethods.ByName("Deposit")),
 			connect.WithClientOptions(opts...),
 		),
+		getPeerDocument: connect.NewClient[v1.GetPeerDocumentRequest, v1.GetPeerDocumentResponse](
+			httpClient,
+			baseURL+InboxServiceGetPeerDocumentProcedure,
+			connect.WithSchema(inboxServiceMethods.ByName("GetPeerDocument")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // inboxServiceClient implements InboxServiceClient.
 type inboxServiceClient struct {
-	getRecord *connect.Client[v1.GetRecordRequest, v1.GetRecordResponse]
-	deposit   *connect.Client[v1.DepositRequest, v1.DepositResponse]
+	getRecord       *connect.Client[v1.GetRecordRequest, v1.GetRecordResponse]
+	deposit         *connect.Client[v1.DepositRequest, v1.DepositResponse]
+	getPeerDocument *connect.Client[v1.GetPeerDocumentRequest, v1.GetPeerDocumentResponse]
 }
 
 // GetRecord calls mimimi.v1.InboxService.GetRecord.
@@ -98,6 +111,15 @@ func (c *inboxServiceClient) Deposit(ctx context.Context, req *v1.DepositRequest
 	return nil, err
 }
 
+// GetPeerDocument calls mimimi.v1.InboxService.GetPeerDocument.
+func (c *inboxServiceClient) GetPeerDocument(ctx context.Context, req *v1.GetPeerDocumentRequest) (*v1.GetPeerDocumentResponse, error) {
+	response, err := c.getPeerDocument.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // InboxServiceHandler is an implementation of the mimimi.v1.InboxService service.
 type InboxServiceHandler interface {
 	// GetRecord returns a user's connection record and the domain's identity key. An unknown user gets a response of the same size and code whose
@@ -105,6 +127,9 @@ type InboxServiceHandler interface {
 	GetRecord(context.Context, *v1.GetRecordRequest) (*v1.GetRecordResponse, error)
 	// Deposit puts a sealed connection request into a user's inbox; the answer is the same for unknown users.
 	Deposit(context.Context, *v1.DepositRequest) (*v1.DepositResponse, error)
+	// GetPeerDocument returns the key document that this provider has of another domain, or its own: clients of that domain compare it with what their own
+	// provider shows them. not_found if it has none.
+	GetPeerDocument(context.Context, *v1.GetPeerDocumentRequest) (*v1.GetPeerDocumentResponse, error)
 }
 
 // NewInboxServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -126,12 +151,20 @@ func NewInboxServiceHandler(svc InboxServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(inboxServiceMethods.ByName("Deposit")),
 		connect.WithHandlerOptions(opts...),
 	)
+	inboxServiceGetPeerDocumentHandler := connect.NewUnaryHandlerSimple(
+		InboxServiceGetPeerDocumentProcedure,
+		svc.GetPeerDocument,
+		connect.WithSchema(inboxServiceMethods.ByName("GetPeerDocument")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/mimimi.v1.InboxService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case InboxServiceGetRecordProcedure:
 			inboxServiceGetRecordHandler.ServeHTTP(w, r)
 		case InboxServiceDepositProcedure:
 			inboxServiceDepositHandler.ServeHTTP(w, r)
+		case InboxServiceGetPeerDocumentProcedure:
+			inboxServiceGetPeerDocumentHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -147,4 +180,8 @@ func (UnimplementedInboxServiceHandler) GetRecord(context.Context, *v1.GetRecord
 
 func (UnimplementedInboxServiceHandler) Deposit(context.Context, *v1.DepositRequest) (*v1.DepositResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.InboxService.Deposit is not implemented"))
+}
+
+func (UnimplementedInboxServiceHandler) GetPeerDocument(context.Context, *v1.GetPeerDocumentRequest) (*v1.GetPeerDocumentResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.InboxService.GetPeerDocument is not implemented"))
 }

@@ -45,6 +45,12 @@ const (
 	// KeyPackageServiceUploadProcedure is the fully-qualified name of the KeyPackageService's Upload
 	// RPC.
 	KeyPackageServiceUploadProcedure = "/mimimi.v1.KeyPackageService/Upload"
+	// KeyPackageServiceWithdrawProcedure is the fully-qualified name of the KeyPackageService's
+	// Withdraw RPC.
+	KeyPackageServiceWithdrawProcedure = "/mimimi.v1.KeyPackageService/Withdraw"
+	// KeyPackageServiceDeleteIndexProcedure is the fully-qualified name of the KeyPackageService's
+	// DeleteIndex RPC.
+	KeyPackageServiceDeleteIndexProcedure = "/mimimi.v1.KeyPackageService/DeleteIndex"
 	// KeyPackageServiceClaimProcedure is the fully-qualified name of the KeyPackageService's Claim RPC.
 	KeyPackageServiceClaimProcedure = "/mimimi.v1.KeyPackageService/Claim"
 )
@@ -60,6 +66,10 @@ type KeyPackageServiceClient interface {
 	// SHA-256 of items and clients). A request holds at most one KeyPackage of each user pseudonym. All items are checked before the first one is
 	// stored; repeating a request that was stored in part or in full is safe.
 	Upload(context.Context, *v1.UploadRequest) (*v1.UploadResponse, error)
+	// Withdraw removes sets that were not handed out; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms).
+	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
+	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty).
+	DeleteIndex(context.Context, *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error)
 	// Claim hands out one set, exactly once if one-time; within an hour a retry with the same request id and connection token gets the same answer.
 	// An unknown connection token and an index with nothing left get the same answer, resource_exhausted.
 	Claim(context.Context, *v1.ClaimRequest) (*v1.ClaimResponse, error)
@@ -100,6 +110,18 @@ func NewKeyPackageServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(keyPackageServiceMethods.ByName("Upload")),
 			connect.WithClientOptions(opts...),
 		),
+		withdraw: connect.NewClient[v1.WithdrawRequest, v1.WithdrawResponse](
+			httpClient,
+			baseURL+KeyPackageServiceWithdrawProcedure,
+			connect.WithSchema(keyPackageServiceMethods.ByName("Withdraw")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteIndex: connect.NewClient[v1.DeleteIndexRequest, v1.DeleteIndexResponse](
+			httpClient,
+			baseURL+KeyPackageServiceDeleteIndexProcedure,
+			connect.WithSchema(keyPackageServiceMethods.ByName("DeleteIndex")),
+			connect.WithClientOptions(opts...),
+		),
 		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
 			httpClient,
 			baseURL+KeyPackageServiceClaimProcedure,
@@ -115,6 +137,8 @@ type keyPackageServiceClient struct {
 	revokeAlias   *connect.Client[v1.AliasRequest, v1.AliasResponse]
 	listSets      *connect.Client[v1.ListSetsRequest, v1.ListSetsResponse]
 	upload        *connect.Client[v1.UploadRequest, v1.UploadResponse]
+	withdraw      *connect.Client[v1.WithdrawRequest, v1.WithdrawResponse]
+	deleteIndex   *connect.Client[v1.DeleteIndexRequest, v1.DeleteIndexResponse]
 	claim         *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 }
 
@@ -154,6 +178,24 @@ func (c *keyPackageServiceClient) Upload(ctx context.Context, req *v1.UploadRequ
 	return nil, err
 }
 
+// Withdraw calls mimimi.v1.KeyPackageService.Withdraw.
+func (c *keyPackageServiceClient) Withdraw(ctx context.Context, req *v1.WithdrawRequest) (*v1.WithdrawResponse, error) {
+	response, err := c.withdraw.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteIndex calls mimimi.v1.KeyPackageService.DeleteIndex.
+func (c *keyPackageServiceClient) DeleteIndex(ctx context.Context, req *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error) {
+	response, err := c.deleteIndex.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Claim calls mimimi.v1.KeyPackageService.Claim.
 func (c *keyPackageServiceClient) Claim(ctx context.Context, req *v1.ClaimRequest) (*v1.ClaimResponse, error) {
 	response, err := c.claim.CallUnary(ctx, connect.NewRequest(req))
@@ -174,6 +216,10 @@ type KeyPackageServiceHandler interface {
 	// SHA-256 of items and clients). A request holds at most one KeyPackage of each user pseudonym. All items are checked before the first one is
 	// stored; repeating a request that was stored in part or in full is safe.
 	Upload(context.Context, *v1.UploadRequest) (*v1.UploadResponse, error)
+	// Withdraw removes sets that were not handed out; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms).
+	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
+	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty).
+	DeleteIndex(context.Context, *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error)
 	// Claim hands out one set, exactly once if one-time; within an hour a retry with the same request id and connection token gets the same answer.
 	// An unknown connection token and an index with nothing left get the same answer, resource_exhausted.
 	Claim(context.Context, *v1.ClaimRequest) (*v1.ClaimResponse, error)
@@ -210,6 +256,18 @@ func NewKeyPackageServiceHandler(svc KeyPackageServiceHandler, opts ...connect.H
 		connect.WithSchema(keyPackageServiceMethods.ByName("Upload")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyPackageServiceWithdrawHandler := connect.NewUnaryHandlerSimple(
+		KeyPackageServiceWithdrawProcedure,
+		svc.Withdraw,
+		connect.WithSchema(keyPackageServiceMethods.ByName("Withdraw")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyPackageServiceDeleteIndexHandler := connect.NewUnaryHandlerSimple(
+		KeyPackageServiceDeleteIndexProcedure,
+		svc.DeleteIndex,
+		connect.WithSchema(keyPackageServiceMethods.ByName("DeleteIndex")),
+		connect.WithHandlerOptions(opts...),
+	)
 	keyPackageServiceClaimHandler := connect.NewUnaryHandlerSimple(
 		KeyPackageServiceClaimProcedure,
 		svc.Claim,
@@ -226,6 +284,10 @@ func NewKeyPackageServiceHandler(svc KeyPackageServiceHandler, opts ...connect.H
 			keyPackageServiceListSetsHandler.ServeHTTP(w, r)
 		case KeyPackageServiceUploadProcedure:
 			keyPackageServiceUploadHandler.ServeHTTP(w, r)
+		case KeyPackageServiceWithdrawProcedure:
+			keyPackageServiceWithdrawHandler.ServeHTTP(w, r)
+		case KeyPackageServiceDeleteIndexProcedure:
+			keyPackageServiceDeleteIndexHandler.ServeHTTP(w, r)
 		case KeyPackageServiceClaimProcedure:
 			keyPackageServiceClaimHandler.ServeHTTP(w, r)
 		default:
@@ -251,6 +313,14 @@ func (UnimplementedKeyPackageServiceHandler) ListSets(context.Context, *v1.ListS
 
 func (UnimplementedKeyPackageServiceHandler) Upload(context.Context, *v1.UploadRequest) (*v1.UploadResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.KeyPackageService.Upload is not implemented"))
+}
+
+func (UnimplementedKeyPackageServiceHandler) Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.KeyPackageService.Withdraw is not implemented"))
+}
+
+func (UnimplementedKeyPackageServiceHandler) DeleteIndex(context.Context, *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mimimi.v1.KeyPackageService.DeleteIndex is not implemented"))
 }
 
 func (UnimplementedKeyPackageServiceHandler) Claim(context.Context, *v1.ClaimRequest) (*v1.ClaimResponse, error) {
