@@ -43,6 +43,7 @@ const (
 	maxOHTTPKeys     = 16  // three services, old and new
 	maxOHTTPConfig   = 256 // an RFC 9458 key configuration of suite 1 has about 45 bytes
 	maxServiceName   = 16
+	maxIssuerKeys    = 48 // of three weeks, for five operations; three times as many as are needed
 	maxOperationName = 32
 	// maxBarred keeps a State, of which every checkpoint holds a copy, near 1 MiB. At the bound a group takes no newcomers; members can
 	// still leave and be removed.

@@ -39,7 +39,7 @@ func parserCases(t testing.TB) []parserCase {
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
 	doc := &KeyDocument{Domain: "a.example", Number: 9, NotBefore: noon, NotAfter: noon.Add(week), QueueKeys: []QueueKey{d.queueKey},
-		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}}
+		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}, IssuerKeys: testIssuerKeys(t)[:2]}
 	wantOK(t, SignKeyDocument(doc, d.identity))
 	state := &State{barred: []barredID{{1}, {2}}, entries: map[uint32]entry{0: {5, noAdder}, 3: {9, 0}}, joiner: &joiner{3, 9}}
 	update := identityLinkUpdate{make([]byte, 12), []byte("ciphertext")}
@@ -110,6 +110,7 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"Token", marshalled(ParseToken), [][]byte{testToken(t, &testIssuerKeys(t)[0], "a.example", "b.example", 1).Marshal()}},
 	}
 }
 
@@ -196,6 +197,7 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzToken(f *testing.F)                  { fuzz(f, "Token") }
 
 // FuzzPadded covers the two structures that zeros follow.
 func FuzzPadded(f *testing.F) {
