@@ -55,6 +55,7 @@ func Families() []Family {
 		{"dir.c.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore)},
+		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin)},
 	}
 }

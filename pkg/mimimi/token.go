@@ -233,11 +233,22 @@ func (x *blinding) finish(blindSignature []byte) (*Token, error) {
 	return &t, nil
 }
 
+// CheckBlinded says whether a message can be signed under k: a number below the modulus, in 256 bytes. It returns a *RuleError.
+func (k *IssuerKey) CheckBlinded(blinded []byte) error {
+	n := issuerModulus(k.SPKI)
+	if n == nil || len(blinded) != rsaSize || new(big.Int).SetBytes(blinded).Cmp(n) >= 0 {
+		return errBlinded
+	}
+	return nil
+}
+
+var errBlinded = invalid("11", "a blinded message is a number below the issuer key's modulus, in 256 bytes")
+
 // SignBlinded signs a blinded message; the same one gets the same signature. It returns a *RuleError if the message is none.
 func SignBlinded(key *rsa.PrivateKey, blinded []byte) ([]byte, error) {
 	signature, err := blindrsa.NewSigner(key).BlindSign(blinded)
 	if err != nil {
-		return nil, invalid("11", "a blinded message is a number below the issuer key's modulus, in 256 bytes")
+		return nil, errBlinded
 	}
 	return signature, nil
 }

@@ -127,6 +127,7 @@ func TestTokenRefusals(t *testing.T) {
 	blinded := must(BlindToken(k, "a.example", "b.example", fill(1)))
 	_, err := FinishToken(k, "a.example", "b.example", fill(2), must(SignBlinded(readRFC9578().key, blinded)))
 	wantErr(t, err, ErrUnauthenticated, "")
+	wantOK(t, k.CheckBlinded(blinded))
 	_, err = FinishToken(k, "a.example", "b.example", fill(1), blinded)
 	wantErr(t, err, ErrUnauthenticated, "")
 	_, err = FinishToken(k, "a.example", "b.example", fill(1), nil)
@@ -134,6 +135,7 @@ func TestTokenRefusals(t *testing.T) {
 	for _, m := range [][]byte{nil, blinded[1:], bytes.Repeat([]byte{0xff}, rsaSize), append([]byte{0}, blinded...)} {
 		_, err = SignBlinded(readRFC9578().key, m)
 		wantErr(t, err, ErrInvalid, "a blinded message is a number below the issuer key's modulus, in 256 bytes")
+		wantErr(t, k.CheckBlinded(m), ErrInvalid, "a blinded message is a number below the issuer key's modulus, in 256 bytes")
 	}
 	for _, names := range [][2]string{{"", "b.example"}, {"a.example", "B.example"}} {
 		_, err = BlindToken(k, names[0], names[1], fill(1))
@@ -223,4 +225,3 @@ func (v vectors) vectorsOfTokens() {
 	v.set("Token", token.Marshal())
 	v.set("token spent name", token.SpentName())
 }
-

@@ -13,6 +13,7 @@ var (
 	// errNothing is the answer to an unknown token, a revoked one, and one whose index has nothing left, all alike.
 	errNothing      = problem.New(problem.Limited, "no KeyPackages are left for this connection token: try again later, or allow last-resort ones")
 	errTooMany      = problem.New(problem.Limited, "this connection token has claimed as much as it may within an hour: try again later")
+	errClaimOver    = problem.New(problem.Denied, "protocol §8: the answer to this claim was kept for an hour, and its anonymous token pays for no other")
 	errOtherRequest = problem.New(problem.Invalid, "a retry repeats its request unchanged")
 )
 
@@ -23,6 +24,7 @@ type claimant struct {
 	key       []byte // of the claim: request id and token
 	tokenHash []byte
 	last      bool   // last-resort sets are welcome
+	over      bool   // the token was spent so long ago that the answer may be forgotten: there is no second one for it
 	owner     []byte // nil until it was looked up
 	known     bool   // owner is a real one
 	counted   bool
@@ -61,6 +63,8 @@ func (c *claimant) claim(ctx context.Context) (*v1.KeyPackageClaim, error) {
 				return rec, err
 			}
 			c.tried[rec.GetUserPseudonym()] = true
+		} else if c.over {
+			return nil, errClaimOver
 		}
 		rec, err = c.offer(ctx, rev)
 		if problem.KindOf(err) == problem.Stale {

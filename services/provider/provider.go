@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
@@ -31,12 +32,14 @@ import (
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem"
 	"mimimi.example/pkg/service"
 )
 
 // Run serves until ctx is done, then stops accepting, finishes what it has accepted, and returns. A nil error means that nothing accepted was lost.
 func Run(ctx context.Context, cfg *Config, env *service.Env) error {
-	p, err := build(cfg, env)
+	p, err := build(ctx, cfg, env)
 	if err != nil {
 		return err
 	}
@@ -49,13 +52,17 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if cfg.OnListen != nil {
 		cfg.OnListen(listeners[0].Addr().String(), listeners[1].Addr().String(), listeners[2].Addr().String())
 	}
-	env.Log.InfoContext(ctx, "anonymous tokens are not asked for: whoever reaches this provider can use up its storage")
 
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		g.Go(l.serve)
 	}
 	g.Go(func() error { return env.Bus.Serve(ctx, "inbox", p.gateway.Handle) })
+	g.Go(func() error { return redeem.Serve(ctx, env.Bus, p.documents.of) })
+	g.Go(func() error {
+		p.issuer.makeAhead(ctx, env.Log)
+		return nil
+	})
 	g.Go(func() error {
 		var consumers sync.WaitGroup
 		defer consumers.Wait()
@@ -94,6 +101,8 @@ type provider struct {
 	documents *documents
 	deliverer *deliverer
 	gateway   *oblivious.Gateway
+	issuer    *issuer
+	redeemer  mimimi.Redeemer
 
 	accountSide    *accountSide
 	queueSide      *queueSide
@@ -102,7 +111,7 @@ type provider struct {
 }
 
 // build makes the parts, from the bottom up.
-func build(cfg *Config, env *service.Env) (*provider, error) {
+func build(ctx context.Context, cfg *Config, env *service.Env) (*provider, error) {
 	k, err := loadKeys(cfg)
 	if err != nil {
 		return nil, err
@@ -116,20 +125,43 @@ func build(cfg *Config, env *service.Env) (*provider, error) {
 		return nil, err
 	}
 	p := &provider{m: m, keys: k, env: env, peers: known}
+	if p.issuer, err = newIssuer(cfg, k, env.Bus, env.Now); err != nil {
+		return nil, err
+	}
+	// What the documents are is known below; nobody is asked before.
+	p.redeemer = redeem.New(cfg.Domain, env.Bus, env.Now, func(ctx context.Context, domain string) ([]byte, error) { return p.documents.of(ctx, domain) })
 	if p.gateway, err = p.inbox(cfg); err != nil {
 		return nil, err
 	}
-	p.documents = &documents{domain: cfg.Domain, keys: k, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
+	p.documents = &documents{domain: cfg.Domain, keys: k, issued: p.issuer.published, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
 	stored := &queues{bus: env.Bus, now: env.Now, m: m, ledgers: newLedgers()}
 	p.deliverer = &deliverer{domain: cfg.Domain, bus: env.Bus, queues: stored, peers: known, keys: k.queue, m: m, log: env.Log}
-	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, now: env.Now, m: m}
-	p.queueSide = &queueSide{queues: stored, redeemer: mimimi.AcceptAll{}, now: env.Now, m: m, watches: newWatches()}
-	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays), m: m}
+	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, issuer: p.issuer, now: env.Now, m: m}
+	p.queueSide = &queueSide{queues: stored, redeemer: p.redeemer, now: env.Now, m: m, watches: newWatches()}
+	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays),
+		issuer: p.issuer, redeemer: p.redeemer, now: env.Now, m: m}
 	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newDomainSlots(maxPeerRelays), notifies: newDomainSlots(maxPeerNotifies)}
-	if _, err := p.documents.ours(); err != nil { // a document that cannot be made is a mistake in the config
+	if err := p.firstDocument(ctx); err != nil { // a document that cannot be made is a mistake in the config
 		return nil, fmt.Errorf("own key document: %w", err)
 	}
 	return p, nil
+}
+
+// firstDocument makes the own key document, with the issuer keys that it needs. A bus that does not answer yet is asked again for a while.
+func (p *provider) firstDocument(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, documentPatience)
+	defer cancel()
+	for {
+		_, err := p.documents.ours(ctx)
+		if !isKind(err, problem.Unavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(documentPause):
+		}
+	}
 }
 
 // inbox makes the inbox and its gateway.
@@ -138,7 +170,7 @@ func (p *provider) inbox(cfg *Config) (*oblivious.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, fakes: f, redeemer: mimimi.AcceptAll{}, now: p.env.Now, m: p.m}
+	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, fakes: f, redeemer: p.redeemer, now: p.env.Now, m: p.m}
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewInboxServiceHandler(side, handlerOptions(maxSmallBody)...))
 	return oblivious.NewGateway(p.keys.inbox, service.TapHandler(p.env.Tap, "inbox", mux))
@@ -152,7 +184,7 @@ func handlerOptions(maxBody int) []connect.HandlerOption {
 // listen opens the three listeners: account, anonymous, federation. A failure closes those that are open.
 func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	account, anonymous, federation := http.NewServeMux(), http.NewServeMux(), http.NewServeMux()
-	account.Handle(mimimiv1connect.NewAccountServiceHandler(p.accountSide, handlerOptions(maxSmallBody)...))
+	account.Handle(mimimiv1connect.NewAccountServiceHandler(p.accountSide, handlerOptions(maxAccountBody)...))
 	anonymous.Handle(mimimiv1connect.NewQueueServiceHandler(p.queueSide, handlerOptions(maxSmallBody)...))
 	anonymous.Handle(mimimiv1connect.NewRelayServiceHandler(p.relaySide, handlerOptions(maxRelayBody)...))
 	federation.Handle(mimimiv1connect.NewFederationServiceHandler(p.federationSide, handlerOptions(maxNotifyBody)...))
@@ -164,7 +196,7 @@ func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	}
 	tap := func(kind string, h http.Handler) http.Handler { return service.TapHandler(p.env.Tap, kind, h) }
 	for _, c := range []listenerConfig{
-		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), tap("account", account), maxSmallBody, perAddress},
+		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), tap("account", account), maxAccountBody, perAddress},
 		{cfg.AnonymousListen, "anonymous." + cfg.Domain, serverTLS(p.keys.anonymous), tap("anonymous", anonymous), maxRelayBody, perAddress},
 		{cfg.FederationListen, federationHost(cfg.Domain), p.peers.federationTLS(), p.peers.withPeerDomain(tap("federation", federation)), maxNotifyBody, maxConnections},
 	} {

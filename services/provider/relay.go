@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -22,6 +23,9 @@ type relaySide struct {
 	documents *documents
 	slots     slots        // of the own domain
 	away      *domainSlots // of each peer
+	issuer    *issuer
+	redeemer  mimimi.Redeemer
+	now       func() time.Time
 	m         *metrics
 }
 

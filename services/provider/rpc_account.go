@@ -19,6 +19,7 @@ type accountSide struct {
 	domain   string
 	bus      *bus.Bus
 	identity mls.SignatureKey
+	issuer   *issuer
 	now      func() time.Time
 	m        *metrics
 }
