@@ -99,6 +99,7 @@ type provider struct {
 	env       *service.Env
 	peers     *peers
 	documents *documents
+	revoked   *revocations
 	deliverer *deliverer
 	gateway   *oblivious.Gateway
 	issuer    *issuer
@@ -128,17 +129,17 @@ func build(ctx context.Context, cfg *Config, env *service.Env) (*provider, error
 	if p.issuer, err = newIssuer(cfg, k, env.Bus, env.Now); err != nil {
 		return nil, err
 	}
-	// What the documents are is known below; nobody is asked before.
-	p.redeemer = redeem.New(cfg.Domain, env.Bus, env.Now, func(ctx context.Context, domain string) ([]byte, error) { return p.documents.of(ctx, domain) })
+	p.documents = &documents{domain: cfg.Domain, keys: k, issued: p.issuer.published, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
+	p.redeemer = redeem.New(cfg.Domain, env.Bus, env.Now, p.documents.of)
+	p.revoked = newRevocations(p.documents)
 	if p.gateway, err = p.inbox(cfg); err != nil {
 		return nil, err
 	}
-	p.documents = &documents{domain: cfg.Domain, keys: k, issued: p.issuer.published, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
 	stored := &queues{bus: env.Bus, now: env.Now, m: m, ledgers: newLedgers()}
 	p.deliverer = &deliverer{domain: cfg.Domain, bus: env.Bus, queues: stored, peers: known, keys: k.queue, m: m, log: env.Log}
-	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, issuer: p.issuer, now: env.Now, m: m}
+	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, issuer: p.issuer, revocations: p.revoked, now: env.Now, m: m}
 	p.queueSide = &queueSide{queues: stored, redeemer: p.redeemer, now: env.Now, m: m, watches: newWatches()}
-	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays),
+	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, revocations: p.revoked, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays),
 		issuer: p.issuer, redeemer: p.redeemer, now: env.Now, m: m}
 	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newDomainSlots(maxPeerRelays), notifies: newDomainSlots(maxPeerNotifies)}
 	if err := p.firstDocument(ctx); err != nil { // a document that cannot be made is a mistake in the config
@@ -170,7 +171,7 @@ func (p *provider) inbox(cfg *Config) (*oblivious.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, fakes: f, redeemer: p.redeemer, now: p.env.Now, m: p.m}
+	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, documents: p.documents, fakes: f, redeemer: p.redeemer, now: p.env.Now, m: p.m}
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewInboxServiceHandler(side, handlerOptions(maxSmallBody)...))
 	return oblivious.NewGateway(p.keys.inbox, service.TapHandler(p.env.Tap, "inbox", mux))
@@ -189,6 +190,7 @@ func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	anonymous.Handle(mimimiv1connect.NewRelayServiceHandler(p.relaySide, handlerOptions(maxRelayBody)...))
 	federation.Handle(mimimiv1connect.NewFederationServiceHandler(p.federationSide, handlerOptions(maxNotifyBody)...))
 	federation.Handle("GET "+documentPath, p.documents)
+	federation.Handle("GET "+revocationsPath, p.revoked)
 
 	perAddress := cfg.ConnectionsPerAddress
 	if perAddress == 0 {
