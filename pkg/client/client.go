@@ -37,6 +37,7 @@ type Client struct {
 	account  *account
 	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
 	results  map[string]error  // of tasks that failed in this process, for the call that waits
+	issued   time.Time         // when tokens may be spent again after a batch came; by the machine's clock
 	waited   string            // the task that a call waits for
 	trial    *stockTrial       // in tests: what clientCount and leads say where the stock asks
 	told     bool              // the transaction under way adds to the events

@@ -115,6 +115,7 @@ const (
 	TapQueueID         = "queue id"         // own
 	TapInviteSecret    = "invite secret"    // of an own invitation
 	TapPseudonym       = "pseudonym"        // user or client pseudonym of an own leaf
+	TapToken           = "token"            // anonymous token, before it is spent
 	TapContent         = "content"          // content of a message sent
 )
 

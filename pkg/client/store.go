@@ -9,7 +9,7 @@ import (
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
 //
-//	meta      "format", "account", "position", "acked", "stock", "sequence"
+//	meta      "format", "account", "position", "acked", "stock", "wallet", "sequence"
 //	contacts  user URI → contactRecord
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
@@ -19,6 +19,8 @@ import (
 //	ratchets  local id → mls.Group: changes with every message
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
 //	events    seq → eventRecord
+//	purses    operation/epoch/domain → purseRecord: anonymous tokens
+//	spending  operation/request id → spendingRecord: tokens that are being spent, or were
 //	messages  local id ‖ message id → seq: a message is shown once
 const storeFormat = 1
 
@@ -34,6 +36,8 @@ const (
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"
 	bucketMessages = "messages"
+	bucketPurses   = "purses"
+	bucketSpending = "spending"
 )
 
 var (
@@ -42,6 +46,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event
 )
 

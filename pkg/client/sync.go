@@ -21,7 +21,7 @@ func (c *Client) Sync(ctx context.Context) error {
 		if err := c.completeAccount(ctx); err != nil {
 			return err
 		}
-		errs := []error{c.readInbox(ctx)}
+		errs := []error{c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
