@@ -128,6 +128,9 @@ func (c *Client) spend(ctx context.Context, o mimimi.TokenOperation, domain stri
 		if err != nil {
 			return err
 		}
+		if c.shows != nil {
+			token = c.shows(o, token)
+		}
 		if err = f(token); !refusesToken(err) {
 			return err
 		}
