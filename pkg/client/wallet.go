@@ -192,12 +192,21 @@ func (c *Client) take(o mimimi.TokenOperation, domain string, id []byte) (token 
 			}
 			if got != nil {
 				token = got[0]
+				c.tap(tapOf(o), token)
 				return write(tx, bucketSpending, spendingKey(o, id), spendingRecord{Epoch: epoch, Token: token})
 			}
 		}
 		return nil
 	})
 	return token, err
+}
+
+// tapOf is the kind of a token: a connection request's is shown to an inbox, which the account side serves.
+func tapOf(o mimimi.TokenOperation) string {
+	if o == mimimi.TokenConnect {
+		return TapRequestToken
+	}
+	return TapToken
 }
 
 // takeFrom takes n tokens out of a purse, nil if it holds fewer.
@@ -354,7 +363,6 @@ func (c *Client) finishBatch(b *batchRecord, res *mimimiv1.IssueTokensResponse) 
 			}
 			p.tokens = append(p.tokens, t.Marshal())
 		}
-		c.tap(TapToken, p.tokens...)
 		purses = append(purses, p)
 	}
 	return purses, nil
@@ -398,6 +406,7 @@ func (c *Client) newExchange(ctx context.Context, o mimimi.TokenOperation, domai
 				return err
 			}
 			if tokens != nil {
+				c.tap(tapOf(o), tokens...)
 				x = &exchangeRecord{Key: *key, Domain: domain, Seed: random(32), Request: newRequestID(), Tokens: tokens}
 				break
 			}
@@ -448,7 +457,6 @@ func (c *Client) exchange(ctx context.Context, x *exchangeRecord) error {
 		}
 		got[i] = t.Marshal()
 	}
-	c.tap(TapToken, got...)
 	return c.closeExchange(x, func(tx Tx) error {
 		for i, t := range got {
 			if err := putInto(tx, x.Key.Operation, x.Key.Epoch, x.origin(i, own), [][]byte{t}); err != nil {
