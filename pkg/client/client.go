@@ -38,6 +38,7 @@ type Client struct {
 	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
 	results  map[string]error  // of tasks that failed in this process, for the call that waits
 	waited   string            // the task that a call waits for
+	trial    *stockTrial       // in tests: what clientCount and leads say where the stock asks
 	told     bool              // the transaction under way adds to the events
 	news     chan struct{}     // closed, and replaced, when a transaction has added to the events
 }

@@ -230,12 +230,15 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 		if a.Packages != nil {
 			continue
 		}
-		packages, keys, err := c.claimFor(ctx, a, policy.LastResort)
+		packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
 		if err != nil {
 			return err
 		}
-		err = c.change(g, func(Tx) error {
+		err = c.change(g, func(tx Tx) error {
 			a.Packages, a.LinkKeys = packages, keys
+			if last {
+				return c.warn(tx, g.rec.ID, lastResortSentence)
+			}
 			return nil
 		})
 		if err != nil {
@@ -245,34 +248,35 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 	return nil
 }
 
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, err error) {
+// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
+// that it was a last-resort set.
+func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	contact, err := c.connected(user)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	key, token, err := contact.secrets()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	all, _, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
+	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	pseudonym := ""
 	for _, kp := range all {
 		link, name, err := c.checkClaimed(kp, user, key)
 		if err != nil || pseudonym != "" && name != pseudonym {
-			return nil, nil, errors.Join(ErrIdentity, err)
+			return nil, nil, false, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
 		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
 	}
-	return packages, keys, nil
+	return packages, keys, last, nil
 }
 
 // checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
