@@ -257,6 +257,27 @@ func TestClientRemovedWhileApprovedAgain(t *testing.T) {
 	r.wantGone(phone)
 }
 
+// TestRemovedWhileItActs: a client that is removed after its request was authenticated neither lets anybody in, nor puts anybody out, nor deletes the account.
+func TestRemovedWhileItActs(t *testing.T) {
+	d := newDomain(t, "a.example")
+	r := d.start()
+	alice, side := r.register("alice"), r.side()
+	phone, next := r.link(alice), alice.another()
+	if err := r.remove(alice, phone); err != nil {
+		t.Fatal(err)
+	}
+	user, by := alice.user.Wire(), phone.client.Wire()
+	_, admitted := side.admit(t.Context(), &registration{user: alice.user, client: next.client, key: next.key.Public()}, by)
+	for what, err := range map[string]error{"admit": admitted, "take off": side.takeOff(t.Context(), user, alice.client.Wire(), by), "delete": side.entomb(t.Context(), user, by)} {
+		if err != errClientGone {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got, err := r.clients(alice); err != nil || len(got) != 1 {
+		t.Errorf("%d clients: %v", len(got), err)
+	}
+}
+
 // renew asks for another certificate; change may spoil the request.
 func (r *replica) renew(p *person, key mls.SignatureKey, change func(*mimimiv1.RenewCertificateRequest)) (*mimimi.ClientCertificate, error) {
 	req := renewal(r.d.clock.Now(), p, key)
