@@ -35,6 +35,7 @@ func parserCases(t testing.TB) []parserCase {
 	request := newRequest(t, alice, record)
 	policy := &Policy{Version: Version, Admins: []UserPseudonym{must(NewUserPseudonym("a.example")), must(NewUserPseudonym("b.example"))},
 		MayAdd: RoleMember, MayRemove: RoleAdmin, MayInvite: RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	token := NewConnectionToken()
 	k1, k2 := pc.LinkKey(alice.connection), pc.LinkKey(NewConnectionKey())
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
@@ -65,6 +66,10 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{request.tbs()}},
 		{"ConnectionResponse", marshalled(ParseConnectionResponse),
 			[][]byte{(&ConnectionResponse{NewConnectionKey(), NewConnectionToken()}).Marshal()}},
+		{"Rotation", marshalled(ParseRotation), [][]byte{
+			(&Rotation{Number: 7, Key: NewConnectionKey()}).Marshal(),
+			(&Rotation{Number: 1 << 40, Key: NewConnectionKey(), Token: &token, TokenWanted: true}).Marshal(),
+		}},
 		{"IdentityLinkKeys", func(b []byte) ([]byte, error) {
 			k := new(IdentityLinkKeys)
 			err := decode(b, k.read)
@@ -183,6 +188,7 @@ func FuzzPseudonymousCredential(f *testing.F) { fuzz(f, "PseudonymousCredential"
 func FuzzConnectionRecord(f *testing.F)       { fuzz(f, "ConnectionRecord") }
 func FuzzConnectionRequest(f *testing.F)      { fuzz(f, "ConnectionRequest") }
 func FuzzConnectionResponse(f *testing.F)     { fuzz(f, "ConnectionResponse") }
+func FuzzRotation(f *testing.F)               { fuzz(f, "Rotation") }
 func FuzzIdentityLinkKeys(f *testing.F)       { fuzz(f, "IdentityLinkKeys") }
 func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
 func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
