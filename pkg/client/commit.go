@@ -255,7 +255,7 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, err
 	}
-	key, token, err := contact.secrets()
+	_, token, err := contact.secrets()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,35 +263,57 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, err
 	}
+	packages, keys, err = c.checkSet(all, user, contact)
+	if !errors.Is(err, ErrIdentity) {
+		return packages, keys, err
+	}
+	// The contact may have changed the connection key, and have said so in the connection group.
+	if contact, err = c.askContact(ctx, user, contact); err != nil {
+		return nil, nil, err
+	}
+	return c.checkSet(all, user, contact)
+}
+
+// checkSet checks a claimed set of a contact and returns it with its link keys.
+func (c *Client) checkSet(all []*mls.KeyPackage, user mimimi.User, contact *contactRecord) (packages, links [][]byte, err error) {
+	keys, err := contact.keys()
+	if err != nil {
+		return nil, nil, err
+	}
 	pseudonym := ""
 	for _, kp := range all {
-		link, name, err := c.checkClaimed(kp, user, key)
+		link, name, err := c.checkClaimed(kp, user, keys)
 		if err != nil || pseudonym != "" && name != pseudonym {
 			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
-		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
+		packages, links = append(packages, kp.Marshal()), append(links, link.Bytes())
 	}
-	return packages, keys, nil
+	return packages, links, nil
 }
 
-// checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
-func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, key mimimi.ConnectionKey) (mimimi.LinkKey, string, error) {
+// checkClaimed checks one KeyPackage of user, made under one of the user's keys, and returns its link key and user pseudonym.
+func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimimi.ConnectionKey) (link mimimi.LinkKey, pseudonym string, err error) {
 	if err := kp.Validate(c.now()); err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
 	leaf, err := mimimi.ParseLeaf(kp.Leaf())
 	if err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
-	link := leaf.Credential.LinkKey(key)
-	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, kp.Leaf(), link, c.now())
-		if err == nil && cert.User != user {
-			err = ErrIdentity
+	for _, key := range keys {
+		link = leaf.Credential.LinkKey(key)
+		err = c.view(func(tx Tx) error {
+			cert, err := identify(tx, kp.Leaf(), link, c.now())
+			if err == nil && cert.User != user {
+				err = ErrIdentity
+			}
+			return err
+		})
+		if !errors.Is(err, ErrIdentity) {
+			break
 		}
-		return err
-	})
+	}
 	return link, leaf.Credential.UserPseudonym.Wire(), err
 }
 

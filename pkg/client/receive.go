@@ -183,7 +183,7 @@ func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	if g.rec.PendingSince == 0 {
 		g.rec.PendingSince = c.now().Unix()
 	}
-	return nil
+	return c.checkPeer(tx, g)
 }
 
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
@@ -203,7 +203,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
+			return errors.Join(c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
@@ -314,7 +314,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if err := c.showHeld(tx, g); err != nil {
 		return err
 	}
-	return c.entered(tx, g)
+	return errors.Join(c.entered(tx, g), c.checkPeer(tx, g))
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.

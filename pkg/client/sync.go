@@ -29,7 +29,7 @@ func (c *Client) Sync(ctx context.Context) error {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
 		return distinct(errs)
 	})
 }
