@@ -43,13 +43,16 @@ type accountRecord struct {
 	SelfToken      []byte       `json:"self_token"` // connection token for claims of own sets
 	// KeyNumber counts ConnectionKey, NextNumber NextKey: the one that contacts are being told of, and that takes its place when all of them know it. OldKey is the
 	// one before ConnectionKey.
-	KeyNumber     uint64 `json:"key_number,omitempty"`
-	NextKey       []byte `json:"next_key,omitempty"`
-	NextNumber    uint64 `json:"next_number,omitempty"`
-	OldKey        []byte `json:"old_key,omitempty"`
-	SwitchAt      int64  `json:"switch_at,omitempty"` // when NextKey takes ConnectionKey's place, though a contact could not be told
-	RotateAt      int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
-	RenewAt       int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
+	KeyNumber  uint64 `json:"key_number,omitempty"`
+	NextKey    []byte `json:"next_key,omitempty"`
+	NextNumber uint64 `json:"next_number,omitempty"`
+	OldKey     []byte `json:"old_key,omitempty"`
+	SwitchAt   int64  `json:"switch_at,omitempty"` // when NextKey takes ConnectionKey's place, though a contact could not be told
+	RotateAt   int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
+	RenewAt    int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
+	RenewID    []byte `json:"renew_id,omitempty"`  // of the renewal under way
+	// RecordStale says that the connection record holds an earlier certificate.
+	RecordStale   bool   `json:"record_stale,omitempty"`
 	RegisterID    []byte `json:"register_id"`
 	QueueCreateID []byte `json:"queue_create_id"`
 
@@ -268,7 +271,7 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 
 // recordIsOld says whether half of the published record's time is over.
 func (c *Client) recordIsOld() bool {
-	return c.account.record == nil || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
+	return c.account.record == nil || c.account.rec.RecordStale || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.
@@ -280,7 +283,7 @@ func (c *Client) publishRecord(ctx context.Context) error {
 			return fmt.Errorf("make connection record: %w", err)
 		}
 		if err := c.saveAccount(func(r *accountRecord) {
-			r.OldRecord, r.Record, r.Published = r.Record, rec.Marshal(), false
+			r.OldRecord, r.Record, r.Published, r.RecordStale = r.Record, rec.Marshal(), false, false
 		}); err != nil {
 			return err
 		}

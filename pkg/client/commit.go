@@ -18,11 +18,12 @@ import (
 type taskKind string
 
 const (
-	taskAdd    taskKind = "add"    // add Adds
-	taskRemove taskKind = "remove" // remove all leaves of User
-	taskEvict  taskKind = "evict"  // remove Leaf, which is unidentified
-	taskCommit taskKind = "commit" // a commit of what is pending, or an empty one
-	taskLeave  taskKind = "leave"  // propose the own removal
+	taskAdd     taskKind = "add"     // add Adds
+	taskRemove  taskKind = "remove"  // remove all leaves of User
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
+	taskLeave   taskKind = "leave"   // propose the own removal
+	taskRefresh taskKind = "refresh" // make the own leaf anew
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -116,7 +117,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 	c.results[t.ID] = why
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
-		if t.Kind == taskEvict || t.Kind == taskCommit {
+		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
 			return nil
 		}
@@ -172,6 +173,8 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	switch t.Kind {
 	case taskLeave:
 		return c.propose(ctx, g, t)
+	case taskRefresh:
+		return c.tryRefresh(ctx, g, t)
 	case taskAdd:
 		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
 			return c.stage(g, t.ID+"/first", nil, nil)
@@ -385,6 +388,24 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	if t != nil && len(t.Adds) > 0 {
 		opts.WelcomeExtensions = g.welcomeExtensions(t)
 	}
+	renewed, err := c.renewLeaf(g, len(proposals) == 0)
+	if err != nil {
+		return err
+	}
+	var own *leafSecrets
+	if renewed != nil {
+		if own, err = ownRenewal(renewed); err != nil {
+			return err
+		}
+		opts.NewLeaf = &renewed.Change
+	}
+	if renewed != nil && renewed.Change.Credential != nil {
+		update, err := refreshed(g, renewed)
+		if err != nil {
+			return err
+		}
+		opts.Proposals = []mls.Proposal{update}
+	}
 	staged, err := g.mls.Commit(opts)
 	if err != nil {
 		return fmt.Errorf("make commit: %w", err)
@@ -393,7 +414,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
 	return c.change(g, func(Tx) error {
-		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
+		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message, Own: own}
 		if t := g.task(taskID); t != nil {
 			t.Tries++
 		}

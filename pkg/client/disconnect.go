@@ -139,8 +139,8 @@ func (c *Client) checkPeer(tx Tx, g *group) error {
 	if g.rec.Peer == "" || g.mls == nil || g.rec.State == GroupOver {
 		return nil
 	}
-	for _, i := range g.leavesOf(g.rec.Peer) {
-		if !g.rec.Leaves[i].Leaving {
+	for _, r := range g.rec.Leaves {
+		if (r.User == g.rec.Peer || r.Was == g.rec.Peer) && !r.Leaving {
 			return nil
 		}
 	}

@@ -55,7 +55,9 @@ func TestDisconnect(t *testing.T) {
 		t.Error("alice still lists bob")
 	}
 	until(t, "bob learns it", func() bool { return bob.disconnected(alice) && len(bob.events(client.EventDisconnected)) == 1 }, bob, alice)
-	until(t, "the key changes", func() bool { return client.OwnKey(alice.c) != before && client.KeyOf(carol.c, alice.c.User()) == client.OwnKey(alice.c) }, alice, carol)
+	until(t, "the key changes", func() bool {
+		return client.OwnKey(alice.c) != before && client.KeyOf(carol.c, alice.c.User()) == client.OwnKey(alice.c)
+	}, alice, carol)
 	if client.KeyOf(bob.c, alice.c.User()) != "" {
 		t.Error("bob keeps alice's key")
 	}

@@ -129,3 +129,15 @@ func TryClaim(ctx context.Context, c *Client, user mimimi.User, token string) er
 		return err
 	})
 }
+
+// QueueSealed is the sealed queue ID in c's leaf of a group, and Credential its credential.
+func OwnLeaf(c *Client, group string) (queue, credential string) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	g, err := c.group(group)
+	if err != nil || g.mls == nil {
+		return "", ""
+	}
+	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
+	return string(b), string(g.mls.OwnLeaf().Credential().Body)
+}
