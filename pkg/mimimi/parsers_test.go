@@ -42,6 +42,11 @@ func parserCases(t testing.TB) []parserCase {
 	doc := &KeyDocument{Domain: "a.example", Number: 9, NotBefore: noon, NotAfter: noon.Add(week), QueueKeys: []QueueKey{d.queueKey},
 		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}}
 	wantOK(t, SignKeyDocument(doc, d.identity))
+	revocations := &RevocationList{Domain: "a.example", Number: 3, IssuedAt: noon, NotAfter: noon.Add(2 * day), Entries: []RevokedCertificate{
+		{alice.cert.Hash(), alice.cert.NotAfter}, {[32]byte{1}, alice.cert.NotAfter}}}
+	wantOK(t, SignRevocationList(revocations, d.identity))
+	noRevocations := &RevocationList{Domain: "a.example", IssuedAt: noon, NotAfter: noon.Add(day)}
+	wantOK(t, SignRevocationList(noRevocations, d.identity))
 	state := &State{barred: []barredID{{1}, {2}}, entries: map[uint32]entry{0: {5, noAdder}, 3: {9, 0}}, joiner: &joiner{3, 9}}
 	update := identityLinkUpdate{make([]byte, 12), []byte("ciphertext")}
 	blob := sealedBlob{make([]byte, 32), []byte("ciphertext")}
@@ -115,6 +120,7 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
 	}
 }
 
@@ -202,6 +208,7 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
 
 // FuzzPadded covers the two structures that zeros follow.
 func FuzzPadded(f *testing.F) {
