@@ -14,7 +14,6 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
-	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -58,7 +57,7 @@ type deliverer struct {
 	bus    *bus.Bus
 	queues *queues
 	peers  *peers
-	keys   map[uint32]mls.HPKEPrivateKey
+	keys   *queueKeys
 	m      *metrics
 	log    *slog.Logger
 }
@@ -117,7 +116,7 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
-	id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	id, err := mimimi.OpenQueueID(d.keys.find, d.domain, pseudonym, r.GetEncryptedQueueId())
 	if err != nil { // a member put something else into its leaf: its own loss
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
@@ -125,11 +124,6 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 	own := &mimimiv1.QueueItem{GroupId: item.GetGroupId(), Delivery: item.GetDelivery(), BodyHash: item.GetBodyHash(), Recipient: r}
 	own.Id = digest(labelDelivery, []byte(source), delivery, id.Bytes(), []byte(r.GetClientPseudonym()))[:16]
 	return d.queues.write(ctx, id, own, body)
-}
-
-func (d *deliverer) key(id uint32) (mls.HPKEPrivateKey, bool) {
-	k, ok := d.keys[id]
-	return k, ok
 }
 
 // common returns what all recipients' entries have in common. If it is large, the entry refers to a body of its own, data; otherwise data is nil.
