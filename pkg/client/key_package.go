@@ -23,6 +23,7 @@ type packageRecord struct {
 	// KeyNumber is that of the connection key, CertificateEnd that of the certificate that it was made with.
 	KeyNumber      uint64 `json:"key_number,omitempty"`
 	CertificateEnd int64  `json:"certificate_end,omitempty"`
+	Withdrawn      bool   `json:"withdrawn,omitempty"`
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
 	// have claimed the set.
 	Tried    bool `json:"tried,omitempty"`

@@ -322,12 +322,6 @@ func (k *contactRecord) keys() ([]mimimi.ConnectionKey, error) {
 	return all, nil
 }
 
-// staleKey says whether a KeyPackage was made under a connection key that is not in use any more, or under a certificate that ends before the KeyPackage would.
-func (c *Client) staleKey(p *packageRecord) bool {
-	return p.KeyNumber != c.account.rec.KeyNumber || p.CertificateEnd != 0 && timeOf(p.CertificateEnd).Before(c.now().Add(certificateMargin)) &&
-		p.CertificateEnd != c.account.certificate.NotAfter.Unix()
-}
-
 const (
 	// rotateEvery is how often the connection key changes by itself (§5: monthly), rotateAround over how many days around that time it happens.
 	rotateEvery  = 30 * 24 * time.Hour
@@ -336,6 +330,4 @@ const (
 	switchAfter = 7 * 24 * time.Hour
 	// maxOldKeys bounds how many of a contact's former keys are kept: those of changes that came so fast that KeyPackages under the first key are still there.
 	maxOldKeys = 4
-	// certificateMargin is how long before its certificate's end a KeyPackage is withdrawn: it must still be valid when somebody who claimed it gets to add its owner.
-	certificateMargin = 14 * 24 * time.Hour
 )
