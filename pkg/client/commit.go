@@ -266,6 +266,7 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, err
 	}
+	_ = c.fetchRevocations(ctx, user.Domain()) // as in meet
 	packages, keys, err = c.checkSet(all, user, contact)
 	if !errors.Is(err, ErrIdentity) {
 		return packages, keys, err
@@ -307,7 +308,7 @@ func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimim
 	for _, key := range keys {
 		link = leaf.Credential.LinkKey(key)
 		err = c.view(func(tx Tx) error {
-			cert, err := identify(tx, kp.Leaf(), link, c.now())
+			cert, err := identifyLive(tx, kp.Leaf(), link, c.now())
 			if err == nil && cert.User != user {
 				err = ErrIdentity
 			}
