@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -99,10 +100,10 @@ func (c *Client) rotateIfDue() error {
 		return err
 	}
 	return c.update(func(tx Tx) error {
-		return c.putAccount(tx, func(r *accountRecord) {
+		return errors.Join(dueStock(tx), c.putAccount(tx, func(r *accountRecord) {
 			r.OldKey, r.ConnectionKey, r.KeyNumber = r.ConnectionKey, r.NextKey, r.NextNumber
 			r.NextKey, r.NextNumber, r.SwitchAt = nil, 0, 0
-		})
+		}))
 	})
 }
 
