@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 		theWorld = w
-		if err := meet(filepath.Join(dir, "probe"), w); err != nil {
+		if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -62,12 +62,12 @@ func TestMain(m *testing.M) {
 }
 
 // meet waits until each domain reaches the other.
-func meet(dir string, w *world) error {
+func meet(dir string, w *world, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for from, to := range map[*domain.Domain]*domain.Domain{w.a: w.b, w.b: w.a} {
 		c, err := client.Register(ctx, client.Config{Dir: filepath.Join(dir, from.Info().Domain), Provider: from.Info(),
-			Stock: client.Stock{OneTime: 1, LastResort: 1}}, "probe")
+			Stock: client.Stock{OneTime: 1, LastResort: 1}, Now: now}, "probe")
 		if err != nil {
 			return err
 		}

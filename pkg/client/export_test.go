@@ -2,6 +2,9 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -140,4 +143,37 @@ func OwnLeaf(c *Client, group string) (queue, credential string) {
 	}
 	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
 	return string(b), string(g.mls.OwnLeaf().Credential().Body)
+}
+
+// CertificateEnd is when c's certificate ends.
+func CertificateEnd(c *Client) time.Time { return c.account.certificate.NotAfter }
+
+// SealedUnder is the id of the queue key of a sealed queue ID.
+func SealedUnder(sealed string) uint32 {
+	if len(sealed) == 0 || len(sealed) < 1+int(sealed[0])+4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32([]byte(sealed[1+int(sealed[0]):]))
+}
+
+// Owes says whether c has something to do that is due: a task, a message, a contact to be told.
+func Owes(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	groups, err := list[groupRecord](c.store, bucketGroups)
+	for _, g := range groups {
+		if g.State == GroupActive && (len(g.Outgoing)+len(g.Tasks) > 0 || g.Staged != nil || g.Behind || g.Resync != nil) {
+			return true
+		}
+	}
+	return err != nil || c.account.rec.NextKey != nil
+}
+
+// Debt says what Owes found.
+func Debt(c *Client) (s string) {
+	groups, _ := list[groupRecord](c.store, bucketGroups)
+	for _, g := range groups {
+		s += fmt.Sprintf("[%s peer %v out %d tasks %d staged %v behind %v resync %v unident %v]", g.State, g.Peer != "", len(g.Outgoing), len(g.Tasks), g.Staged != nil, g.Behind, g.Resync != nil, len(g.Leaves))
+	}
+	return s + fmt.Sprint(c.account.rec.NextKey != nil)
 }

@@ -48,9 +48,14 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	})
 }
 
-// nextRotation chooses when the key is changed next: a month later, give or take some days, so that users' changes do not fall together.
+// nextRotation chooses when the key is changed next: a month after it was due last, give or take some days, so that users' changes do not fall together; or a month
+// from now, if it was not due now.
 func (c *Client) nextRotation() int64 {
-	return c.now().Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
+	from, now := timeOf(c.account.rec.RotateAt), c.now()
+	if from.After(now) || from.Before(now.Add(-rotateEvery/2)) {
+		from = now
+	}
+	return from.Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
 }
 
 // takeKey takes note of a later key of the own user, from another of its clients.
