@@ -57,6 +57,8 @@ type accountRecord struct {
 	RegisterID    []byte `json:"register_id"`
 	QueueCreateID []byte `json:"queue_create_id"`
 
+	Deleting int `json:"deleting,omitempty"` // how far the account's deletion is
+
 	// What is done so far.
 	Certificate []byte `json:"certificate,omitempty"`
 	Record      []byte `json:"record,omitempty"`     // the connection record last made
@@ -375,6 +377,9 @@ func (c *Client) firstStock(ctx context.Context) error {
 
 // complete says whether the registration is complete.
 func (c *Client) complete() error {
+	if c.account.rec.Deleting != deleteNothing {
+		return ErrDeleted
+	}
 	if !c.account.rec.Complete {
 		return problem.New(problem.Unavailable, "the registration is not complete: sync first")
 	}

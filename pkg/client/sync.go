@@ -18,6 +18,9 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
+		if c.account.rec.Deleting != deleteNothing {
+			return c.goOnDeleting(ctx)
+		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
 		if err := c.completeAccount(ctx); err != nil {
 			return errors.Join(renewal, err)

@@ -126,19 +126,20 @@ func TestYear(t *testing.T) {
 		return !slices.ContainsFunc(people, func(p *person) bool { return p.members(p.group()) != len(people) })
 	}, people...)
 
-	const step = 3 * day
+	const step = 5 * day
 	start, kept, said := y.at.now(), make(map[*person]*upkeep), 0
 	for n := 0; y.at.since(start) < 372; n++ {
 		y.at.pass(step)
 		passed := y.at.since(start)
 		online := slices.DeleteFunc(slices.Clone(people), func(p *person) bool { return p == erin && passed > 100 && passed < 250 })
-		if len(people) == 4 && passed > 5 { // dave comes in the ninth month
+		if len(people) == 4 && passed > 270 { // dave comes in the ninth month
 			dave := y.register(y.c, "dave")
 			connect(t, dave, bob)
 			if err := bob.c.Add(t.Context(), bob.group(), users(dave)...); err != nil {
 				t.Fatalf("add dave: %v", err)
 			}
 			people, online = append(people, dave), append(online, dave)
+			until(t, "dave in", func() bool { return dave.group() != "" }, online...)
 		}
 		speaker := online[n%len(online)]
 		text := fmt.Sprintf("day %d", passed)
