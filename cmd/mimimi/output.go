@@ -100,6 +100,10 @@ func describe(e client.Event, who, group string) string {
 		return fmt.Sprintf("%s asks for a connection: mimimi accept %s", who, e.Request)
 	case client.EventConnected:
 		return "connected with " + who
+	case client.EventDisconnected:
+		return who + " has ended the connection"
+	case client.EventRevoked:
+		return "a client of " + who + " was revoked by its provider: remove the member if you did not expect that"
 	case client.EventGroupJoined:
 		return fmt.Sprintf("[%s] you are in", group)
 	case client.EventGroupOver:
