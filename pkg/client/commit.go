@@ -262,11 +262,18 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, false, err
 	}
-	_, token, err := contact.secrets()
-	if err != nil {
-		return nil, nil, false, err
+	all, last, err := c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	if problem.KindOf(err) == problem.Limited {
+		// The token may have been replaced by another, which the contact has said in the connection group.
+		was, refused := contact.Token, err
+		if contact, err = c.askContact(ctx, user, contact); err != nil {
+			return nil, nil, false, err
+		}
+		if bytes.Equal(was, contact.Token) {
+			return nil, nil, false, refused
+		}
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
 	}
-	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -281,6 +288,15 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	}
 	packages, keys, err = c.checkSet(all, user, contact)
 	return packages, keys, last, err
+}
+
+// claimFrom claims a set of a contact by the token that this user has of it.
+func (c *Client) claimFrom(ctx context.Context, user mimimi.User, contact *contactRecord, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	_, token, err := contact.secrets()
+	if err != nil {
+		return nil, false, err
+	}
+	return c.claim(ctx, user.Domain(), token, id, lastResort)
 }
 
 // checkSet checks a claimed set of a contact and returns it with its link keys.

@@ -183,6 +183,12 @@ const patience = 30 * time.Second
 // until syncs everybody in turn until cond holds.
 func until(t *testing.T, what string, cond func() bool, people ...*person) {
 	t.Helper()
+	untilEvery(t, 200*time.Millisecond, what, cond, people...)
+}
+
+// untilEvery is until with a pause between rounds that is shorter or longer.
+func untilEvery(t *testing.T, pause time.Duration, what string, cond func() bool, people ...*person) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var errs error
@@ -200,7 +206,7 @@ func until(t *testing.T, what string, cond func() bool, people ...*person) {
 		if err := p.w.Reset(t.Context(), p.c); err != nil {
 			t.Fatalf("%s: reset: %v", p.name, err)
 		}
-		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		short, stop := context.WithTimeout(ctx, pause)
 		_ = p.w.Wait(short)
 		stop()
 		if ctx.Err() != nil {

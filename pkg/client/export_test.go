@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
@@ -169,11 +168,68 @@ func Owes(c *Client) bool {
 	return err != nil || c.account.rec.NextKey != nil
 }
 
-// Debt says what Owes found.
-func Debt(c *Client) (s string) {
-	groups, _ := list[groupRecord](c.store, bucketGroups)
-	for _, g := range groups {
-		s += fmt.Sprintf("[%s peer %v out %d tasks %d staged %v behind %v resync %v unident %v]", g.State, g.Peer != "", len(g.Outgoing), len(g.Tasks), g.Staged != nil, g.Behind, g.Resync != nil, len(g.Leaves))
+// RotateKey begins a change of c's connection key.
+func RotateKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{tokens: true}) }) })
+}
+
+// TellContacts makes what is spread over time due.
+func TellContacts(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		return c.update(func(tx Tx) error {
+			return c.eachContact(tx, func(k *contactRecord) bool { k.TellAt = 0; return true })
+		})
+	})
+}
+
+// MakeRefreshDue makes the refresh of c's leaf in a group due.
+func MakeRefreshDue(ctx context.Context, c *Client, group string) error {
+	return c.lockedFor(ctx, func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		return c.change(g, func(Tx) error { g.rec.Refreshed, g.rec.RefreshAt, g.rec.RefreshPutOff = 1, 2, true; return nil })
+	})
+}
+
+// RevokeSelf makes c's provider revoke its certificate: it deletes the account there and nowhere else.
+func RevokeSelf(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.deleteUser(ctx) })
+}
+
+// LookAgain makes c fetch all lists of revocations with its next Sync.
+func LookAgain(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		domains, err := c.metDomains()
+		if err != nil {
+			return err
+		}
+		return c.update(func(tx Tx) error {
+			for _, d := range domains {
+				if err := tx.Delete(bucketRevocations, []byte(d)); err != nil {
+					return err
+				}
+			}
+			return tx.Delete(bucketMeta, keyLooked)
+		})
+	})
+}
+
+// ChangeKey begins a change of c's connection key, but not of its tokens.
+func ChangeKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{}) }) })
+}
+
+// OwesContacts says whether a contact is to be told something, or a token of one is to be revoked.
+func OwesContacts(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	contacts, err := list[contactRecord](c.store, bucketContacts)
+	for _, k := range contacts {
+		if c.owes(k) || len(k.Revoke) > 0 {
+			return true
+		}
 	}
-	return s + fmt.Sprint(c.account.rec.NextKey != nil)
+	return err != nil
 }

@@ -106,7 +106,7 @@ func (y *year) register(d *domain.Domain, name string) *person {
 	return p
 }
 
-// TestYear lives through a year, three days at a time: everything that has an end is replaced in time, whoever was away comes back, whoever comes late
+// TestYear lives through a year, five days at a time: everything that has an end is replaced in time, whoever was away comes back, whoever comes late
 // comes in, and in the end nobody is unidentified and nothing is stuck.
 func TestYear(t *testing.T) {
 	y := newYear(t)
@@ -126,7 +126,7 @@ func TestYear(t *testing.T) {
 		return !slices.ContainsFunc(people, func(p *person) bool { return p.members(p.group()) != len(people) })
 	}, people...)
 
-	const step = 5 * day
+	const step, pace = 5 * day, 20 * time.Millisecond
 	start, kept, said := y.at.now(), make(map[*person]*upkeep), 0
 	for n := 0; y.at.since(start) < 372; n++ {
 		y.at.pass(step)
@@ -139,20 +139,15 @@ func TestYear(t *testing.T) {
 				t.Fatalf("add dave: %v", err)
 			}
 			people, online = append(people, dave), append(online, dave)
-			until(t, "dave in", func() bool { return dave.group() != "" }, online...)
+			until(t, "dave in", func() bool {
+				return !slices.ContainsFunc(online, func(p *person) bool { return p.members(p.group()) != len(people) })
+			}, online...)
 		}
 		speaker := online[n%len(online)]
 		text := fmt.Sprintf("day %d", passed)
 		speaker.send(speaker.group(), text)
 		said++
-		t0 := time.Now()
-		until(t, text, func() bool {
-			if time.Since(t0) > 10*time.Second {
-				for _, p := range online {
-					t.Logf("%s: group %q members %d read %v owes %v: %s", p.name, p.group(), p.members(p.group()), slices.Contains(p.read(p.group()), text), client.Owes(p.c), client.Debt(p.c))
-				}
-				t.FailNow()
-			}
+		untilEvery(t, pace, text, func() bool {
 			return !slices.ContainsFunc(online, func(p *person) bool {
 				return p.group() == "" || p != speaker && !slices.Contains(p.read(p.group()), text) || client.Owes(p.c)
 			})
@@ -180,8 +175,8 @@ func TestYear(t *testing.T) {
 		if u.oldest > 60 || u.leaves < 6 {
 			t.Errorf("%s: the leaf was made anew %d times, and was %d days old", p.name, u.leaves, u.oldest)
 		}
-		if u.certificates != 1 || u.credentials != 1 {
-			t.Errorf("%s: %d certificates and %d credentials, want one of each", p.name, u.certificates, u.credentials)
+		if u.certificates < 1 || u.certificates > 2 || u.credentials < 1 || u.credentials > 2 {
+			t.Errorf("%s: %d certificates and %d credentials, want one or two of each", p.name, u.certificates, u.credentials)
 		}
 		if u.keys < 11 || u.keys > 13 || u.queueKeys < 5 {
 			t.Errorf("%s: %d connection keys, want about 12; leaves under %d queue keys, want 5 at least", p.name, u.keys, u.queueKeys)
