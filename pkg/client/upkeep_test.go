@@ -51,7 +51,9 @@ func TestKeyChangesWhileOthersAdd(t *testing.T) {
 		return client.KeyOf(bob.c, alice.c.User()) == client.OwnKey(alice.c) && client.OwnToken(alice.c, bob.c.User()) != token
 	}, bob)
 	add(bob, "once he knows")
-	until(t, "the tokens changed on both sides", func() bool { return !client.OwesContacts(alice.c) && !client.OwesContacts(bob.c) && !client.OwesContacts(carol.c) }, alice, bob, carol)
+	until(t, "the tokens changed on both sides", func() bool {
+		return !client.OwesContacts(alice.c) && !client.OwesContacts(bob.c) && !client.OwesContacts(carol.c)
+	}, alice, bob, carol)
 	add(carol, "after all")
 	group, err := alice.c.CreateGroup(t.Context(), "alice's")
 	if err != nil {
