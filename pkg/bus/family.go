@@ -53,6 +53,8 @@ func Families() []Family {
 		{"inboxreq.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dir.u.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dir.c.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
+		{"link.*", streamLinks, ZoneAccount, only(serviceProvider), only(serviceProvider)},
+		{"revoked.*", streamRevoked, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore)},
 		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin)},

@@ -128,6 +128,18 @@ func (b *Bus) PeerKey(domain string) Subject {
 	return Subject{name: "peer." + b.layout.token("peer", []byte(domain)), stream: streamPeers}
 }
 
+// Links holds what new clients of a user and those that are there leave for each other: link.<t>. It has a stream of its own, LINKS: strangers write to
+// it, and what they fill must not be the directory.
+func (b *Bus) Links(user string) Subject {
+	return Subject{name: "link." + b.layout.token("link", []byte(user)), stream: streamLinks}
+}
+
+// Revocations holds the last known list of a domain's revoked certificates, the own one's too: revoked.<t>. It is in a stream of its own, REVOKED, which
+// holds nothing but what is published: the account side writes the own list, the relay side shows it.
+func (b *Bus) Revocations(domain string) Subject {
+	return Subject{name: "revoked." + b.layout.token("revoked", []byte(domain)), stream: streamRevoked}
+}
+
 // Spent marks an anonymous token as spent: spent.<epoch>.<t>. Publish with ExpectLast 0 and a TTL.
 func (b *Bus) Spent(epoch uint64, nonceHash []byte) Subject {
 	return Subject{name: "spent." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("spent", nonceHash), stream: streamSpent}

@@ -43,6 +43,10 @@ type groupRecord struct {
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
+	// Refreshed is when the own leaf was made anew last, or came in; RefreshAt is when it will be. RefreshPutOff says that this was put off once.
+	Refreshed     int64 `json:"refreshed,omitempty"`
+	RefreshAt     int64 `json:"refresh_at,omitempty"`
+	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
 }
@@ -59,6 +63,9 @@ type leafRecord struct {
 	Entered int64 `json:"entered,omitempty"`
 	// Bad says that the leaf showed an identity that does not hold.
 	Bad bool `json:"bad,omitempty"`
+	// Was and WasClient are who the leaf was before it replaced its credential: who it has to be still.
+	Was       string `json:"was,omitempty"`
+	WasClient string `json:"was_client,omitempty"`
 	// Leaving says that its self_remove waits for a commit.
 	Leaving bool `json:"leaving,omitempty"`
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
@@ -72,6 +79,8 @@ type stagedRecord struct {
 	Request []byte `json:"request"`
 	Commit  []byte `json:"commit"` // mls.StagedCommit
 	Message []byte `json:"message"`
+	// Own is the own leaf that the commit makes anew, if it does.
+	Own *leafSecrets `json:"own,omitempty"`
 }
 
 // heldMessage is content from a leaf that is not identified yet.
@@ -362,6 +371,10 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 	case err != nil:
 		return err
 	}
+	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
+		r.Bad = true // a credential is replaced by another of the same client
+		return nil
+	}
 	for _, other := range g.rec.Leaves { // one user pseudonym for one user, one user for one user pseudonym
 		if other.User != "" && (other.User == cert.User.Wire()) != (other.UserPseudonym == r.UserPseudonym) {
 			r.Bad = true
@@ -378,7 +391,7 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
-	if r.Entered != 0 && first && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
+	if r.Entered != 0 && first && r.Was == "" && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
 		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
 			return err
 		}

@@ -20,6 +20,9 @@ type packageRecord struct {
 	Pseudonym  string `json:"pseudonym"` // user pseudonym: the name of the set
 	LastResort bool   `json:"last_resort,omitempty"`
 	Made       int64  `json:"made"`
+	// KeyNumber is that of the connection key, CertificateEnd that of the certificate that it was made with.
+	KeyNumber      uint64 `json:"key_number,omitempty"`
+	CertificateEnd int64  `json:"certificate_end,omitempty"`
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
 	// have claimed the set.
 	Tried    bool `json:"tried,omitempty"`
@@ -285,7 +288,7 @@ func (c *Client) makePackage(queueKey mimimi.QueueKey, lastResort bool) (*packag
 	linkKey := cred.LinkKey(c.account.connectionKey).Bytes()
 	c.tap(TapLinkKey, linkKey)
 	return &packageRecord{Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: pseudonym.Wire(), LastResort: lastResort,
-		Made: c.now().Unix()}, kp.Ref(), nil
+		Made: c.now().Unix(), KeyNumber: c.account.rec.KeyNumber, CertificateEnd: c.account.certificate.NotAfter.Unix()}, kp.Ref(), nil
 }
 
 // uploadAll uploads in batches, marked before as tried and after as uploaded. What was tried before and is not in the list goes alone: it may have

@@ -253,6 +253,8 @@ func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) 
 			Body: o.Body[messageIDSize:]})
 	case mimimi.EnvelopeConnectionResponse:
 		return c.responseSent(tx, g)
+	case mimimi.EnvelopeRotation:
+		return c.rotationSent(tx, g, o.Body)
 	}
 	return nil
 }
@@ -288,6 +290,8 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		return g.receiveInvitation(e.Body, c.now())
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
+	case mimimi.EnvelopeRotation:
+		return c.receiveRotation(tx, g, from, e.Body)
 	}
 	return nil // a type of a later version
 }

@@ -18,10 +18,11 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
+		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
 		if err := c.completeAccount(ctx); err != nil {
-			return err
+			return errors.Join(renewal, err)
 		}
-		errs := []error{c.readInbox(ctx)}
+		errs := []error{renewal, c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
@@ -29,7 +30,7 @@ func (c *Client) Sync(ctx context.Context) error {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
 		return distinct(errs)
 	})
 }
@@ -365,7 +366,7 @@ func (c *Client) duty(g *group) (bool, error) {
 	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
 		return true, c.addTask(g, newTask(taskCommit))
 	}
-	return false, nil
+	return c.refreshDue(g)
 }
 
 func (c *Client) addTask(g *group, t *task) error {

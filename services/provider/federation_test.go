@@ -374,7 +374,7 @@ func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 		ca     *authority
 	}{{"b.example", newAuthority()}, {"c.example", b.ca}} {
 		q := must(p.dial(c.domain, "https://"+rb.federation, []*x509.Certificate{c.ca.cert}))
-		_, err := download(t.Context(), q)
+		_, err := download(t.Context(), q, documentPath, maxDocument)
 		if _, refused := errors.AsType[*tls.CertificateVerificationError](err); !refused {
 			t.Errorf("%s: %v", c.domain, err)
 		}

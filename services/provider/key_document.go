@@ -198,7 +198,7 @@ func (d *documents) keep(ctx context.Context, domain string, h *heldDocument, la
 
 // fetch asks a peer for its document and verifies it: by the pinned key, if there is one, and for the right domain.
 func (d *documents) fetch(ctx context.Context, p *peer, pinned []byte) (*heldDocument, error) {
-	raw, err := download(ctx, p)
+	raw, err := download(ctx, p, documentPath, maxDocument)
 	if err != nil {
 		return nil, problem.Wrap(problem.Unavailable, errNoDocument.Sentence, err)
 	}
@@ -220,8 +220,14 @@ func (d *documents) fetch(ctx context.Context, p *peer, pinned []byte) (*heldDoc
 	return &heldDocument{raw: raw, parsed: parsed}, nil
 }
 
-func download(ctx context.Context, p *peer) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+documentPath, nil)
+// statusError is an answer that is no document.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
+
+// download gets what a peer publishes under a path, at most limit bytes of it.
+func download(ctx context.Context, p *peer, path string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -231,10 +237,10 @@ func download(ctx context.Context, p *peer) ([]byte, error) {
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
+		return nil, statusError(resp.StatusCode)
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	if err == nil && len(raw) > maxDocument {
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(raw)) > limit {
 		err = fmt.Errorf("the document is too long")
 	}
 	return raw, err

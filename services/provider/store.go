@@ -34,6 +34,9 @@ func digest(label string, parts ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
+// nobody is the user whose inbox and mailbox take what is for users that do not exist.
+const nobody = ""
+
 // errCorrupt is a stored record that does not parse: our own fault, never the caller's.
 var errCorrupt = problem.New(problem.Internal, "a stored record cannot be read")
 
