@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"time"
@@ -63,6 +64,7 @@ func (c *Client) addEvent(tx Tx, e eventRecord) error {
 	if err := tx.Put(bucketMeta, keySequence, bigEndian(seq)); err != nil {
 		return err
 	}
+	c.told = true
 	if e.Time == 0 {
 		e.Time = c.now().Unix()
 	}
@@ -85,15 +87,21 @@ func (c *Client) warn(tx Tx, group, sentence string) error {
 }
 
 // Events returns the events with Seq > after, oldest first, at most limit (0 or more than 1,000: 1,000). It needs no network.
-func (c *Client) Events(after uint64, limit int) ([]Event, error) {
+func (c *Client) Events(ctx context.Context, after uint64, limit int) ([]Event, error) {
 	if limit <= 0 || limit > maxEvents {
 		limit = maxEvents
 	}
-	if after == ^uint64(0) {
-		return nil, nil
-	}
-	var all []Event
-	err := c.locked(func() error {
+	all, _, err := c.page(ctx, after, limit)
+	return all, err
+}
+
+// page returns the events of Events, and a channel that is closed when there are more than at this moment.
+func (c *Client) page(ctx context.Context, after uint64, limit int) (all []Event, more <-chan struct{}, err error) {
+	err = c.lockedFor(ctx, func() error {
+		more = c.news
+		if after == ^uint64(0) {
+			return nil
+		}
 		return c.view(func(tx Tx) error {
 			err := tx.Each(bucketEvents, bigEndian(after+1), func(k, v []byte) error {
 				if len(all) == limit {
@@ -109,7 +117,7 @@ func (c *Client) Events(after uint64, limit int) ([]Event, error) {
 			return err
 		})
 	})
-	return all, err
+	return all, more, err
 }
 
 // errEnough ends a walk through a bucket.

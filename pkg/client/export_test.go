@@ -34,7 +34,7 @@ func Lost(c *Client, group string) bool {
 
 // Commit makes an empty commit.
 func (c *Client) Commit(ctx context.Context, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mim
 
 // DamageGroup makes a group's ratchets unreadable in the file.
 func DamageGroup(c *Client, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		delete(c.groups, group)
 		return c.update(func(tx Tx) error { return tx.Put(bucketRatchets, []byte(group), []byte("damaged")) })
 	})

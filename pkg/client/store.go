@@ -153,11 +153,16 @@ var errWrite = errors.New("client: the store cannot be written")
 // holds must not be used any more. The error is f's, or errWrite.
 func (c *Client) update(f func(tx Tx) error) error {
 	var own error
+	c.told = false
 	err := c.store.update(func(tx Tx) error {
 		own = f(tx)
 		return own
 	})
 	if err == nil {
+		if c.told {
+			close(c.news)
+			c.news = make(chan struct{})
+		}
 		return nil
 	}
 	clear(c.groups)
