@@ -120,7 +120,7 @@ func KeyOf(c *Client, user mimimi.User) string {
 
 // TryClaim claims a set of user with a token, as whoever has it can.
 func TryClaim(ctx context.Context, c *Client, user mimimi.User, token string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		t, err := mimimi.ConnectionTokenFrom([]byte(token))
 		if err != nil {
 			return err
@@ -141,3 +141,9 @@ func OwnLeaf(c *Client, group string) (queue, credential string) {
 	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
 	return string(b), string(g.mls.OwnLeaf().Credential().Body)
 }
+
+// SelfToken is the token with which c claims own sets.
+func SelfToken(c *Client) string { return string(c.account.rec.SelfToken) }
+
+// DeviceID is c's own name.
+func DeviceID(c *Client) string { return c.account.rec.Client }

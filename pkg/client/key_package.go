@@ -23,6 +23,8 @@ type packageRecord struct {
 	// KeyNumber is that of the connection key, CertificateEnd that of the certificate that it was made with.
 	KeyNumber      uint64 `json:"key_number,omitempty"`
 	CertificateEnd int64  `json:"certificate_end,omitempty"`
+	// Handed says that it went to the user's other clients, not to the store.
+	Handed bool `json:"handed,omitempty"`
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
 	// have claimed the set.
 	Tried    bool `json:"tried,omitempty"`
@@ -382,23 +384,4 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 		return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 	}
 	return all, res.LastResort, nil
-}
-
-// claimOwn claims one own set from the own store, as anyone would (§8), and returns it with its private halves.
-func (c *Client) claimOwn(ctx context.Context, id []byte) (*ownPackage, error) {
-	all, _, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
-	if err != nil {
-		return nil, err
-	}
-	p, found, err := c.takePackage(all[0].Ref())
-	switch {
-	case err != nil:
-		return nil, err
-	case !found || len(all) != 1:
-		return nil, fmt.Errorf("claim an own KeyPackage set: %w", ErrIdentity)
-	}
-	if cred, err := mimimi.ParsePseudonymousCredential(p.kp.Leaf().Credential()); err == nil {
-		c.tap(TapPseudonym, []byte(cred.UserPseudonym.Wire()), []byte(cred.ClientPseudonym.Wire()))
-	}
-	return p, nil
 }
