@@ -57,7 +57,8 @@ func (b *Bus) GroupLog(group []byte) Subject {
 	return b.partitioned("group", streamGroup, b.layout.token("group", group), ".*")
 }
 
-// Outbox holds what is to be delivered to one domain: out.<t>.
+// Outbox holds what is to be delivered to one domain: out.<t>. Fan-out writes to every domain's, the KeyPackage store to its own domain's only, so its
+// permission is that one subject.
 func (b *Bus) Outbox(domain string) Subject {
 	return Subject{name: "out." + b.layout.token("domain", []byte(domain)), stream: streamOutbox}
 }

@@ -27,6 +27,7 @@ const (
 	opRevokeAlias   = "revoke alias"
 	opListSets      = "list sets"
 	opUpload        = "upload"
+	opWithdraw      = "withdraw"
 )
 
 // accountRecord is the client's own identity as it is stored. All keys are made and stored before the first call.

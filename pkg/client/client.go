@@ -41,6 +41,7 @@ type Client struct {
 	own      []string          // the user's clients in their own group, in the order of their leaves
 	applied  int               // how many messages of other own clients were taken in
 	waiting  map[string]int    // by local id: Welcomes that wait for what another own client has to say, and applied when they were looked at last
+	trial    *stockTrial       // in tests: what clientCount and leads say where the stock asks
 	told     bool              // the transaction under way adds to the events
 	news     chan struct{}     // closed, and replaced, when a transaction has added to the events
 }

@@ -261,12 +261,15 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 		if a.Packages != nil {
 			continue
 		}
-		packages, keys, err := c.claimFor(ctx, a, policy.LastResort)
+		packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
 		if err != nil {
 			return err
 		}
-		err = c.change(g, func(Tx) error {
+		err = c.change(g, func(tx Tx) error {
 			a.Packages, a.LinkKeys = packages, keys
+			if last {
+				return c.warn(tx, g.rec.ID, lastResortSentence)
+			}
 			return nil
 		})
 		if err != nil {
@@ -276,33 +279,36 @@ func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 	return nil
 }
 
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, err error) {
+// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
+// that it was a last-resort set.
+func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	contact, err := c.connected(user)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	_, token, err := contact.secrets()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	all, _, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
+	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
+	_ = c.fetchRevocations(ctx, user.Domain()) // as in meet
 	packages, keys, err = c.checkSet(all, user, contact)
 	if !errors.Is(err, ErrIdentity) {
-		return packages, keys, err
+		return packages, keys, last, err
 	}
 	// The contact may have changed the connection key, and have said so in the connection group.
 	if contact, err = c.askContact(ctx, user, contact); err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	return c.checkSet(all, user, contact)
+	packages, keys, err = c.checkSet(all, user, contact)
+	return packages, keys, last, err
 }
 
 // checkSet checks a claimed set of a contact and returns it with its link keys.
@@ -335,7 +341,7 @@ func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimim
 	for _, key := range keys {
 		link = leaf.Credential.LinkKey(key)
 		err = c.view(func(tx Tx) error {
-			cert, err := identify(tx, kp.Leaf(), link, c.now())
+			cert, err := identifyLive(tx, kp.Leaf(), link, c.now())
 			if err == nil && cert.User != user {
 				err = ErrIdentity
 			}

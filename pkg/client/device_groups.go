@@ -40,9 +40,14 @@ func bringKey(group []byte, client string) []byte {
 // claimOwn claims one own set from the own store, as anyone would (§8). It returns this client's KeyPackage with its private halves, and those of the user's other
 // clients that are in the set. A set that has none of this client, which was offline or is new, gets one made now.
 func (c *Client) claimOwn(ctx context.Context, id []byte) (own *ownPackage, others []ownPart, err error) {
-	all, _, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
+	all, lastResort, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
 	if err != nil {
 		return nil, nil, err
+	}
+	if lastResort {
+		if err := c.update(func(tx Tx) error { return c.warn(tx, "", ownLastResortSentence) }); err != nil {
+			return nil, nil, err
+		}
 	}
 	first, err := mimimi.ParsePseudonymousCredential(all[0].Leaf().Credential())
 	if err != nil {

@@ -304,17 +304,12 @@ func (c *Client) leaveLinkPackage(ctx context.Context) error {
 
 // newOwnPackage makes an own KeyPackage under a user pseudonym that is in use: for a group that the user is in, or for a set that has none of this client.
 func (c *Client) newOwnPackage(ctx context.Context, pseudonym mimimi.UserPseudonym) (*ownPackage, error) {
-	doc, err := c.document(ctx, c.account.user.Domain())
+	cfg, err := c.packageConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(doc.QueueKeys) == 0 {
-		return nil, fmt.Errorf("%w: the key document names no queue key", ErrIdentity)
-	}
-	kp, secrets, err := mimimi.NewKeyPackage(mimimi.KeyPackageConfig{
-		ConnectionKey: c.account.connectionKey, CertificateKey: c.account.certKey, Certificate: c.account.certificate, UserPseudonym: pseudonym,
-		QueueID: c.account.queueID, QueueKey: doc.QueueKeys[len(doc.QueueKeys)-1], Now: c.now(),
-	})
+	cfg.UserPseudonym = pseudonym
+	kp, secrets, err := mimimi.NewKeyPackage(*cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make KeyPackage: %w", err)
 	}
@@ -335,5 +330,5 @@ func (c *Client) putOwnPackage(tx Tx, own *ownPackage) error {
 		return err
 	}
 	return write(tx, bucketPackages, own.kp.Ref(), packageRecord{Package: leaf.Package, Secrets: leaf.Secrets, LinkKey: leaf.LinkKey, Made: c.now().Unix(),
-		Tried: true, Uploaded: true, Handed: true})
+		Tried: true, Uploaded: true, Settled: true})
 }

@@ -70,6 +70,10 @@ func (c *Client) RemoveDevice(ctx context.Context, id string) error {
 		if slices.Contains(c.own, r.Client) {
 			return ErrNotReady // stored: a later Sync goes on with it
 		}
+		// The rest is stored too: what fails of it now is the next Sync's.
+		if c.workRemovals(ctx) == nil && c.completeAccount(ctx) == nil && c.workAll(ctx) == nil {
+			_ = c.refillStock(ctx)
+		}
 		return nil
 	})
 }
@@ -237,10 +241,13 @@ func (c *Client) rotateAll(tx Tx) error {
 	if err := c.rotateKey(tx, rotation{tokens: true, now: true}); err != nil {
 		return err
 	}
+	if err := dueStock(tx); err != nil {
+		return err
+	}
 	return c.shareSecrets(tx, func(r *accountRecord) {
 		r.OldWriteKey, r.OldRecordKey = r.WriteKey, r.RecordKey
 		r.WriteKey, r.RecordKey, r.SelfToken = write, record, token.Bytes()
-		r.AliasMade, r.Complete, r.RecordStale = false, false, true
+		r.AliasMade, r.RecordStale = false, true
 	})
 }
 

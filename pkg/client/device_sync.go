@@ -95,7 +95,7 @@ func (r *accountRecord) sharedSecrets() *mimimiv1.SharedSecrets {
 // applySecrets takes over the user's secrets. Connection keys go by numbers of their own: what a contact was told of is never taken back. A client that was waiting for the
 // secrets is linked now.
 func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
-	linked := c.account.rec.Link != nil
+	linked, stock := c.account.rec.Link != nil, false
 	err := c.putAccount(tx, func(r *accountRecord) {
 		if linked {
 			r.ConnectionKey, r.KeyNumber, r.OldKey, r.NextKey, r.NextNumber = s.ConnectionKey, s.KeyNumber, nonEmpty(s.OldKey), nonEmpty(s.NextKey), s.NextNumber
@@ -104,6 +104,7 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 			}
 		}
 		if linked || newer(s.Number, s, r.SecretsNumber, r.sharedSecrets()) {
+			stock = stock || !bytes.Equal(r.WriteKey, s.WriteKey)
 			if !linked && !bytes.Equal(r.WriteKey, s.WriteKey) {
 				r.OldWriteKey = r.WriteKey
 			}
@@ -123,6 +124,11 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 		return err
 	}
 	c.tapAccount()
+	if stock {
+		if err := dueStock(tx); err != nil {
+			return err
+		}
+	}
 	if linked {
 		return c.addEvent(tx, eventRecord{Kind: EventLinked, Device: c.account.rec.Client})
 	}

@@ -22,6 +22,7 @@ const (
 	EventRequest       EventKind = "request"        // User, Request: somebody asks for a connection
 	EventConnected     EventKind = "connected"      // User: a connection is complete
 	EventDisconnected  EventKind = "disconnected"   // User: the other user has ended the connection
+	EventRevoked       EventKind = "revoked"        // User, Group if it is a visible one: a member's domain has revoked the certificate of one of its clients
 	EventGroupJoined   EventKind = "group_joined"   // Group: this client is in the group and may take part
 	EventGroupOver     EventKind = "group_over"     // Group, Text: this client is no longer in the group
 	EventLinked        EventKind = "linked"         // Device (this client): it is one of the user's clients now

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -99,10 +100,10 @@ func (c *Client) rotateIfDue() error {
 		return err
 	}
 	return c.update(func(tx Tx) error {
-		return c.putAccount(tx, func(r *accountRecord) {
+		return errors.Join(dueStock(tx), c.putAccount(tx, func(r *accountRecord) {
 			r.OldKey, r.ConnectionKey, r.KeyNumber = r.ConnectionKey, r.NextKey, r.NextNumber
 			r.NextKey, r.NextNumber, r.SwitchAt = nil, 0, 0
-		})
+		}))
 	})
 }
 
@@ -322,12 +323,6 @@ func (k *contactRecord) keys() ([]mimimi.ConnectionKey, error) {
 	return all, nil
 }
 
-// staleKey says whether a KeyPackage was made under a connection key that is not in use any more, or under a certificate that ends before the KeyPackage would.
-func (c *Client) staleKey(p *packageRecord) bool {
-	return p.KeyNumber != c.account.rec.KeyNumber || p.CertificateEnd != 0 && timeOf(p.CertificateEnd).Before(c.now().Add(certificateMargin)) &&
-		p.CertificateEnd != c.account.certificate.NotAfter.Unix()
-}
-
 const (
 	// rotateEvery is how often the connection key changes by itself (§5: monthly), rotateAround over how many days around that time it happens.
 	rotateEvery  = 30 * 24 * time.Hour
@@ -336,6 +331,4 @@ const (
 	switchAfter = 7 * 24 * time.Hour
 	// maxOldKeys bounds how many of a contact's former keys are kept: those of changes that came so fast that KeyPackages under the first key are still there.
 	maxOldKeys = 4
-	// certificateMargin is how long before its certificate's end a KeyPackage is withdrawn: it must still be valid when somebody who claimed it gets to add its owner.
-	certificateMargin = 14 * 24 * time.Hour
 )

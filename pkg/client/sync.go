@@ -106,6 +106,8 @@ func (c *Client) receiveEntry(ctx context.Context, e *mimimiv1.QueueEntry) error
 	switch {
 	case e.Delivery != nil:
 		group, err = e.Delivery.GroupId, c.deliver(ctx, e.Delivery, e.Position)
+	case e.LowStock:
+		err = c.lowStock(e.Position)
 	case e.Lost != nil:
 		group, err = e.Lost.GroupId, c.lost(e.Lost.GroupId, e.Position)
 	default:

@@ -106,6 +106,8 @@ const (
 	maxDeliveries = 256
 	// maxRecipients of one delivery: a group has at most 1,000 leaves (protocol §9).
 	maxRecipients = 1000
+	// maxNoticeRecipients of one low-stock notice: a KeyPackage set has at most 16 (protocol §8).
+	maxNoticeRecipients = 16
 	// maxDeliveryID: the sender derives 32 bytes.
 	maxDeliveryID = 64
 	// maxSealedQueueID: a domain name, a KEM output and 48 bytes of ciphertext.

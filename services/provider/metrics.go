@@ -21,6 +21,7 @@ type metrics struct {
 	Registered     metric.Int64Counter
 	Delivered      metric.Int64Counter
 	NotOpened      metric.Int64Counter
+	LowStock       metric.Int64Counter
 	NoQueue        metric.Int64Counter
 	Refused        metric.Int64Counter
 	Evicted        metric.Int64Counter
@@ -56,6 +57,7 @@ func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
 		{&m.ListsRefused, "provider.federation.revocations_refused", "other domains' lists of revocations that were refused: not signed by the pinned key, or older than one seen"},
 		{&m.Delivered, "provider.deliveries", "entries written to queues"},
 		{&m.NotOpened, "provider.deliveries.not_opened", "recipients whose sealed queue id did not open"},
+		{&m.LowStock, "provider.queue.low_stock_notices", "notices of a low stock of KeyPackages written to queues"},
 		{&m.NoQueue, "provider.deliveries.no_queue", "recipients whose queue does not exist or was deleted"},
 		{&m.Refused, "provider.deliveries.refused", "deliveries of groups that the queue's owner refused"},
 		{&m.Evicted, "provider.queue.evictions", "entries evicted because a group's quota was full"},

@@ -104,7 +104,7 @@ type provider struct {
 
 // build makes the parts, from the bottom up.
 func build(cfg *Config, env *service.Env) (*provider, error) {
-	k, err := loadKeys(cfg)
+	k, err := loadKeys(cfg, env.Now)
 	if err != nil {
 		return nil, err
 	}

@@ -608,9 +608,10 @@ type QueueItem struct {
 	GroupId       []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	Delivery      *Delivery              `protobuf:"bytes,2,opt,name=delivery,proto3" json:"delivery,omitempty"` // without recipients; absent if body or lost is set
 	Recipient     *Recipient             `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
-	BodyHash      []byte                 `protobuf:"bytes,4,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"` // the delivery is in BODY under this hash
-	Lost          bool                   `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                        // a notice: entries of the group were evicted
-	Id            []byte                 `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`                             // derived from sender, delivery and recipient: a repeat has the same
+	BodyHash      []byte                 `protobuf:"bytes,4,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"`  // the delivery is in BODY under this hash
+	Lost          bool                   `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                         // a notice: entries of the group were evicted
+	Id            []byte                 `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`                              // derived from sender, delivery and recipient: a repeat has the same
+	LowStock      bool                   `protobuf:"varint,7,opt,name=low_stock,json=lowStock,proto3" json:"low_stock,omitempty"` // a notice of the KeyPackage store; no group, no delivery
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,6 +686,13 @@ func (x *QueueItem) GetId() []byte {
 		return x.Id
 	}
 	return nil
+}
+
+func (x *QueueItem) GetLowStock() bool {
+	if x != nil {
+		return x.LowStock
+	}
+	return false
 }
 
 // PeerRecord is what is remembered of another domain.
@@ -786,14 +794,15 @@ const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
 	"\tconfirmed\x18\x02 \x03(\fR\tconfirmed\x12\x18\n" +
 	"\arefused\x18\x03 \x03(\fR\arefused\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xcc\x01\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xe9\x01\n" +
 	"\tQueueItem\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12/\n" +
 	"\bdelivery\x18\x02 \x01(\v2\x13.mimimi.v1.DeliveryR\bdelivery\x122\n" +
 	"\trecipient\x18\x03 \x01(\v2\x14.mimimi.v1.RecipientR\trecipient\x12\x1b\n" +
 	"\tbody_hash\x18\x04 \x01(\fR\bbodyHash\x12\x12\n" +
 	"\x04lost\x18\x05 \x01(\bR\x04lost\x12\x0e\n" +
-	"\x02id\x18\x06 \x01(\fR\x02id\"K\n" +
+	"\x02id\x18\x06 \x01(\fR\x02id\x12\x1b\n" +
+	"\tlow_stock\x18\a \x01(\bR\blowStock\"K\n" +
 	"\n" +
 	"PeerRecord\x12!\n" +
 	"\fidentity_key\x18\x01 \x01(\fR\videntityKey\x12\x1a\n" +
