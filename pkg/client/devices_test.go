@@ -11,14 +11,8 @@ import (
 // addDevice makes another client of p's user, let in at p. All others of the user's that are given are synced too.
 func (p *person) addDevice(name string, others ...*person) *person {
 	p.t.Helper()
-	q := &person{t: p.t, name: name, cfg: client.Config{Dir: p.t.TempDir(), Provider: p.cfg.Provider, Stock: p.cfg.Stock, Spread: p.cfg.Spread}}
-	c, err := client.Link(p.t.Context(), q.cfg, p.c.User())
-	if err != nil {
-		p.t.Fatalf("%s: link: %v", name, err)
-	}
-	q.use(c)
-	p.t.Cleanup(q.close)
-	if err := p.c.ApproveDevice(p.t.Context(), c.LinkCode()); err != nil {
+	q := p.newLink(name)
+	if err := p.c.ApproveDevice(p.t.Context(), q.c.LinkCode()); err != nil {
 		p.t.Fatalf("%s: approve: %v", p.name, err)
 	}
 	until(p.t, "link", func() bool { return q.c.LinkCode() == "" && len(q.events(client.EventLinked)) == 1 }, append([]*person{q, p}, others...)...)
