@@ -29,6 +29,7 @@ type cli struct {
 	Contacts contactsCommand `cmd:"" group:"client" help:"List contacts."`
 	Verify   verifyCommand   `cmd:"" group:"client" help:"Show the fingerprints to compare with a contact."`
 	Group    groupCommand    `cmd:"" group:"client" help:"Create and manage groups."`
+	Device   deviceCommand   `cmd:"" group:"client" help:"Link and manage the user's own devices."`
 	Send     sendCommand     `cmd:"" group:"client" help:"Send a message to a group."`
 	Listen   listenCommand   `cmd:"" group:"client" help:"Print what happens, as it happens."`
 

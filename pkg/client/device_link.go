@@ -65,19 +65,21 @@ func Link(ctx context.Context, cfg Config, user mimimi.User) (*Client, error) {
 	return c, nil
 }
 
-// LinkCode is what the user types at a client that is there; empty once this client is linked.
-func (c *Client) LinkCode() string {
-	c.slot <- struct{}{}
-	defer func() { <-c.slot }()
-	l := c.account.rec.Link
-	if l == nil {
-		return ""
-	}
-	o, err := mimimi.ParseLinkOffer(l.Offer)
-	if err != nil {
-		return ""
-	}
-	return o.Code()
+// LinkCode is what the user types at a client that is there; empty once this client is linked. Errors: ErrClosed, ErrStore.
+func (c *Client) LinkCode(ctx context.Context) (code string, err error) {
+	err = c.lockedFor(ctx, func() error {
+		l := c.account.rec.Link
+		if l == nil {
+			return nil
+		}
+		o, err := mimimi.ParseLinkOffer(l.Offer)
+		if err != nil {
+			return fmt.Errorf("%w: the link is damaged", ErrStore)
+		}
+		code = o.Code()
+		return nil
+	})
+	return code, err
 }
 
 func (c *Client) startLink(ctx context.Context, user mimimi.User) error {

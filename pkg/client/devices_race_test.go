@@ -26,11 +26,21 @@ func (p *person) newLink(name string) *person {
 	return q
 }
 
+// code is what p shows while it is not linked.
+func (p *person) code() string {
+	p.t.Helper()
+	code, err := p.c.LinkCode(p.t.Context())
+	if err != nil {
+		p.t.Fatalf("%s: code: %v", p.name, err)
+	}
+	return code
+}
+
 // TestDeviceCodes: only the code of an offer that is there lets a device in, and a device that nobody lets in can do nothing.
 func TestDeviceCodes(t *testing.T) {
 	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.a, "bob")
 	phone := alice.newLink("phone")
-	code := phone.c.LinkCode()
+	code := phone.code()
 	for _, wrong := range []string{"", "AAAA-BBBB-CCCC", code[:13], code + "A"} {
 		if err := alice.c.ApproveDevice(t.Context(), wrong); !errors.Is(err, client.ErrUnknownDevice) {
 			t.Errorf("code %q: %v", wrong, err)
@@ -48,7 +58,7 @@ func TestDeviceCodes(t *testing.T) {
 	if err := alice.c.ApproveDevice(t.Context(), strings.ToLower(strings.ReplaceAll(code, "-", " "))); err != nil {
 		t.Fatalf("approve: %v", err)
 	}
-	until(t, "link", func() bool { return phone.c.LinkCode() == "" && len(alice.events(client.EventDeviceAdded)) == 1 }, phone, alice)
+	until(t, "link", func() bool { return phone.code() == "" && len(alice.events(client.EventDeviceAdded)) == 1 }, phone, alice)
 	for _, p := range []*person{alice, phone} {
 		list, err := p.c.Devices(t.Context())
 		if err != nil || len(list) != 2 || !list[0].Self || !list[0].Linked || !list[1].Linked || list[0].ID != client.DeviceID(p.c) {
@@ -179,7 +189,7 @@ func killDevices(t *testing.T, rng *rand.Rand) {
 		t.Fatalf("create: %v", err)
 	}
 	phone := alice.newLink("phone")
-	code := phone.c.LinkCode()
+	code := phone.code()
 	all := []*person{alice, phone}
 	sync := func(what string, cond func() bool) {
 		t.Helper()
@@ -199,7 +209,7 @@ func killDevices(t *testing.T, rng *rand.Rand) {
 				t.Logf("approve: %v", err)
 			}
 		}
-		return phone.c.LinkCode() == ""
+		return phone.code() == ""
 	})
 	sync("brought in", inAll("group", 1, 2, all...))
 	for i := range 6 {

@@ -12,10 +12,10 @@ import (
 func (p *person) addDevice(name string, others ...*person) *person {
 	p.t.Helper()
 	q := p.newLink(name)
-	if err := p.c.ApproveDevice(p.t.Context(), q.c.LinkCode()); err != nil {
+	if err := p.c.ApproveDevice(p.t.Context(), q.code()); err != nil {
 		p.t.Fatalf("%s: approve: %v", p.name, err)
 	}
-	until(p.t, "link", func() bool { return q.c.LinkCode() == "" && len(q.events(client.EventLinked)) == 1 }, append([]*person{q, p}, others...)...)
+	until(p.t, "link", func() bool { return q.code() == "" && len(q.events(client.EventLinked)) == 1 }, append([]*person{q, p}, others...)...)
 	return q
 }
 
