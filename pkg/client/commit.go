@@ -24,6 +24,9 @@ const (
 	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
 	taskLeave   taskKind = "leave"   // propose the own removal
 	taskRefresh taskKind = "refresh" // make the own leaf anew
+
+	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
+	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -33,6 +36,8 @@ type task struct {
 	Kind      taskKind  `json:"kind"`
 	Adds      []*adding `json:"adds,omitempty"`
 	User      string    `json:"user,omitempty"`
+	Client    string    `json:"client,omitempty"` // remove own: its URI
+	NotBefore int64     `json:"not_before,omitempty"`
 	Leaf      uint32    `json:"leaf,omitempty"`
 	Pseudonym string    `json:"pseudonym,omitempty"` // evict: client pseudonym of Leaf
 	Request   []byte    `json:"request,omitempty"`   // leave: id and message of the proposal under way
@@ -124,6 +129,12 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 		if waited {
 			return nil
 		}
+		if (t.Kind == taskAddOwn || t.Kind == taskRemoveOwn) && !isFinal(why) && !errors.Is(why, ErrDenied) {
+			// Others came first too often: it is owed all the same.
+			t.Tries, t.NotBefore = 0, c.now().Add(quietFor).Unix()
+			g.rec.Tasks = append(g.rec.Tasks, t)
+			return nil
+		}
 		return c.warn(tx, g.rec.ID, "a change to the group could not be made")
 	})
 }
@@ -131,7 +142,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 // runTask does the next thing for the first task that can go on. It reports whether there was one.
 func (c *Client) runTask(ctx context.Context, g *group) (bool, error) {
 	for _, t := range g.rec.Tasks {
-		if !g.may(t) {
+		if !g.may(t) || c.now().Unix() < t.NotBefore {
 			continue
 		}
 		if t.Tries >= maxCommitTries {
@@ -175,6 +186,23 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 		return c.propose(ctx, g, t)
 	case taskRefresh:
 		return c.tryRefresh(ctx, g, t)
+	case taskRemoveOwn:
+		proposals = g.removeProposals(g.leavesOfClient(c.account.rec.User, t.Client))
+		if len(proposals) == 0 && !g.pendingRemovals() {
+			return c.endTask(g, t.ID)
+		}
+	case taskAddOwn:
+		if g.pendingRemovals() {
+			return c.stage(g, t.ID+"/first", nil, nil)
+		}
+		if err := c.lacking(g, t); err != nil {
+			return err
+		}
+		if len(t.Adds) == 0 {
+			return c.endTask(g, t.ID)
+		}
+		proposals, err = g.addProposals(t)
+		welcome = true
 	case taskAdd:
 		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
 			return c.stage(g, t.ID+"/first", nil, nil)
@@ -548,6 +576,9 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
+		if err := c.shareLeft(tx, g); err != nil {
+			return err
+		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)
 		}

@@ -126,7 +126,7 @@ func register(t *testing.T, d *domain.Domain, name string) *person {
 func (p *person) use(c *client.Client) {
 	p.t.Helper()
 	w, err := c.Watcher(p.t.Context())
-	if err != nil {
+	if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 		p.t.Fatalf("%s: watcher: %v", p.name, err)
 	}
 	p.c, p.w = c, w
@@ -203,12 +203,15 @@ func untilEvery(t *testing.T, pause time.Duration, what string, cond func() bool
 			}
 		}
 		p := people[round%len(people)]
-		if err := p.w.Reset(t.Context(), p.c); err != nil {
+		err := p.w.Reset(ctx, p.c)
+		if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 			t.Fatalf("%s: reset: %v", p.name, err)
 		}
-		short, stop := context.WithTimeout(ctx, pause)
-		_ = p.w.Wait(short)
-		stop()
+		if err == nil {
+			short, stop := context.WithTimeout(ctx, pause)
+			_ = p.w.Wait(short)
+			stop()
+		}
 		if ctx.Err() != nil {
 			for _, p := range people {
 				for _, e := range p.events(client.EventWarning) {

@@ -9,7 +9,7 @@ import (
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
 //
-//	meta      "format", "account", "position", "acked", "stock", "sequence"
+//	meta      "format", "account", "position", "acked", "stock", "inbox", "sequence"
 //	contacts  user URI → contactRecord
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
@@ -21,6 +21,11 @@ import (
 //	revocations  domain → revocationRecord: what domains say of revoked certificates
 //	events    seq → eventRecord
 //	messages  local id ‖ message id → seq: a message is shown once
+//	approvals client URI → approvalRecord: new clients that were let in here
+//	shared    group id → sharedGroupRecord: groups of the user that this client is not in
+//	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
+//	removals  client URI → removalRecord
+//	gone      user URI → goneRecord: contacts that ended
 const storeFormat = 1
 
 const (
@@ -35,12 +40,18 @@ const (
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"
 	bucketMessages = "messages"
+
+	bucketApprovals = "approvals"
+	bucketShared    = "shared"
+	bucketBring     = "bring"
+	bucketRemovals  = "removals"
+	bucketGone      = "gone"
 )
 
 // buckets are all buckets but that of the seal: what is erased with an account.
 var buckets = []string{
 	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
-	bucketMessages, bucketRevocations,
+	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
 }
 
 var (
@@ -49,6 +60,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyInbox    = []byte("inbox")    // up to where the inbox was fetched and not acknowledged
 	keySequence = []byte("sequence") // of the last event
 )
 
@@ -174,6 +186,11 @@ func (c *Client) update(f func(tx Tx) error) error {
 	}
 	clear(c.groups)
 	c.reloadAccount()
+	if c.account != nil {
+		if err := c.loadOwn(); err != nil {
+			return fmt.Errorf("%w: %w", errWrite, err)
+		}
+	}
 	if own == nil {
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}

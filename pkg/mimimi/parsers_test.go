@@ -120,6 +120,14 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"LinkOffer", marshalled(ParseLinkOffer), [][]byte{newLinking(t, "a.example", "alice").offer.Marshal()}},
+		{"LinkAnswer", func(b []byte) ([]byte, error) {
+			a := new(LinkAnswer)
+			if err := decode(b, a.read); err != nil {
+				return nil, err
+			}
+			return a.marshal(), nil
+		}, [][]byte{newLinking(t, "a.example", "alice").answer.marshal()}},
 		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
 	}
 }
@@ -208,6 +216,8 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzLinkOffer(f *testing.F)              { fuzz(f, "LinkOffer") }
+func FuzzLinkAnswer(f *testing.F)             { fuzz(f, "LinkAnswer") }
 func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
 
 // FuzzPadded covers the two structures that zeros follow.
