@@ -336,9 +336,12 @@ func (c *Client) publishRecord(ctx context.Context) error {
 
 // makeQueue creates the queue over the anonymous channel: nothing in the request ties it to the account (§10).
 func (c *Client) makeQueue(ctx context.Context) error {
-	public := c.account.queueKey.Public()
-	_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
-		QueueId: c.account.rec.QueueID, PublicKey: public, Signed: c.signedQueue(opQueueCreate, c.account.rec.QueueCreateID, public),
+	public, id := c.account.queueKey.Public(), c.account.rec.QueueCreateID
+	err := c.spend(ctx, mimimi.TokenQueue, c.account.user.Domain(), id, func(token []byte) error {
+		_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
+			QueueId: c.account.rec.QueueID, PublicKey: public, Token: token, Signed: c.signedQueue(opQueueCreate, id, public),
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("create queue: %w", err)

@@ -274,7 +274,10 @@ func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
 	if err != nil {
 		return err
 	}
-	_, err = call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: k.Ask.Deposit, User: k.User, SealedRequest: k.Ask.Sealed})
+	err = c.spend(ctx, mimimi.TokenConnect, user.Domain(), k.Ask.Deposit, func(token []byte) error {
+		_, err := call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: k.Ask.Deposit, User: k.User, SealedRequest: k.Ask.Sealed, Token: token})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("deposit connection request: %w", err)
 	}

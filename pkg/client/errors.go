@@ -38,6 +38,8 @@ var (
 	ErrIdentity = errors.New("client: an identity does not verify")
 	// ErrBadInvitation says that an invitation link cannot be read, is over, or is not the inviter's.
 	ErrBadInvitation = errors.New("client: the invitation is not valid")
+	// ErrNoTokens says that this client has used up its anonymous tokens for something; a *NoTokensError says for what, and until when.
+	ErrNoTokens = errors.New("client: no anonymous tokens are left for this week")
 	// ErrTooLarge says that a message is longer than MaxMessage bytes.
 	ErrTooLarge = errors.New("client: the message is too large")
 	// ErrUnknownDevice says that no new device waits with this code, or that the user has no such device.

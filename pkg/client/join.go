@@ -104,7 +104,11 @@ func (c *Client) create(ctx context.Context, g *group) error {
 		return err
 	}
 	r := g.rec.Create
-	res, err := call(ctx, hub.CreateGroup, &mimimiv1.CreateGroupRequest{RequestId: r.Request, GroupInfo: r.Info, RatchetTree: r.Tree})
+	var res *mimimiv1.CreateGroupResponse
+	err = c.spend(ctx, mimimi.TokenGroup, g.id.Domain(), r.Request, func(token []byte) (err error) {
+		res, err = call(ctx, hub.CreateGroup, &mimimiv1.CreateGroupRequest{RequestId: r.Request, GroupInfo: r.Info, RatchetTree: r.Tree, Token: token})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("create group: %w", err)
 	}

@@ -165,8 +165,14 @@ func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
 	if err != nil {
 		return err
 	}
-	req.Signed = c.signedStore(opUpload, newRequestID(), body)
-	if _, err := call(ctx, s.Upload, req); err != nil {
+	// The same KeyPackages have the same request id, and so the same token: a repeat after a crash costs none.
+	id := body[:16]
+	err = c.spend(ctx, mimimi.TokenUpload, c.account.user.Domain(), id, func(token []byte) error {
+		req.Token, req.Signed = token, c.signedStore(opUpload, id, body)
+		_, err := call(ctx, s.Upload, req)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("upload KeyPackages: %w", err)
 	}
 	return nil
@@ -191,7 +197,11 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 	if err != nil {
 		return nil, false, err
 	}
-	res, err := call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort})
+	var res *mimimiv1.ClaimResponse
+	err = c.spend(ctx, mimimi.TokenClaim, domain, id, func(anonymous []byte) (err error) {
+		res, err = call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort, Token: anonymous})
+		return err
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("claim KeyPackages: %w", err)
 	}

@@ -116,6 +116,12 @@ const (
 	// backoffFirst and backoffMost bound the pause before a lost Watch stream is opened again.
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 15 * time.Second
+	// maxTokenTries bounds how many tokens one request tries, and how many steps lead to one: finishing an exchange, the week's batch, a new exchange.
+	maxTokenTries = 4
+	// issuePauseMost is the longest pause between a batch of tokens and the first that is spent. A person waits for it, once.
+	issuePauseMost = 2 * time.Second
+	// issueAhead is how long a client that has this week's tokens waits at least before it asks for the next week's.
+	issueAhead = 24 * time.Hour
 	// spreadOver is the time over which what touches all groups of a user is spread (protocol.md §8).
 	spreadOver = 24 * time.Hour
 )

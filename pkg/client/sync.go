@@ -28,7 +28,7 @@ func (c *Client) Sync(ctx context.Context) error {
 		if err := c.completeAccount(ctx); err != nil {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.readInbox(ctx)}
+		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))

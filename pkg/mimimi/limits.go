@@ -45,6 +45,7 @@ const (
 	maxOHTTPKeys     = 16  // three services, old and new
 	maxOHTTPConfig   = 256 // an RFC 9458 key configuration of suite 1 has about 45 bytes
 	maxServiceName   = 16
+	maxIssuerKeys    = 48 // of three weeks, for five operations; three times as many as are needed
 	maxOperationName = 32
 	// maxRevoked keeps a list of revocations below 2.7 MB, a third of the bus's largest payload: in a domain of a million clients, one in fifteen lost or
 	// given up within a certificate's life.
