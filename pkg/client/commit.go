@@ -18,11 +18,15 @@ import (
 type taskKind string
 
 const (
-	taskAdd    taskKind = "add"    // add Adds
-	taskRemove taskKind = "remove" // remove all leaves of User
-	taskEvict  taskKind = "evict"  // remove Leaf, which is unidentified
-	taskCommit taskKind = "commit" // a commit of what is pending, or an empty one
-	taskLeave  taskKind = "leave"  // propose the own removal
+	taskAdd     taskKind = "add"     // add Adds
+	taskRemove  taskKind = "remove"  // remove all leaves of User
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
+	taskLeave   taskKind = "leave"   // propose the own removal
+	taskRefresh taskKind = "refresh" // make the own leaf anew
+
+	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
+	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -32,6 +36,8 @@ type task struct {
 	Kind      taskKind  `json:"kind"`
 	Adds      []*adding `json:"adds,omitempty"`
 	User      string    `json:"user,omitempty"`
+	Client    string    `json:"client,omitempty"` // remove own: its URI
+	NotBefore int64     `json:"not_before,omitempty"`
 	Leaf      uint32    `json:"leaf,omitempty"`
 	Pseudonym string    `json:"pseudonym,omitempty"` // evict: client pseudonym of Leaf
 	Request   []byte    `json:"request,omitempty"`   // leave: id and message of the proposal under way
@@ -116,11 +122,17 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 	c.results[t.ID] = why
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
-		if t.Kind == taskEvict || t.Kind == taskCommit {
+		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
 			return nil
 		}
 		if waited {
+			return nil
+		}
+		if (t.Kind == taskAddOwn || t.Kind == taskRemoveOwn) && !isFinal(why) && !errors.Is(why, ErrDenied) {
+			// Others came first too often: it is owed all the same.
+			t.Tries, t.NotBefore = 0, c.now().Add(quietFor).Unix()
+			g.rec.Tasks = append(g.rec.Tasks, t)
 			return nil
 		}
 		return c.warn(tx, g.rec.ID, "a change to the group could not be made")
@@ -130,7 +142,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 // runTask does the next thing for the first task that can go on. It reports whether there was one.
 func (c *Client) runTask(ctx context.Context, g *group) (bool, error) {
 	for _, t := range g.rec.Tasks {
-		if !g.may(t) {
+		if !g.may(t) || c.now().Unix() < t.NotBefore {
 			continue
 		}
 		if t.Tries >= maxCommitTries {
@@ -172,6 +184,25 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	switch t.Kind {
 	case taskLeave:
 		return c.propose(ctx, g, t)
+	case taskRefresh:
+		return c.tryRefresh(ctx, g, t)
+	case taskRemoveOwn:
+		proposals = g.removeProposals(g.leavesOfClient(c.account.rec.User, t.Client))
+		if len(proposals) == 0 && !g.pendingRemovals() {
+			return c.endTask(g, t.ID)
+		}
+	case taskAddOwn:
+		if g.pendingRemovals() {
+			return c.stage(g, t.ID+"/first", nil, nil)
+		}
+		if err := c.lacking(g, t); err != nil {
+			return err
+		}
+		if len(t.Adds) == 0 {
+			return c.endTask(g, t.ID)
+		}
+		proposals, err = g.addProposals(t)
+		welcome = true
 	case taskAdd:
 		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
 			return c.stage(g, t.ID+"/first", nil, nil)
@@ -259,43 +290,83 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, false, err
 	}
-	key, token, err := contact.secrets()
+	all, last, err := c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	if problem.KindOf(err) == problem.Limited {
+		// The token may have been replaced by another, which the contact has said in the connection group.
+		was, refused := contact.Token, err
+		if contact, err = c.askContact(ctx, user, contact); err != nil {
+			return nil, nil, false, err
+		}
+		if bytes.Equal(was, contact.Token) {
+			return nil, nil, false, refused
+		}
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	}
 	if err != nil {
 		return nil, nil, false, err
 	}
-	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
-	if err != nil {
+	_ = c.fetchRevocations(ctx, user.Domain()) // as in meet
+	packages, keys, err = c.checkSet(all, user, contact)
+	if !errors.Is(err, ErrIdentity) {
+		return packages, keys, last, err
+	}
+	// The contact may have changed the connection key, and have said so in the connection group.
+	if contact, err = c.askContact(ctx, user, contact); err != nil {
 		return nil, nil, false, err
+	}
+	packages, keys, err = c.checkSet(all, user, contact)
+	return packages, keys, last, err
+}
+
+// claimFrom claims a set of a contact by the token that this user has of it.
+func (c *Client) claimFrom(ctx context.Context, user mimimi.User, contact *contactRecord, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	_, token, err := contact.secrets()
+	if err != nil {
+		return nil, false, err
+	}
+	return c.claim(ctx, user.Domain(), token, id, lastResort)
+}
+
+// checkSet checks a claimed set of a contact and returns it with its link keys.
+func (c *Client) checkSet(all []*mls.KeyPackage, user mimimi.User, contact *contactRecord) (packages, links [][]byte, err error) {
+	keys, err := contact.keys()
+	if err != nil {
+		return nil, nil, err
 	}
 	pseudonym := ""
 	for _, kp := range all {
-		link, name, err := c.checkClaimed(kp, user, key)
+		link, name, err := c.checkClaimed(kp, user, keys)
 		if err != nil || pseudonym != "" && name != pseudonym {
-			return nil, nil, false, errors.Join(ErrIdentity, err)
+			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
-		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
+		packages, links = append(packages, kp.Marshal()), append(links, link.Bytes())
 	}
-	return packages, keys, last, nil
+	return packages, links, nil
 }
 
-// checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
-func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, key mimimi.ConnectionKey) (mimimi.LinkKey, string, error) {
+// checkClaimed checks one KeyPackage of user, made under one of the user's keys, and returns its link key and user pseudonym.
+func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimimi.ConnectionKey) (link mimimi.LinkKey, pseudonym string, err error) {
 	if err := kp.Validate(c.now()); err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
 	leaf, err := mimimi.ParseLeaf(kp.Leaf())
 	if err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
-	link := leaf.Credential.LinkKey(key)
-	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, kp.Leaf(), link, c.now())
-		if err == nil && cert.User != user {
-			err = ErrIdentity
+	for _, key := range keys {
+		link = leaf.Credential.LinkKey(key)
+		err = c.view(func(tx Tx) error {
+			cert, err := identifyLive(tx, kp.Leaf(), link, c.now())
+			if err == nil && cert.User != user {
+				err = ErrIdentity
+			}
+			return err
+		})
+		if !errors.Is(err, ErrIdentity) {
+			break
 		}
-		return err
-	})
+	}
 	return link, leaf.Credential.UserPseudonym.Wire(), err
 }
 
@@ -367,6 +438,24 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	if t != nil && len(t.Adds) > 0 {
 		opts.WelcomeExtensions = g.welcomeExtensions(t)
 	}
+	renewed, err := c.renewLeaf(g, len(proposals) == 0)
+	if err != nil {
+		return err
+	}
+	var own *leafSecrets
+	if renewed != nil {
+		if own, err = ownRenewal(renewed); err != nil {
+			return err
+		}
+		opts.NewLeaf = &renewed.Change
+	}
+	if renewed != nil && renewed.Change.Credential != nil {
+		update, err := refreshed(g, renewed)
+		if err != nil {
+			return err
+		}
+		opts.Proposals = []mls.Proposal{update}
+	}
 	staged, err := g.mls.Commit(opts)
 	if err != nil {
 		return fmt.Errorf("make commit: %w", err)
@@ -375,7 +464,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
 	return c.change(g, func(Tx) error {
-		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
+		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message, Own: own}
 		if t := g.task(taskID); t != nil {
 			t.Tries++
 		}
@@ -487,6 +576,9 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
+		if err := c.shareLeft(tx, g); err != nil {
+			return err
+		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)
 		}

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 		theWorld = w
-		if err := meet(filepath.Join(dir, "probe"), w); err != nil {
+		if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -69,12 +69,12 @@ func TestMain(m *testing.M) {
 }
 
 // meet waits until each domain reaches the other.
-func meet(dir string, w *world) error {
+func meet(dir string, w *world, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for from, to := range map[*domain.Domain]*domain.Domain{w.a: w.b, w.b: w.a} {
 		c, err := client.Register(ctx, client.Config{Dir: filepath.Join(dir, from.Info().Domain), Provider: from.Info(),
-			Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1}, "probe")
+			Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1, Now: now}, "probe")
 		if err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func register(t *testing.T, d *domain.Domain, name string) *person {
 func (p *person) use(c *client.Client) {
 	p.t.Helper()
 	w, err := c.Watcher(p.t.Context())
-	if err != nil {
+	if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 		p.t.Fatalf("%s: watcher: %v", p.name, err)
 	}
 	p.c, p.w = c, w
@@ -146,11 +146,18 @@ func (p *person) close() {
 	}
 }
 
+// atOnce makes p do at once what is spread over a day otherwise.
+func (p *person) atOnce() {
+	p.t.Helper()
+	p.cfg.Spread = -1
+	p.reopen()
+}
+
 // reopen closes the client and opens it again, as another process would.
 func (p *person) reopen() {
 	p.t.Helper()
 	p.close()
-	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock})
+	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock, Spread: p.cfg.Spread, Now: p.cfg.Now})
 	if err != nil {
 		p.t.Fatalf("%s: open: %v", p.name, err)
 	}
@@ -183,6 +190,12 @@ const patience = 30 * time.Second
 // until syncs everybody in turn until cond holds.
 func until(t *testing.T, what string, cond func() bool, people ...*person) {
 	t.Helper()
+	untilEvery(t, 200*time.Millisecond, what, cond, people...)
+}
+
+// untilEvery is until with a pause between rounds that is shorter or longer.
+func untilEvery(t *testing.T, pause time.Duration, what string, cond func() bool, people ...*person) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var errs error
@@ -197,12 +210,15 @@ func until(t *testing.T, what string, cond func() bool, people ...*person) {
 			}
 		}
 		p := people[round%len(people)]
-		if err := p.w.Reset(t.Context(), p.c); err != nil {
+		err := p.w.Reset(ctx, p.c)
+		if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 			t.Fatalf("%s: reset: %v", p.name, err)
 		}
-		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
-		_ = p.w.Wait(short)
-		stop()
+		if err == nil {
+			short, stop := context.WithTimeout(ctx, pause)
+			_ = p.w.Wait(short)
+			stop()
+		}
 		if ctx.Err() != nil {
 			for _, p := range people {
 				for _, e := range p.events(client.EventWarning) {

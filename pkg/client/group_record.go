@@ -12,10 +12,19 @@ import (
 
 // groupRecord is all that a client keeps of a group but its ratchet state and its leaf's secrets, which stand in buckets of their own.
 type groupRecord struct {
-	ID      string     `json:"id"`
-	GroupID []byte     `json:"group_id"`
-	Name    string     `json:"name,omitempty"`
-	Peer    string     `json:"peer,omitempty"` // connection group: the other user
+	ID      string `json:"id"`
+	GroupID []byte `json:"group_id"`
+	Name    string `json:"name,omitempty"`
+	Peer    string `json:"peer,omitempty"`    // connection group: the other user
+	Devices bool   `json:"devices,omitempty"` // the group of the user's own clients
+	// PeerIn says that this client has seen the other user in the connection group.
+	PeerIn bool `json:"peer_in,omitempty"`
+	// NameNumber counts Name among the user's clients.
+	NameNumber uint64 `json:"name_number,omitempty"`
+	// Others are the user's other clients in the set that this client entered with: they are added next.
+	Others []ownPart `json:"others,omitempty"`
+	// TellAll says that everything is to be told to the other clients, once nothing else waits.
+	TellAll bool       `json:"tell_all,omitempty"`
 	Created int64      `json:"created"`
 	State   GroupState `json:"state"`
 
@@ -43,6 +52,10 @@ type groupRecord struct {
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
+	// Refreshed is when the own leaf was made anew last, or came in; RefreshAt is when it will be. RefreshPutOff says that this was put off once.
+	Refreshed     int64 `json:"refreshed,omitempty"`
+	RefreshAt     int64 `json:"refresh_at,omitempty"`
+	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
 }
@@ -59,11 +72,20 @@ type leafRecord struct {
 	Entered int64 `json:"entered,omitempty"`
 	// Bad says that the leaf showed an identity that does not hold.
 	Bad bool `json:"bad,omitempty"`
+	// Certificate is the hash of the certificate, in hex; Revoked says that it is known to be revoked, and that this was shown.
+	Certificate string `json:"certificate,omitempty"`
+	Revoked     bool   `json:"revoked,omitempty"`
+	// Was and WasClient are who the leaf was before it replaced its credential: who it has to be still.
+	Was       string `json:"was,omitempty"`
+	WasClient string `json:"was_client,omitempty"`
 	// Leaving says that its self_remove waits for a commit.
 	Leaving bool `json:"leaving,omitempty"`
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
 	Secret []byte `json:"secret,omitempty"`
 	Answer bool   `json:"answer,omitempty"`
+	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
+	AnswerAt int64 `json:"answer_at,omitempty"`
+	Told     bool  `json:"told,omitempty"`
 }
 
 // stagedRecord is an own commit that may have left. It is stored before it leaves; what becomes of it is seen in the log.
@@ -72,6 +94,8 @@ type stagedRecord struct {
 	Request []byte `json:"request"`
 	Commit  []byte `json:"commit"` // mls.StagedCommit
 	Message []byte `json:"message"`
+	// Own is the own leaf that the commit makes anew, if it does.
+	Own *leafSecrets `json:"own,omitempty"`
 }
 
 // heldMessage is content from a leaf that is not identified yet.
@@ -185,13 +209,16 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
 		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync = nil, nil, nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others = nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}
 	}
 	if g.rules != nil {
 		g.rec.Rules = g.rules.Marshal()
+	}
+	if g.rec.Devices {
+		c.noteOwn(g)
 	}
 	errs := []error{write(tx, bucketGroups, id, g.rec)}
 	if g.rec.State != GroupOver || tx.Get(bucketGroupIDs, g.rec.GroupID) == nil { // one may be in a group again
@@ -241,7 +268,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return nil
 	}
 	g.rec.State = GroupOver
-	if g.rec.Peer != "" {
+	if g.rec.hidden() {
 		return nil
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
@@ -362,6 +389,18 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 	case err != nil:
 		return err
 	}
+	bad, err := revoked(tx, cert)
+	if err != nil {
+		return err
+	}
+	if bad && !at.IsZero() && c.now().Before(at.Add(entryFor)) {
+		r.Bad = true // it must not have come in
+		return nil
+	}
+	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
+		r.Bad = true // a credential is replaced by another of the same client
+		return nil
+	}
 	for _, other := range g.rec.Leaves { // one user pseudonym for one user, one user for one user pseudonym
 		if other.User != "" && (other.User == cert.User.Wire()) != (other.UserPseudonym == r.UserPseudonym) {
 			r.Bad = true
@@ -376,9 +415,17 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r := g.rec.Leaves[leaf]
 	first := !g.hasUser(cert.User.Wire())
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
+	r.Certificate = hashName(cert)
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
-	if r.Entered != 0 && first && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
+	g.rec.PeerIn = g.rec.PeerIn || r.User == g.rec.Peer
+	if g.rec.Devices && r.Entered != 0 && r.Was == "" && leaf != g.mls.OwnIndex() && r.User == c.account.rec.User {
+		c.tap(TapClient, []byte(r.Client))
+		if err := c.addEvent(tx, eventRecord{Kind: EventDeviceAdded, Device: r.Client}); err != nil {
+			return err
+		}
+	}
+	if r.Entered != 0 && first && r.Was == "" && !g.rec.hidden() && leaf != g.mls.OwnIndex() {
 		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
 			return err
 		}
@@ -394,11 +441,18 @@ func (c *Client) entered(tx Tx, g *group) error {
 	if g.rec.State != GroupJoining || g.mls == nil || g.rec.Create != nil || !g.identified() || g.rec.Join != nil && !g.rec.Join.Answered {
 		return nil
 	}
+	joined := g.rec.Join != nil
 	g.rec.State, g.rec.Join = GroupActive, nil
-	if g.rec.Peer != "" {
-		return c.connectionEntered(tx, g)
+	var err error
+	switch {
+	case g.rec.Peer != "" && joined:
+		err = c.connectionEntered(tx, g)
+	case g.rec.Peer != "":
+		err = c.connectionShared(tx, g)
+	case !g.rec.Devices:
+		err = c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
 	}
-	return c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
+	return errors.Join(err, c.bringOthers(tx, g, joined))
 }
 
 func (g *group) hasUser(user string) bool {

@@ -109,7 +109,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 			return nil
 		}))
 	}
-	if g.rec.Peer != "" {
+	if g.rec.Peer != "" && len(g.rec.Leaves) == 1 {
 		return body, nil
 	}
 	return body, c.change(g, func(Tx) error {
@@ -182,7 +182,7 @@ func (g *group) receiveInvitation(body []byte, now time.Time) error {
 
 // tellInvitations posts the open invitations again, for newcomers that this client let in.
 func (g *group) tellInvitations() {
-	if g.rec.Peer != "" {
+	if g.rec.Peer != "" && len(g.leavesOf(g.rec.Peer)) > 0 {
 		return
 	}
 	for _, r := range g.rec.Invitations {

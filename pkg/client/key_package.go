@@ -218,27 +218,3 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 	}
 	return all, res.LastResort, nil
 }
-
-// claimOwn claims one own set from the own store, as anyone would (§8), and returns it with its private halves.
-func (c *Client) claimOwn(ctx context.Context, id []byte) (*ownPackage, error) {
-	all, lastResort, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
-	if err != nil {
-		return nil, err
-	}
-	if lastResort {
-		if err := c.update(func(tx Tx) error { return c.warn(tx, "", ownLastResortSentence) }); err != nil {
-			return nil, err
-		}
-	}
-	p, found, err := c.takePackage(all[0].Ref())
-	switch {
-	case err != nil:
-		return nil, err
-	case !found || len(all) != 1:
-		return nil, fmt.Errorf("claim an own KeyPackage set: %w", ErrIdentity)
-	}
-	if cred, err := mimimi.ParsePseudonymousCredential(p.kp.Leaf().Credential()); err == nil {
-		c.tap(TapPseudonym, []byte(cred.UserPseudonym.Wire()), []byte(cred.ClientPseudonym.Wire()))
-	}
-	return p, nil
-}

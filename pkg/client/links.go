@@ -64,6 +64,7 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 			continue
 		}
 		from.Secret, from.Answer = inv.Secret, true
+		from.AnswerAt = c.now().Add(g.ownTurn(c.account.rec.User)).UnixNano()
 		if err := c.learn(tx, g, leaf, *keys[0], timeOf(from.Entered), true); err != nil {
 			return err
 		}
@@ -139,4 +140,10 @@ func (c *Client) answer(g *group, leaf uint32) error {
 		r.Answer = false
 		return nil
 	})
+}
+
+// ownTurn is how long this client lets the user's clients before it in the group answer a joiner: all of them were shown the joiner's link.
+func (g *group) ownTurn(user string) time.Duration {
+	n := slices.Index(g.leavesOf(user), g.mls.OwnIndex())
+	return time.Duration(max(0, n)) * turnDelay
 }

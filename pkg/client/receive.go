@@ -106,7 +106,11 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	if g.leaves(d) {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
+			var told error
+			if g.rec.LeaveAt == 0 {
+				told = c.shareLeft(tx, g)
+			}
+			return errors.Join(told, c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	switch {
@@ -183,7 +187,7 @@ func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	if g.rec.PendingSince == 0 {
 		g.rec.PendingSince = c.now().Unix()
 	}
-	return nil
+	return c.checkPeer(tx, g)
 }
 
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
@@ -203,7 +207,11 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
+			var removed error
+			if g.rec.Devices {
+				removed = c.removedHere(tx)
+			}
+			return errors.Join(removed, c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
@@ -273,8 +281,10 @@ func (c *Client) scheduleResync(g *group) {
 func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
 	ch := staged.Change
 	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
+	var renewed *leafSecrets
 	if own {
 		g.dropTask(g.rec.Staged.Task)
+		renewed = g.rec.Staged.Own
 	}
 	g.rec.Staged = nil
 	keys := g.openLinkUpdate(ch)
@@ -292,6 +302,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	}
 	g.inherit(ch, gone)
 	g.forgetReplaced(ch, d.Accepted)
+	if err := c.takeRenewed(g, renewed); err != nil {
+		return err
+	}
 	if err := c.tellGone(tx, g, ch, gone, d.Accepted); err != nil {
 		return err
 	}
@@ -301,8 +314,14 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if len(ch.Removed) > 0 && len(gone) > 0 {
 		g.rec.Invitations = nil // every removal voids them (§7)
 	}
-	for _, r := range g.rec.Leaves {
+	for i, r := range g.rec.Leaves {
 		r.Leaving = false
+		if r.Told && !own && i != ch.Committer.Index {
+			r.Answer, r.Told = false, false // another own client has let it in
+		}
+	}
+	if own && g.rec.Devices && len(ch.Added) > 0 {
+		g.rec.TellAll = true
 	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
@@ -314,7 +333,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if err := c.showHeld(tx, g); err != nil {
 		return err
 	}
-	return c.entered(tx, g)
+	return errors.Join(c.entered(tx, g), c.checkPeer(tx, g))
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.
@@ -362,6 +381,9 @@ func (g *group) inherit(ch *mls.Change, gone map[uint32]*leafRecord) {
 
 // tellGone makes the events for users whose last leaf has gone.
 func (c *Client) tellGone(tx Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
+	if g.rec.Devices {
+		return c.tellDevicesGone(tx, g, gone)
+	}
 	if g.rec.Peer != "" {
 		return nil
 	}
@@ -413,7 +435,11 @@ func (g *group) forgetReplaced(ch *mls.Change, at int64) {
 	if !had || r == nil || ch.Sender.Type != mls.SenderMember || i == g.mls.OwnIndex() || bytes.Equal(old.Credential().Body, ch.Committer.Leaf.Credential().Body) {
 		return
 	}
-	*r = leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at}
+	next := leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at, Was: r.User, WasClient: r.Client}
+	if r.User == "" {
+		next.Was, next.WasClient = r.Was, r.WasClient
+	}
+	*r = next
 }
 
 // checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.

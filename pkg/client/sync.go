@@ -18,18 +18,30 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
-		if err := c.completeAccount(ctx); err != nil {
+		if c.account.rec.Deleting != deleteNothing {
+			return c.goOnDeleting(ctx)
+		}
+		if done, err := c.syncDevice(ctx); done || err != nil {
 			return err
 		}
-		errs := []error{c.keepWallet(ctx), c.readInbox(ctx)}
+		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
+		if err := c.completeAccount(ctx); err != nil {
+			return errors.Join(renewal, err)
+		}
+		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
-			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
-			if err != nil || got == 0 || ctx.Err() != nil {
+			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
+			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		if c.account.rec.Removed {
+			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
+		}
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
+		_, err := c.flushDevices(ctx)
+		errs = append(errs, err)
 		return distinct(errs)
 	})
 }
@@ -64,6 +76,9 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 		for _, e := range res.Entries {
 			if e.Position <= after {
 				continue
+			}
+			if c.account.rec.Removed {
+				return got, nil // the rest is for nobody
 			}
 			if err := c.receiveEntry(ctx, e); err != nil {
 				if ctx.Err() != nil {
@@ -234,6 +249,10 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	case r.Join != nil && g.mls == nil:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
+		if seen, waits := c.waiting[r.ID]; waits && seen == c.applied && c.now().Before(timeOf(r.Welcome.Received).Add(welcomeWait)) {
+			return false, nil
+		}
+		delete(c.waiting, r.ID)
 		return true, c.welcome(ctx, g)
 	case g.mls == nil:
 		return false, nil
@@ -256,6 +275,12 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	}
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
+	}
+	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+		return true, c.change(g, func(tx Tx) error {
+			g.rec.TellAll = false
+			return c.tellAll(tx, g)
+		})
 	}
 	if did, err := c.duty(g); did || err != nil {
 		return did, err
@@ -356,7 +381,7 @@ func (c *Client) duty(g *group) (bool, error) {
 	for _, i := range g.indices() {
 		r := g.rec.Leaves[i]
 		switch due, evict := c.evictionDue(g, i); {
-		case r.Answer && r.User != "" && g.identified():
+		case r.Answer && r.User != "" && g.identified() && c.now().UnixNano() >= r.AnswerAt:
 			return true, c.answer(g, i)
 		case evict && !c.now().Before(due) && !g.hasTask(taskEvict):
 			t := newTask(taskEvict)
@@ -367,7 +392,7 @@ func (c *Client) duty(g *group) (bool, error) {
 	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
 		return true, c.addTask(g, newTask(taskCommit))
 	}
-	return false, nil
+	return c.refreshDue(g)
 }
 
 func (c *Client) addTask(g *group, t *task) error {
@@ -411,6 +436,15 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			next = t
 		}
 	}
+	for _, due := range []func() (time.Time, error){c.approvalDue, c.bringDue, c.removalDue} {
+		t, err := due()
+		if err != nil {
+			return next, err
+		}
+		if !t.IsZero() {
+			note(t)
+		}
+	}
 	ids, err := list[groupRecord](c.store, bucketGroups)
 	if err != nil {
 		return next, err
@@ -439,6 +473,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {
 				note(t)
+			}
+			if r := g.rec.Leaves[i]; r.Answer {
+				note(time.Unix(0, r.AnswerAt))
 			}
 		}
 	}

@@ -17,6 +17,8 @@ const (
 	linkCiphertextSize   = hashSize + linkPlaintextSize + tagSize
 	requestPlaintextSize = 2048
 	minPadded            = 256
+	linkAnswerSize       = 512  // three names of one domain, four keys
+	linkPackageSize      = 2048 // a KeyPackage has at most 1.5 kB with the longest names
 )
 
 // Limits of names, checked at registration (§0).

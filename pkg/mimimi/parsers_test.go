@@ -35,6 +35,7 @@ func parserCases(t testing.TB) []parserCase {
 	request := newRequest(t, alice, record)
 	policy := &Policy{Version: Version, Admins: []UserPseudonym{must(NewUserPseudonym("a.example")), must(NewUserPseudonym("b.example"))},
 		MayAdd: RoleMember, MayRemove: RoleAdmin, MayInvite: RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	token := NewConnectionToken()
 	k1, k2 := pc.LinkKey(alice.connection), pc.LinkKey(NewConnectionKey())
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
@@ -70,6 +71,10 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{request.tbs()}},
 		{"ConnectionResponse", marshalled(ParseConnectionResponse),
 			[][]byte{(&ConnectionResponse{NewConnectionKey(), NewConnectionToken()}).Marshal()}},
+		{"Rotation", marshalled(ParseRotation), [][]byte{
+			(&Rotation{Number: 7, Key: NewConnectionKey()}).Marshal(),
+			(&Rotation{Number: 1 << 40, Key: NewConnectionKey(), Token: &token, TokenWanted: true}).Marshal(),
+		}},
 		{"IdentityLinkKeys", func(b []byte) ([]byte, error) {
 			k := new(IdentityLinkKeys)
 			err := decode(b, k.read)
@@ -115,6 +120,14 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"LinkOffer", marshalled(ParseLinkOffer), [][]byte{newLinking(t, "a.example", "alice").offer.Marshal()}},
+		{"LinkAnswer", func(b []byte) ([]byte, error) {
+			a := new(LinkAnswer)
+			if err := decode(b, a.read); err != nil {
+				return nil, err
+			}
+			return a.marshal(), nil
+		}, [][]byte{newLinking(t, "a.example", "alice").answer.marshal()}},
 		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
 		{"Token", marshalled(ParseToken), [][]byte{testToken(t, &testIssuerKeys(t)[0], "a.example", "b.example", 1).Marshal()}},
 	}
@@ -190,6 +203,7 @@ func FuzzPseudonymousCredential(f *testing.F) { fuzz(f, "PseudonymousCredential"
 func FuzzConnectionRecord(f *testing.F)       { fuzz(f, "ConnectionRecord") }
 func FuzzConnectionRequest(f *testing.F)      { fuzz(f, "ConnectionRequest") }
 func FuzzConnectionResponse(f *testing.F)     { fuzz(f, "ConnectionResponse") }
+func FuzzRotation(f *testing.F)               { fuzz(f, "Rotation") }
 func FuzzIdentityLinkKeys(f *testing.F)       { fuzz(f, "IdentityLinkKeys") }
 func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
 func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
@@ -203,6 +217,8 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzLinkOffer(f *testing.F)              { fuzz(f, "LinkOffer") }
+func FuzzLinkAnswer(f *testing.F)             { fuzz(f, "LinkAnswer") }
 func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
 func FuzzToken(f *testing.F)                  { fuzz(f, "Token") }
 

@@ -14,7 +14,6 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
-	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -70,7 +69,7 @@ type deliverer struct {
 	bus    *bus.Bus
 	queues *queues
 	peers  *peers
-	keys   map[uint32]mls.HPKEPrivateKey
+	keys   *queueKeys
 	m      *metrics
 	log    *slog.Logger
 }
@@ -129,7 +128,7 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
-	id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	id, err := mimimi.OpenQueueID(d.keys.find, d.domain, pseudonym, r.GetEncryptedQueueId())
 	if err != nil { // a member put something else into its leaf: its own loss
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
@@ -140,11 +139,6 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		return d.queues.notice(ctx, id, own.GetId())
 	}
 	return d.queues.write(ctx, id, own, body)
-}
-
-func (d *deliverer) key(id uint32) (mls.HPKEPrivateKey, bool) {
-	k, ok := d.keys[id]
-	return k, ok
 }
 
 // common returns what all recipients' entries have in common. If it is large, the entry refers to a body of its own, data; otherwise data is nil.

@@ -113,7 +113,7 @@ type provider struct {
 
 // build makes the parts, from the bottom up.
 func build(ctx context.Context, cfg *Config, env *service.Env) (*provider, error) {
-	k, err := loadKeys(cfg)
+	k, err := loadKeys(cfg, env.Now)
 	if err != nil {
 		return nil, err
 	}
