@@ -68,7 +68,7 @@ type settled struct {
 	starts      []*packageRecord       // made, to be uploaded as new sets
 	lacking     []*mimimiv1.SetSummary // sets that need a KeyPackage of this client
 	oneTime     int                    // one-time sets at the store that stay
-	fresh       int                    // last-resort sets that stay and were never used
+	fresh       int                    // last-resort sets that stay, were never used and are not due
 	used        int                    // last-resort sets that were
 }
 
@@ -105,6 +105,7 @@ type settlement struct {
 	spare  bool            // a last-resort set is there that is whole, was not used, and is not due
 	own    map[string]bool // listed sets that hold a KeyPackage of this client, or will
 	gone   map[string]bool // in withdraw
+	due    map[string]bool // last-resort sets that another is to replace
 }
 
 // settle holds the list of the sets against the own KeyPackages, and stores what follows for these.
@@ -118,7 +119,7 @@ func (c *Client) settle(listed map[string]*mimimiv1.SetSummary, cfg *mimimi.KeyP
 		}
 		s = &settlement{
 			listed: listed, basis: basis[:], now: c.now().Unix(), size: c.setSize(), fewer: stock.Clients > c.setSize(), leads: c.fillsFirst(),
-			own: make(map[string]bool), gone: make(map[string]bool),
+			own: make(map[string]bool), gone: make(map[string]bool), due: make(map[string]bool),
 		}
 		err = each(tx, bucketPackages, func(_ []byte, r *packageRecord) error {
 			at := listed[r.Pseudonym]
@@ -167,6 +168,7 @@ func (s *settlement) settle(r *packageRecord) (keep, changed bool) {
 		return false, true
 	case r.in(at):
 		s.own[r.Pseudonym] = true
+		s.due[r.Pseudonym] = s.now >= r.Due
 		if s.stale(r, at) {
 			s.drop(r.Pseudonym)
 		}
@@ -214,7 +216,7 @@ func (s *settlement) review() {
 			s.oneTime++
 		case at.Uses > 0:
 			s.used++
-		default:
+		case !s.due[pseudonym]:
 			s.fresh++
 		}
 	}
