@@ -315,13 +315,13 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 func (c *Client) checkSet(all []*mls.KeyPackage, user mimimi.User, contact *contactRecord) (packages, links [][]byte, err error) {
 	keys, err := contact.keys()
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	pseudonym := ""
 	for _, kp := range all {
 		link, name, err := c.checkClaimed(kp, user, keys)
 		if err != nil || pseudonym != "" && name != pseudonym {
-			return nil, nil, false, errors.Join(ErrIdentity, err)
+			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
 		packages, links = append(packages, kp.Marshal()), append(links, link.Bytes())

@@ -152,7 +152,9 @@ func TestDevicesRace(t *testing.T) {
 		t.Fatalf("accept: %v", err)
 	}
 	until(t, "connected", func() bool { return alice.connected(carol) && phone.connected(carol) && carol.connected(alice) }, alice, phone, carol)
-	until(t, "the same token", func() bool { return client.OwnToken(alice.c, carol.c.User()) == client.OwnToken(phone.c, carol.c.User()) }, alice, phone, carol)
+	until(t, "the same token", func() bool {
+		return client.OwnToken(alice.c, carol.c.User()) == client.OwnToken(phone.c, carol.c.User())
+	}, alice, phone, carol)
 
 	if _, err := alice.c.CreateGroup(t.Context(), "group"); err != nil {
 		t.Fatalf("create: %v", err)
