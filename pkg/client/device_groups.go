@@ -111,7 +111,6 @@ func (c *Client) bringOthers(tx Tx, g *group, acted bool) error {
 		return nil
 	}
 	in := g.ownClients(c.account.rec.User)
-	lowest := len(in) > 0 && in[0] == c.account.rec.Client
 	add := &adding{User: c.account.rec.User}
 	for _, o := range others {
 		if c.isOwnClient(o.Client) && !slices.Contains(in, o.Client) {
@@ -125,7 +124,7 @@ func (c *Client) bringOthers(tx Tx, g *group, acted bool) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 	}
 	missing := slices.ContainsFunc(c.own, func(id string) bool { return !slices.Contains(in, id) })
-	if !acted && (!missing || !lowest) {
+	if !acted && !missing {
 		return nil
 	}
 	return c.shareGroup(tx, g, in)
