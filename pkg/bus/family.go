@@ -35,13 +35,22 @@ type Family struct {
 	Readers []string // services
 }
 
+// Senders are the services that may publish to one subject of the family besides its Writers, and are shown nothing of what others publish there: the
+// KeyPackage store to its own domain's outbox, with its notices of a low stock. Their permission is to publish to that one subject, and no more.
+func (f Family) Senders() []string {
+	if f.Stream == streamOutbox {
+		return []string{serviceKPStore}
+	}
+	return nil
+}
+
 // Families returns the table of subjects.
 func Families() []Family {
 	only := func(s ...string) []string { return s }
 	return []Family{
 		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
 		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
-		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout, serviceKPStore), only(serviceProvider)}, // the store: its own domain's subject only (Outbox)
+		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider)},
 		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider)},

@@ -47,7 +47,7 @@ func TestTable(t *testing.T) {
 	}
 	services := []string{"hub", "kpstore", "fanout", "provider", "admin"}
 	for _, f := range families {
-		for _, s := range slices.Concat(f.Writers, f.Readers) {
+		for _, s := range slices.Concat(f.Writers, f.Readers, f.Senders()) {
 			if !slices.Contains(services, s) {
 				t.Errorf("%s: unknown service %q", f.Pattern, s)
 			}
