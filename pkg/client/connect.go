@@ -319,32 +319,6 @@ func (c *Client) readInbox(ctx context.Context) error {
 	return err
 }
 
-// ackInbox acknowledges what was fetched, once the user's other clients have been told: what only this client has would be lost with it. It says whether nothing is left to
-// acknowledge.
-func (c *Client) ackInbox(ctx context.Context) (done bool, err error) {
-	var last []byte
-	err = c.view(func(tx Tx) error {
-		last = bytes.Clone(tx.Get(bucketMeta, keyInbox))
-		return nil
-	})
-	if err != nil || last == nil {
-		return err == nil, err
-	}
-	if len(last) != 8 {
-		return false, ErrStore
-	}
-	if told, err := c.flushDevices(ctx); err != nil || !told {
-		return false, err
-	}
-	_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
-		Client: c.account.rec.Client, Position: fromBigEndian(last), Signed: c.signedAccount(opAckInbox, newRequestID(), last),
-	})
-	if err != nil {
-		return false, fmt.Errorf("acknowledge inbox: %w", err)
-	}
-	return true, c.update(func(tx Tx) error { return tx.Delete(bucketMeta, keyInbox) })
-}
-
 // storeRequests stores sealed requests under the hash of each, and forgets those that have expired. tell says that the user's other clients are told: who fetches a
 // request takes it out of the inbox that all of them share.
 func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem, tell bool) error {

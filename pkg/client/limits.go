@@ -79,6 +79,8 @@ const (
 	linkFor     = 10 * time.Minute
 	linkGiveUp  = 40 * time.Minute
 	approvalFor = 30 * time.Minute
+	// offerAgain is how often an offer is left that nobody has approved.
+	offerAgain = 30 * time.Second
 	// linkPoll is how often the mailbox is looked at while a new client is expected: somebody is waiting at two screens.
 	linkPoll = 2 * time.Second
 	// maxDevices is the most clients of one user: as many as a provider takes.

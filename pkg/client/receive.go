@@ -323,6 +323,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if own && g.rec.Devices && len(ch.Added) > 0 {
 		g.rec.TellAll = true
 	}
+	if err := c.peerChanged(tx, g); err != nil {
+		return err
+	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
 	}
