@@ -40,6 +40,10 @@ var (
 	ErrBadInvitation = errors.New("client: the invitation is not valid")
 	// ErrTooLarge says that a message is longer than MaxMessage bytes.
 	ErrTooLarge = errors.New("client: the message is too large")
+	// ErrBanned says that a user is on the group's ban list.
+	ErrBanned = errors.New("client: banned from this group")
+	// ErrRefused says that the user has refused the group: Unrefuse takes that back.
+	ErrRefused = errors.New("client: this group is refused")
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("client: closed")
 	// ErrKey says that the store is encrypted under another key or passphrase, or that it is not encrypted and one was given, or the other way round.

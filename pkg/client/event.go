@@ -22,6 +22,9 @@ const (
 	EventConnected   EventKind = "connected"    // User: a connection is complete
 	EventGroupJoined EventKind = "group_joined" // Group: this client is in the group and may take part
 	EventGroupOver   EventKind = "group_over"   // Group, Text: this client is no longer in the group
+	EventPolicy      EventKind = "policy"       // Group, User (who changed it): the group's policy changed
+	EventBanned      EventKind = "banned"       // Group, User: a user is on the group's ban list now
+	EventUnbanned    EventKind = "unbanned"     // Group, User: a user is not on it any more
 	EventWarning     EventKind = "warning"      // Text, Group if it is about one: something that the user should know
 )
 

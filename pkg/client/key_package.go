@@ -20,6 +20,7 @@ type packageRecord struct {
 	Pseudonym  string `json:"pseudonym"` // user pseudonym: the name of the set
 	LastResort bool   `json:"last_resort,omitempty"`
 	Made       int64  `json:"made"`
+	Queue      int    `json:"queue,omitempty"` // accountRecord.QueueNumber when it was made
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
 	// have claimed the set.
 	Tried    bool `json:"tried,omitempty"`
@@ -37,6 +38,7 @@ type leafSecrets struct {
 	Package []byte `json:"package"`
 	Secrets []byte `json:"secrets"`
 	LinkKey []byte `json:"link_key"`
+	Queue   int    `json:"queue,omitempty"`
 }
 
 // ownPackage is a packageRecord or leafSecrets, parsed.
@@ -44,10 +46,11 @@ type ownPackage struct {
 	kp      *mls.KeyPackage
 	secrets mls.KeyPackageSecrets
 	linkKey mimimi.LinkKey
+	queue   int
 }
 
-func parseOwnPackage(kp, secrets, linkKey []byte) (*ownPackage, error) {
-	p := new(ownPackage)
+func parseOwnPackage(kp, secrets, linkKey []byte, queue int) (*ownPackage, error) {
+	p := &ownPackage{queue: queue}
 	var errs [3]error
 	p.kp, errs[0] = mls.ParseKeyPackage(kp)
 	errs[1] = p.secrets.UnmarshalBinary(secrets)
@@ -63,7 +66,7 @@ func (p *ownPackage) leaf() (*leafSecrets, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes()}, nil
+	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes(), Queue: p.queue}, nil
 }
 
 // takePackage finds the private halves of an own KeyPackage.
@@ -72,7 +75,7 @@ func (c *Client) takePackage(ref []byte) (*ownPackage, bool, error) {
 	if err != nil || !found {
 		return nil, false, err
 	}
-	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey)
+	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey, r.Queue)
 	return p, err == nil, err
 }
 
@@ -124,6 +127,9 @@ func (c *Client) refillStock(ctx context.Context) error {
 func (c *Client) fillStock(ctx context.Context) error {
 	listed, err := c.listSets(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.withdrawOld(ctx, listed); err != nil {
 		return err
 	}
 	waiting, err := c.settlePackages(listed)
@@ -188,6 +194,9 @@ func (c *Client) settlePackages(listed map[string]*mimimiv1.SetSummary) (waiting
 			switch {
 			case r.Made < oldest:
 				change[string(k)] = nil
+			case !r.Uploaded && r.Queue != c.account.rec.QueueNumber: // nobody is to be told of it
+				r.Uploaded = true
+				change[string(k)] = r
 			case !r.Uploaded && at:
 				r.Uploaded = true
 				change[string(k)] = r
@@ -285,7 +294,7 @@ func (c *Client) makePackage(queueKey mimimi.QueueKey, lastResort bool) (*packag
 	linkKey := cred.LinkKey(c.account.connectionKey).Bytes()
 	c.tap(TapLinkKey, linkKey)
 	return &packageRecord{Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: pseudonym.Wire(), LastResort: lastResort,
-		Made: c.now().Unix()}, kp.Ref(), nil
+		Made: c.now().Unix(), Queue: c.account.rec.QueueNumber}, kp.Ref(), nil
 }
 
 // uploadAll uploads in batches, marked before as tried and after as uploaded. What was tried before and is not in the list goes alone: it may have

@@ -253,6 +253,10 @@ func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) 
 			Body: o.Body[messageIDSize:]})
 	case mimimi.EnvelopeConnectionResponse:
 		return c.responseSent(tx, g)
+	case mimimi.EnvelopeBanList:
+		if r := g.rec.Leaves[g.mls.OwnIndex()]; r != nil {
+			return c.receiveBans(tx, g, r, o.Body, d.Accepted)
+		}
 	}
 	return nil
 }
@@ -285,7 +289,9 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)
 	case mimimi.EnvelopeInvitation:
-		return g.receiveInvitation(e.Body, c.now())
+		return g.receiveInvitation(from, e.Body, c.now())
+	case mimimi.EnvelopeBanList:
+		return c.receiveBans(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
 	}

@@ -1,0 +1,58 @@
+package client
+
+import (
+	"bytes"
+	"errors"
+)
+
+// keepOne decides which connection group stays when two users are connected by two, since their requests crossed: the one whose group id is smaller, so that
+// both choose alike. The other is left by both. It returns the local id of the one that stays, and marks the other; g itself is stored by the caller.
+func (c *Client) keepOne(tx Tx, g *group) (kept string, err error) {
+	kept = g.rec.ID
+	var idle []*groupRecord
+	smallest := g.rec.GroupID
+	err = each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
+		switch {
+		case r.Peer != g.rec.Peer || r.ID == g.rec.ID || r.State == GroupOver || r.Idle:
+		case bytes.Compare(r.GroupID, g.rec.GroupID) > 0:
+			idle = append(idle, r)
+		case r.Linked && bytes.Compare(r.GroupID, smallest) < 0:
+			kept, smallest = r.ID, r.GroupID
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	g.rec.Idle = kept != g.rec.ID
+	for _, r := range idle {
+		r.Idle = true
+		if cached, ok := c.groups[r.ID]; ok {
+			cached.rec.Idle = true
+		}
+		if err := write(tx, bucketGroups, []byte(r.ID), r); err != nil {
+			return "", err
+		}
+	}
+	return kept, nil
+}
+
+// idle says whether a connection group has something to end: it is not the one that is used, or nobody came before the request was over.
+func (c *Client) idle(g *group) bool {
+	if g.rec.Idle {
+		return g.mls == nil || len(g.rec.Leaves) == 1 || !g.hasTask(taskLeave)
+	}
+	old := c.now().Sub(timeOf(g.rec.Created)) > requestFor
+	return old && !g.rec.Linked && (g.mls == nil || len(g.rec.Leaves) == 1 || g.rec.State == GroupJoining)
+}
+
+// endIdle leaves a connection group, or forgets it where there is nobody to tell.
+func (c *Client) endIdle(g *group) error {
+	if g.mls != nil && len(g.rec.Leaves) > 1 && g.rec.State == GroupActive {
+		return c.addTask(g, newTask(taskLeave))
+	}
+	return c.change(g, func(tx Tx) error {
+		g.rec.Idle = false
+		return errors.Join(c.over(tx, g, "", 0))
+	})
+}
