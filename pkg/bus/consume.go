@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -369,15 +370,25 @@ type grave struct {
 
 // bury records a message in DEAD. A crash between this and the acknowledgement records it twice.
 func (w *worker) bury(ctx context.Context, m *Message, cause error) error {
+	return w.b.bury(ctx, w.c.stream, m, cause, PublishOptions{})
+}
+
+// Bury records in DEAD that the message m of s, as Read or Last returned it, could not be processed, and why: a problem's constant sentence. The message
+// stays where it is, so that an operator finds it. Within two minutes a repeat, also by another replica, records nothing more. Errors: as Publish.
+func (b *Bus) Bury(ctx context.Context, s Subject, m *Message, cause error) error {
+	return b.bury(ctx, s.stream, m, cause, PublishOptions{ID: s.stream + "." + strconv.FormatUint(m.Sequence, 10)})
+}
+
+func (b *Bus) bury(ctx context.Context, stream string, m *Message, cause error, o PublishOptions) error {
 	reason := "internal error"
 	if p, ok := errors.AsType[*problem.Error](cause); ok {
 		reason = p.Sentence
 	}
-	entry, err := json.Marshal(grave{Family: familyOf(m.Subject), Stream: w.c.stream, Sequence: m.Sequence, Reason: reason})
+	entry, err := json.Marshal(grave{Family: familyOf(m.Subject), Stream: stream, Sequence: m.Sequence, Reason: reason})
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a grave could not be encoded", err)
 	}
-	_, err = w.b.Publish(ctx, w.b.Dead(), entry, PublishOptions{})
+	_, err = b.Publish(ctx, b.Dead(), entry, o)
 	return err
 }
 

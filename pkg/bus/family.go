@@ -41,7 +41,7 @@ func Families() []Family {
 	return []Family{
 		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
 		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
-		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider)},
+		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout, serviceKPStore), only(serviceProvider)}, // the store: its own domain's subject only (Outbox)
 		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider)},
@@ -53,6 +53,8 @@ func Families() []Family {
 		{"inboxreq.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dir.u.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dir.c.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
+		{"link.*", streamLinks, ZoneAccount, only(serviceProvider), only(serviceProvider)},
+		{"revoked.*", streamRevoked, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore)},
 		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin)},

@@ -18,6 +18,8 @@ const (
 	streamInbox      = "INBOX"
 	streamDirectory  = "DIRECTORY"
 	streamPeers      = "PEERS"
+	streamLinks      = "LINKS"
+	streamRevoked    = "REVOKED"
 	streamSpent      = "SPENT"
 	streamQueueMeta  = "QUEUEMETA"
 	streamDead       = "DEAD"
@@ -65,7 +67,11 @@ var streamLimits = map[string]limit{
 	// Accounts and queue records stay until they are deleted.
 	streamDirectory: {age: 0, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// One record for each domain ever met, kept for good: a forgotten key would be pinned anew.
-	streamPeers:     {age: 0, bytes: gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
+	streamPeers: {age: 0, bytes: gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
+	// A mailbox of links: 8 offers with answer and package, 26 KiB each. Whatever is in it is over after half an hour; the provider looks at the times.
+	streamLinks: {age: 45 * time.Minute, bytes: 4 * gib, perSubject: 1, size: 256 * kib, consumers: 1, duplicates: time.Minute},
+	// The own list and one for each peer: 65,536 entries of 40 bytes at most. Kept for good: a forgotten number could go back.
+	streamRevoked:   {age: 0, bytes: 4 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute},
 	streamQueueMeta: {age: 0, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// A token is valid for its week and the next; its mark carries a TTL, and the age is the backstop.
 	streamSpent: {age: 35 * day, bytes: 16 * gib, perSubject: 1, size: 4 * kib, consumers: 1, duplicates: time.Minute, refuse: true, ttl: true},
@@ -109,6 +115,8 @@ func (l Layout) streams() []jetstream.StreamConfig {
 		l.stream(streamInbox, streamInbox, "inbox.*", "inboxreq.*"),
 		l.stream(streamDirectory, streamDirectory, "dir.u.*", "dir.c.*"),
 		l.stream(streamPeers, streamPeers, "peer.*"),
+		l.stream(streamLinks, streamLinks, "link.*"),
+		l.stream(streamRevoked, streamRevoked, "revoked.*"),
 		l.stream(streamSpent, streamSpent, "spent.*.*"),
 		l.stream(streamQueueMeta, streamQueueMeta, "queuemeta.*"),
 		l.stream(streamDead, streamDead, "dead.*"))

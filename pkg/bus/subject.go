@@ -57,7 +57,8 @@ func (b *Bus) GroupLog(group []byte) Subject {
 	return b.partitioned("group", streamGroup, b.layout.token("group", group), ".*")
 }
 
-// Outbox holds what is to be delivered to one domain: out.<t>.
+// Outbox holds what is to be delivered to one domain: out.<t>. Fan-out writes to every domain's, the KeyPackage store to its own domain's only, so its
+// permission is that one subject.
 func (b *Bus) Outbox(domain string) Subject {
 	return Subject{name: "out." + b.layout.token("domain", []byte(domain)), stream: streamOutbox}
 }
@@ -126,6 +127,18 @@ func (b *Bus) AccountClient(client string) Subject {
 // relay side reads it, which must not see the directory.
 func (b *Bus) PeerKey(domain string) Subject {
 	return Subject{name: "peer." + b.layout.token("peer", []byte(domain)), stream: streamPeers}
+}
+
+// Links holds what new clients of a user and those that are there leave for each other: link.<t>. It has a stream of its own, LINKS: strangers write to
+// it, and what they fill must not be the directory.
+func (b *Bus) Links(user string) Subject {
+	return Subject{name: "link." + b.layout.token("link", []byte(user)), stream: streamLinks}
+}
+
+// Revocations holds the last known list of a domain's revoked certificates, the own one's too: revoked.<t>. It is in a stream of its own, REVOKED, which
+// holds nothing but what is published: the account side writes the own list, the relay side shows it.
+func (b *Bus) Revocations(domain string) Subject {
+	return Subject{name: "revoked." + b.layout.token("revoked", []byte(domain)), stream: streamRevoked}
 }
 
 // Spent marks an anonymous token as spent: spent.<epoch>.<t>. Publish with ExpectLast 0 and a TTL.

@@ -23,7 +23,7 @@ func all(b *bus.Bus, name string) map[string]bus.Subject {
 	return map[string]bus.Subject{
 		"handshakes": b.GroupHandshakes(n), "messages": b.GroupMessages(n), "outbox": b.Outbox(name), "body": b.Body(n), "queue": b.Queue(n), "queue meta": b.QueueMeta(n),
 		"set": b.KeyPackageSet(n, n), "alias": b.KeyPackageAlias(n), "claim": b.KeyPackageClaim(n), "served": b.KeyPackageServed(n), "inbox": b.Inbox(name),
-		"request": b.InboxRequest(n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "dead": b.Dead(),
+		"request": b.InboxRequest(n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "links": b.Links(name), "revocations": b.Revocations(name), "dead": b.Dead(),
 	}
 }
 
@@ -91,7 +91,7 @@ func TestNoNameInSubjects(t *testing.T) {
 			tokens[part] = kind
 		}
 	}
-	if len(tokens) != 16 { // 17 kinds, handshakes and messages share one, a set has two, dead has none
+	if len(tokens) != 18 { // 19 kinds, handshakes and messages share one, a set has two, dead has none
 		t.Errorf("%d tokens", len(tokens))
 	}
 	one, two := d.Layout(), d.Layout()

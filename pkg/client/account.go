@@ -41,8 +41,20 @@ type accountRecord struct {
 	QueueID        []byte       `json:"queue_id"`
 	ConnectionKey  []byte       `json:"connection_key"`
 	SelfToken      []byte       `json:"self_token"` // connection token for claims of own sets
-	RegisterID     []byte       `json:"register_id"`
-	QueueCreateID  []byte       `json:"queue_create_id"`
+	// KeyNumber counts ConnectionKey, NextNumber NextKey: the one that contacts are being told of, and that takes its place when all of them know it. OldKey is the
+	// one before ConnectionKey.
+	KeyNumber  uint64 `json:"key_number,omitempty"`
+	NextKey    []byte `json:"next_key,omitempty"`
+	NextNumber uint64 `json:"next_number,omitempty"`
+	OldKey     []byte `json:"old_key,omitempty"`
+	SwitchAt   int64  `json:"switch_at,omitempty"` // when NextKey takes ConnectionKey's place, though a contact could not be told
+	RotateAt   int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
+	RenewAt    int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
+	RenewID    []byte `json:"renew_id,omitempty"`  // of the renewal under way
+	// RecordStale says that the connection record holds an earlier certificate.
+	RecordStale   bool   `json:"record_stale,omitempty"`
+	RegisterID    []byte `json:"register_id"`
+	QueueCreateID []byte `json:"queue_create_id"`
 
 	// What is done so far.
 	Certificate []byte `json:"certificate,omitempty"`
@@ -200,17 +212,37 @@ func (c *Client) completeAccount(ctx context.Context) error {
 
 // saveAccount changes the account's record and stores it.
 func (c *Client) saveAccount(change func(r *accountRecord)) error {
+	return c.update(func(tx Tx) error { return c.putAccount(tx, change) })
+}
+
+// putAccount changes the account's record within a transaction. If that fails, update loads the record again.
+func (c *Client) putAccount(tx Tx, change func(r *accountRecord)) error {
 	next := *c.account.rec
 	change(&next)
 	a, err := next.parse()
 	if err != nil {
 		return err
 	}
-	if err := c.update(func(tx Tx) error { return write(tx, bucketMeta, keyAccount, next) }); err != nil {
+	if err := write(tx, bucketMeta, keyAccount, next); err != nil {
 		return err
 	}
 	c.account = a
 	return nil
+}
+
+// reloadAccount makes the account what the store holds, after a transaction that may have changed it failed. A store that cannot even be read leaves it as it is:
+// nothing that is built on it can be stored then.
+func (c *Client) reloadAccount() {
+	if c.account == nil {
+		return
+	}
+	r, found, err := get[accountRecord](c.store, bucketMeta, keyAccount)
+	if err != nil || !found {
+		return
+	}
+	if a, err := r.parse(); err == nil {
+		c.account = a
+	}
 }
 
 func (c *Client) makeUser(ctx context.Context) error {
@@ -243,7 +275,7 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 
 // recordIsOld says whether half of the published record's time is over.
 func (c *Client) recordIsOld() bool {
-	return c.account.record == nil || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
+	return c.account.record == nil || c.account.rec.RecordStale || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.
@@ -255,7 +287,7 @@ func (c *Client) publishRecord(ctx context.Context) error {
 			return fmt.Errorf("make connection record: %w", err)
 		}
 		if err := c.saveAccount(func(r *accountRecord) {
-			r.OldRecord, r.Record, r.Published = r.Record, rec.Marshal(), false
+			r.OldRecord, r.Record, r.Published, r.RecordStale = r.Record, rec.Marshal(), false, false
 		}); err != nil {
 			return err
 		}

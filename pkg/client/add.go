@@ -125,9 +125,6 @@ func (c *Client) endAdd(g *group, t *task) error {
 
 // added takes note that the own commit of a task is in the log: a task that adds users goes on with those who did not fit in.
 func (g *group) added(s *stagedRecord, ch *mls.Change) {
-	if s.Queue != nil {
-		g.rec.Queue, g.rec.Requeue = *s.Queue, 0
-	}
 	t := g.task(s.Task)
 	if t == nil || t.Kind != taskAdd || len(ch.Added) == 0 {
 		g.dropTask(s.Task)

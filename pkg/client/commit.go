@@ -18,14 +18,14 @@ import (
 type taskKind string
 
 const (
-	taskAdd    taskKind = "add"    // add Adds
-	taskRemove taskKind = "remove" // remove all leaves of User
-	taskEvict  taskKind = "evict"  // remove Leaf, which is unidentified
-	taskCommit taskKind = "commit" // a commit of what is pending, or an empty one
-	taskLeave  taskKind = "leave"  // propose the own removal
-	taskPolicy taskKind = "policy" // change the policy
-	taskExpel  taskKind = "expel"  // remove Leaf, whose commit nobody could process
-	taskQueue  taskKind = "queue"  // name the present queue in the own leaf
+	taskAdd     taskKind = "add"     // add Adds
+	taskRemove  taskKind = "remove"  // remove all leaves of User
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
+	taskLeave   taskKind = "leave"   // propose the own removal
+	taskRefresh taskKind = "refresh" // make the own leaf anew
+	taskPolicy  taskKind = "policy"  // change the policy
+	taskExpel   taskKind = "expel"   // remove Leaf, whose commit nobody could process
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -122,7 +122,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 	c.results[t.ID] = why
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
-		if t.Kind == taskEvict || t.Kind == taskCommit || t.Duty {
+		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh || t.Duty {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
 			return nil
 		}
@@ -177,6 +177,8 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	switch t.Kind {
 	case taskLeave:
 		return c.propose(ctx, g, t)
+	case taskRefresh:
+		return c.tryRefresh(ctx, g, t)
 	case taskAdd:
 		return c.tryAdd(ctx, g, t)
 	case taskRemove:
@@ -198,8 +200,6 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 		if proposals, err = g.policyProposals(t); err == nil && proposals == nil {
 			return c.endTask(g, t.ID)
 		}
-	case taskQueue:
-		return c.requeue(ctx, g, t)
 	}
 	if err != nil {
 		return err
@@ -231,7 +231,7 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, err
 	}
-	key, token, err := contact.secrets()
+	_, token, err := contact.secrets()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -239,35 +239,57 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, err
 	}
+	packages, keys, err = c.checkSet(all, user, contact)
+	if !errors.Is(err, ErrIdentity) {
+		return packages, keys, err
+	}
+	// The contact may have changed the connection key, and have said so in the connection group.
+	if contact, err = c.askContact(ctx, user, contact); err != nil {
+		return nil, nil, err
+	}
+	return c.checkSet(all, user, contact)
+}
+
+// checkSet checks a claimed set of a contact and returns it with its link keys.
+func (c *Client) checkSet(all []*mls.KeyPackage, user mimimi.User, contact *contactRecord) (packages, links [][]byte, err error) {
+	keys, err := contact.keys()
+	if err != nil {
+		return nil, nil, err
+	}
 	pseudonym := ""
 	for _, kp := range all {
-		link, name, err := c.checkClaimed(kp, user, key)
+		link, name, err := c.checkClaimed(kp, user, keys)
 		if err != nil || pseudonym != "" && name != pseudonym {
 			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
-		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
+		packages, links = append(packages, kp.Marshal()), append(links, link.Bytes())
 	}
-	return packages, keys, nil
+	return packages, links, nil
 }
 
-// checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
-func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, key mimimi.ConnectionKey) (mimimi.LinkKey, string, error) {
+// checkClaimed checks one KeyPackage of user, made under one of the user's keys, and returns its link key and user pseudonym.
+func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimimi.ConnectionKey) (link mimimi.LinkKey, pseudonym string, err error) {
 	if err := kp.Validate(c.now()); err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
 	leaf, err := mimimi.ParseLeaf(kp.Leaf())
 	if err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
-	link := leaf.Credential.LinkKey(key)
-	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, kp.Leaf(), link, c.now())
-		if err == nil && cert.User != user {
-			err = ErrIdentity
+	for _, key := range keys {
+		link = leaf.Credential.LinkKey(key)
+		err = c.view(func(tx Tx) error {
+			cert, err := identify(tx, kp.Leaf(), link, c.now())
+			if err == nil && cert.User != user {
+				err = ErrIdentity
+			}
+			return err
+		})
+		if !errors.Is(err, ErrIdentity) {
+			break
 		}
-		return err
-	})
+	}
 	return link, leaf.Credential.UserPseudonym.Wire(), err
 }
 
@@ -333,16 +355,29 @@ func (g *group) welcomeExtensions(t *task) func(next *mls.Group) ([]mls.Extensio
 	}
 }
 
-// stage is stageWith for proposals.
+// stage makes a commit, checks it by the rules that the hub will apply, and stores it. Nothing has left this client yet.
 func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *task) error {
-	return c.stageWith(g, taskID, mls.CommitOptions{Proposals: proposals}, t)
-}
-
-// stageWith makes a commit, checks it by the rules that the hub will apply, and stores it. Nothing has left this client yet.
-func (c *Client) stageWith(g *group, taskID string, opts mls.CommitOptions, t *task) error {
-	opts.HubExtensions, opts.Path, opts.Now, opts.Skip = hubExtensions, true, c.now(), g.distrusted
+	opts := mls.CommitOptions{Proposals: proposals, HubExtensions: hubExtensions, Path: true, Now: c.now(), Skip: g.distrusted}
 	if t != nil && len(t.Adds) > 0 {
 		opts.WelcomeExtensions = g.welcomeExtensions(t)
+	}
+	renewed, err := c.renewLeaf(g, len(proposals) == 0)
+	if err != nil {
+		return err
+	}
+	var own *leafSecrets
+	if renewed != nil {
+		if own, err = c.ownRenewal(renewed); err != nil {
+			return err
+		}
+		opts.NewLeaf = &renewed.Change
+	}
+	if renewed != nil && renewed.Change.Credential != nil {
+		update, err := refreshed(g, renewed)
+		if err != nil {
+			return err
+		}
+		opts.Proposals = []mls.Proposal{update}
 	}
 	staged, err := g.mls.Commit(opts)
 	if err != nil {
@@ -352,11 +387,7 @@ func (c *Client) stageWith(g *group, taskID string, opts mls.CommitOptions, t *t
 		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
 	return c.change(g, func(Tx) error {
-		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
-		if opts.NewLeaf != nil {
-			number := c.account.rec.QueueNumber
-			g.rec.Staged.Queue = &number
-		}
+		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message, Own: own}
 		if t != nil {
 			for _, a := range t.Adds {
 				g.rec.Staged.Adds = append(g.rec.Staged.Adds, a.User)

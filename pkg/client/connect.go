@@ -67,8 +67,14 @@ func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 		if err != nil {
 			return err
 		}
-		if !found {
-			if k, err = c.newAsk(ctx, user); err != nil {
+		if found && k.State == ContactDisconnecting {
+			if err := c.forget(ctx, k); err != nil {
+				return err
+			}
+			found = false
+		}
+		if !found || c.isLost(k) {
+			if k, err = c.newAsk(ctx, user, k); err != nil {
 				return err
 			}
 		}
@@ -77,7 +83,8 @@ func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 }
 
 // newAsk fetches the user's record, so that nothing is kept of users that do not exist, and stores the intent.
-func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, error) {
+// old is what there was of a connection that is lost, nil if there was none.
+func (c *Client) newAsk(ctx context.Context, user mimimi.User, old *contactRecord) (*contactRecord, error) {
 	record, err := c.fetchRecord(ctx, user)
 	if err != nil {
 		return nil, err
@@ -90,6 +97,9 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, 
 		User: user.Wire(), State: ContactRequested, OwnToken: token.Bytes(), Fingerprints: []string{record.Certificate.Fingerprint()},
 		Ask: &askRecord{Record: record.Marshal(), Secret: secret.Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
 			NotAfter: c.now().Add(requestFor).Truncate(day).Unix()},
+	}
+	if old != nil {
+		k.Revoke = old.tokens()
 	}
 	return k, c.update(func(tx Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
 }
@@ -131,20 +141,24 @@ const maxSignatureZeros = 64
 
 // workContact does the next steps of a connection, as far as they go now. Every step is stored when it is done, and may be repeated.
 func (c *Client) workContact(ctx context.Context, k *contactRecord) error {
+	if c.expired(k) {
+		return c.expire(ctx, k)
+	}
 	switch {
 	case k.State == ContactRequested && k.Ask != nil:
 		return c.ask(ctx, k)
 	case k.State == ContactAccepting:
 		return c.accept(ctx, k)
+	case k.State == ContactConnected:
+		return c.keepContact(ctx, k)
+	case k.State == ContactDisconnecting:
+		return c.forget(ctx, k)
 	}
 	return nil
 }
 
 // ask does what is left of an own request: alias (before the token is handed out), connection group with an invitation, sealed request, deposit.
 func (c *Client) ask(ctx context.Context, k *contactRecord) error {
-	if !c.now().Before(timeOf(k.Ask.NotAfter)) {
-		return c.expire(ctx, k)
-	}
 	if k.Ask.Deposited {
 		return nil
 	}
@@ -174,29 +188,6 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 		}
 	}
 	return c.deposit(ctx, k)
-}
-
-// expire ends a request that was not answered in time: the token is revoked, and the user may be asked again (§5).
-func (c *Client) expire(ctx context.Context, k *contactRecord) error {
-	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
-	if err != nil {
-		return ErrStore
-	}
-	if k.AliasMade {
-		if err := c.revokeAlias(ctx, token); err != nil {
-			return err
-		}
-	}
-	g, err := c.group(k.Group)
-	if err != nil && !errors.Is(err, ErrUnknownGroup) {
-		return err
-	}
-	if err == nil {
-		if err := c.change(g, func(tx Tx) error { return c.over(tx, g, "", 0) }); err != nil {
-			return err
-		}
-	}
-	return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(k.User)) })
 }
 
 // makeAlias registers the contact's own token at the store (§5: before it is handed out).
@@ -255,14 +246,18 @@ func (c *Client) sealRequest(k *contactRecord, g *group, secret mimimi.InviteSec
 	if err != nil {
 		return k, ErrStore
 	}
+	key, number, err := c.keyOfLeaf(g)
+	if err != nil {
+		return k, err
+	}
 	sealed, err := mimimi.SealConnectionRequest(&mimimi.ConnectionRequest{
 		RequestID: requestID(k.Ask.RequestID), NotAfter: timeOf(k.Ask.NotAfter), RequesterCertificate: c.account.certificate, ConnectionGroup: g.id,
-		InviteSecret: secret, RequesterKey: c.account.connectionKey, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
+		InviteSecret: secret, RequesterKey: key, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
 	}, c.account.certKey, record)
 	if err != nil {
 		return k, fmt.Errorf("seal connection request: %w", err)
 	}
-	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Sealed = sealed; return nil })
+	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Sealed, k.Told = sealed, number; return nil })
 }
 
 func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
@@ -448,8 +443,15 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 		return write(tx, bucketRequests, []byte(r.ID), r)
 	}
 	token, made := mimimi.NewConnectionToken().Bytes(), false
-	if found {
-		token, made = old.OwnToken, old.AliasMade
+	var revoke [][]byte
+	switch {
+	case found && old.State == ContactDisconnecting:
+		revoke = old.Revoke
+	case found:
+		token, made, revoke = old.OwnToken, old.AliasMade, old.Revoke
+		if old.NextMade {
+			revoke = append(revoke, old.NextToken)
+		}
 	}
 	c.tap(TapConnectionToken, token, r.Token)
 	c.tap(TapConnectionKey, r.Key)
@@ -459,8 +461,8 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
 	}
 	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
-		Fingerprints: []string{r.Fingerprint}}
-	if found { // it is as it was until the new connection stands
+		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}
+	if found && old.State != ContactDisconnecting { // it is as it was until the new connection stands
 		if k.Before = old; old.Before != nil {
 			k.Before = old.Before
 		}
@@ -484,13 +486,11 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
 	}
+	if k.Before != nil {
+		return errors.Join(err, c.restore(k))
+	}
 	return errors.Join(err, c.update(func(tx Tx) error {
-		warned := c.warn(tx, "", "a connection could not be completed: ask again")
-		if k.Before == nil {
-			return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), warned)
-		}
-		k.Before.AliasMade = k.Before.AliasMade || k.AliasMade // both have one own token
-		return errors.Join(write(tx, bucketContacts, []byte(k.User), k.Before), warned)
+		return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
 	}))
 }
 
@@ -533,6 +533,10 @@ func (c *Client) respond(g *group) error {
 		if err != nil {
 			return ErrStore
 		}
+		k.Told = c.account.rec.KeyNumber
+		if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
+			return err
+		}
 		response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
 		epoch := g.mls.Epoch()
 		g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal(), OnlyIn: &epoch})
@@ -558,7 +562,7 @@ func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte)
 	c.tap(TapConnectionKey, res.Key.Bytes())
 	c.tap(TapConnectionToken, res.Token.Bytes())
 	return c.nowConnected(tx, g, func(k *contactRecord) error {
-		k.Key, k.Token = res.Key.Bytes(), res.Token.Bytes()
+		k.Key, k.Token, k.Number, k.OldKeys = res.Key.Bytes(), res.Token.Bytes(), 0, nil
 		return nil
 	})
 }
@@ -573,6 +577,9 @@ func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) err
 		return err
 	}
 	was := k.State
+	if was == ContactDisconnecting {
+		return nil // cut off meanwhile
+	}
 	g.rec.Linked = true
 	kept, err := c.keepOne(tx, g)
 	if err != nil {

@@ -56,3 +56,32 @@ func (c *Client) endIdle(g *group) error {
 		return errors.Join(c.over(tx, g, "", 0))
 	})
 }
+
+// otherLink returns the local id of another connection group with the same user that is there or being entered, "" if there is none.
+func (c *Client) otherLink(tx Tx, g *group) (id string, err error) {
+	err = each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
+		if r.Peer == g.rec.Peer && r.ID != g.rec.ID && r.Create == nil && !r.Idle && (r.State == GroupActive || r.State == GroupJoining) {
+			id = r.ID
+		}
+		return nil
+	})
+	return id, err
+}
+
+// restore makes a contact what it was before a further request of its user was accepted: the connection by that one did not come about.
+func (c *Client) restore(k *contactRecord) error {
+	return c.update(func(tx Tx) error {
+		g, err := c.groupIn(tx, k.Group)
+		if err == nil {
+			err = c.leaveContact(tx, g)
+		}
+		if err != nil && !errors.Is(err, ErrUnknownGroup) {
+			return err
+		}
+		before := k.Before
+		before.AliasMade = before.AliasMade || k.AliasMade // both have one own token
+		before.Revoke = k.Revoke
+		before.NextToken, before.NextMade = nil, false // it was to be revoked; another is made if one is owed
+		return errors.Join(write(tx, bucketContacts, []byte(k.User), before), c.warn(tx, "", "a connection could not be completed: ask again"))
+	})
+}

@@ -139,11 +139,18 @@ func (p *person) close() {
 	}
 }
 
+// atOnce makes p do at once what is spread over a day otherwise.
+func (p *person) atOnce() {
+	p.t.Helper()
+	p.cfg.Spread = -1
+	p.reopen()
+}
+
 // reopen closes the client and opens it again, as another process would.
 func (p *person) reopen() {
 	p.t.Helper()
 	p.close()
-	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock})
+	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock, Spread: p.cfg.Spread, Now: p.cfg.Now})
 	if err != nil {
 		p.t.Fatalf("%s: open: %v", p.name, err)
 	}

@@ -13,19 +13,20 @@ type EventKind string
 
 // The kinds of events, with the fields that each one sets beside Seq, Kind and Time.
 const (
-	EventMessage     EventKind = "message"      // Group, User (the sender), Message, Body: content from another member
-	EventSent        EventKind = "sent"         // Group, User (self), Message, Body: own content has its place in the group's order
-	EventJoined      EventKind = "joined"       // Group, User: a member came in and is identified
-	EventLeft        EventKind = "left"         // Group, User: a member left by itself
-	EventRemoved     EventKind = "removed"      // Group, User: a member was removed
-	EventRequest     EventKind = "request"      // User, Request: somebody asks for a connection
-	EventConnected   EventKind = "connected"    // User: a connection is complete
-	EventGroupJoined EventKind = "group_joined" // Group: this client is in the group and may take part
-	EventGroupOver   EventKind = "group_over"   // Group, Text: this client is no longer in the group
-	EventPolicy      EventKind = "policy"       // Group, User (who changed it): the group's policy changed
-	EventBanned      EventKind = "banned"       // Group, User: a user is on the group's ban list now
-	EventUnbanned    EventKind = "unbanned"     // Group, User: a user is not on it any more
-	EventWarning     EventKind = "warning"      // Text, Group if it is about one: something that the user should know
+	EventMessage      EventKind = "message"      // Group, User (the sender), Message, Body: content from another member
+	EventSent         EventKind = "sent"         // Group, User (self), Message, Body: own content has its place in the group's order
+	EventJoined       EventKind = "joined"       // Group, User: a member came in and is identified
+	EventLeft         EventKind = "left"         // Group, User: a member left by itself
+	EventRemoved      EventKind = "removed"      // Group, User: a member was removed
+	EventRequest      EventKind = "request"      // User, Request: somebody asks for a connection
+	EventConnected    EventKind = "connected"    // User: a connection is complete
+	EventDisconnected EventKind = "disconnected" // User: the other user has ended the connection
+	EventGroupJoined  EventKind = "group_joined" // Group: this client is in the group and may take part
+	EventGroupOver    EventKind = "group_over"   // Group, Text: this client is no longer in the group
+	EventPolicy       EventKind = "policy"       // Group, User (who changed it): the group's policy changed
+	EventBanned       EventKind = "banned"       // Group, User: a user is on the group's ban list now
+	EventUnbanned     EventKind = "unbanned"     // Group, User: a user is not on it any more
+	EventWarning      EventKind = "warning"      // Text, Group if it is about one: something that the user should know
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.

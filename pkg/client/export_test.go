@@ -105,3 +105,39 @@ func OwnToken(c *Client, user mimimi.User) string {
 	}
 	return string(k.OwnToken)
 }
+
+// OwnKey is c's connection key.
+func OwnKey(c *Client) string { return string(c.account.rec.ConnectionKey) }
+
+// KeyOf is the connection key that c has of user, empty if none.
+func KeyOf(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return string(k.Key)
+}
+
+// TryClaim claims a set of user with a token, as whoever has it can.
+func TryClaim(ctx context.Context, c *Client, user mimimi.User, token string) error {
+	return c.locked(func() error {
+		t, err := mimimi.ConnectionTokenFrom([]byte(token))
+		if err != nil {
+			return err
+		}
+		_, _, err = c.claim(ctx, user.Domain(), t, newRequestID(), true)
+		return err
+	})
+}
+
+// QueueSealed is the sealed queue ID in c's leaf of a group, and Credential its credential.
+func OwnLeaf(c *Client, group string) (queue, credential string) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	g, err := c.group(group)
+	if err != nil || g.mls == nil {
+		return "", ""
+	}
+	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
+	return string(b), string(g.mls.OwnLeaf().Credential().Body)
+}

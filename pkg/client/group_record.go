@@ -56,11 +56,14 @@ type groupRecord struct {
 	Respond bool `json:"respond,omitempty"`
 	Linked  bool `json:"linked,omitempty"`
 	Idle    bool `json:"idle,omitempty"`
-	// Queue numbers the queue that the own leaf names; Requeue is when the leaf is to name the present one, seconds since 1970.
-	Queue   int   `json:"queue,omitempty"`
-	Requeue int64 `json:"requeue,omitempty"`
+	// Queue numbers the queue that the own leaf names.
+	Queue int `json:"queue,omitempty"`
 	// Polled is when the log was read last for want of deliveries.
 	Polled int64 `json:"polled,omitempty"`
+	// Refreshed is when the own leaf was made anew last, or came in; RefreshAt is when it will be. RefreshPutOff says that this was put off once.
+	Refreshed     int64 `json:"refreshed,omitempty"`
+	RefreshAt     int64 `json:"refresh_at,omitempty"`
+	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
 }
@@ -77,6 +80,9 @@ type leafRecord struct {
 	Entered int64 `json:"entered,omitempty"`
 	// Bad says that the leaf showed an identity that does not hold.
 	Bad bool `json:"bad,omitempty"`
+	// Was and WasClient are who the leaf was before it replaced its credential: who it has to be still.
+	Was       string `json:"was,omitempty"`
+	WasClient string `json:"was_client,omitempty"`
 	// Leaving says that its self_remove waits for a commit.
 	Leaving bool `json:"leaving,omitempty"`
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
@@ -92,12 +98,13 @@ type leafRecord struct {
 
 // stagedRecord is an own commit that may have left. It is stored before it leaves; what becomes of it is seen in the log.
 type stagedRecord struct {
-	Task    string   `json:"task"`
-	Request []byte   `json:"request"`
-	Commit  []byte   `json:"commit"` // mls.StagedCommit
-	Message []byte   `json:"message"`
-	Adds    []string `json:"adds,omitempty"`  // the users whom it adds
-	Queue   *int     `json:"queue,omitempty"` // the queue that its leaf names, if that changes
+	Task    string `json:"task"`
+	Request []byte `json:"request"`
+	Commit  []byte `json:"commit"` // mls.StagedCommit
+	Message []byte `json:"message"`
+	// Own is the own leaf that the commit makes anew, if it does.
+	Own  *leafSecrets `json:"own,omitempty"`
+	Adds []string     `json:"adds,omitempty"` // the users whom it adds
 }
 
 // heldMessage is content from a leaf that is not identified yet.
@@ -396,6 +403,10 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 	case err != nil:
 		return err
 	}
+	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
+		r.Bad = true // a credential is replaced by another of the same client
+		return nil
+	}
 	if r.Entered != 0 && g.rec.Bans.has(cert.User.Wire()) || g.conflicts(leaf, cert.User.Wire()) {
 		r.Bad = true
 		return nil
@@ -430,7 +441,7 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
-	if r.Entered != 0 && first && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
+	if r.Entered != 0 && first && r.Was == "" && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
 		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
 			return err
 		}

@@ -21,6 +21,9 @@ type packageRecord struct {
 	LastResort bool   `json:"last_resort,omitempty"`
 	Made       int64  `json:"made"`
 	Queue      int    `json:"queue,omitempty"` // accountRecord.QueueNumber when it was made
+	// KeyNumber is that of the connection key, CertificateEnd that of the certificate that it was made with.
+	KeyNumber      uint64 `json:"key_number,omitempty"`
+	CertificateEnd int64  `json:"certificate_end,omitempty"`
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
 	// have claimed the set.
 	Tried    bool `json:"tried,omitempty"`
@@ -294,7 +297,8 @@ func (c *Client) makePackage(queueKey mimimi.QueueKey, lastResort bool) (*packag
 	linkKey := cred.LinkKey(c.account.connectionKey).Bytes()
 	c.tap(TapLinkKey, linkKey)
 	return &packageRecord{Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: pseudonym.Wire(), LastResort: lastResort,
-		Made: c.now().Unix(), Queue: c.account.rec.QueueNumber}, kp.Ref(), nil
+		Made: c.now().Unix(), Queue: c.account.rec.QueueNumber, KeyNumber: c.account.rec.KeyNumber,
+		CertificateEnd: c.account.certificate.NotAfter.Unix()}, kp.Ref(), nil
 }
 
 // uploadAll uploads in batches, marked before as tried and after as uploaded. What was tried before and is not in the list goes alone: it may have

@@ -257,6 +257,8 @@ func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) 
 		if r := g.rec.Leaves[g.mls.OwnIndex()]; r != nil {
 			return c.receiveBans(tx, g, r, o.Body, d.Accepted)
 		}
+	case mimimi.EnvelopeRotation:
+		return c.rotationSent(tx, g, o.Body)
 	}
 	return nil
 }
@@ -294,6 +296,8 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		return c.receiveBans(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
+	case mimimi.EnvelopeRotation:
+		return c.receiveRotation(tx, g, from, e.Body)
 	}
 	return nil // a type of a later version
 }

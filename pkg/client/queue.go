@@ -80,7 +80,9 @@ func (c *Client) nextQueue(ctx context.Context) error {
 		return errors.Join(
 			write(tx, bucketMeta, keyAccount, r), tx.Put(bucketMeta, keyPosition, bigEndian(0)), tx.Put(bucketMeta, keyAcked, bigEndian(0)),
 			tx.Delete(bucketMeta, keyStock), // looked at at once
-			c.behindAll(tx, func(g *groupRecord) { g.Requeue = c.now().Add(c.spread()).Unix() }),
+			c.behindAll(tx, func(g *groupRecord) {
+				g.RefreshAt, g.RefreshPutOff = c.now().Add(c.spread()).Unix(), true
+			}),
 			c.warn(tx, "", "the provider had lost this device's queue: it has a new one"))
 	})
 	if err == nil {
@@ -126,30 +128,6 @@ func (c *Client) poll(g *group) error {
 		g.rec.Polled, g.rec.Behind = c.now().Unix(), true
 		return nil
 	})
-}
-
-// requeue makes the commit by which the own leaf names the present queue, sealed afresh.
-func (c *Client) requeue(ctx context.Context, g *group, t *task) error {
-	if !c.queueless(g) {
-		return c.endTask(g, t.ID)
-	}
-	doc, err := c.document(ctx, c.account.user.Domain())
-	if err != nil {
-		return err
-	}
-	if len(doc.QueueKeys) == 0 {
-		return fmt.Errorf("%w: the key document names no queue key", ErrIdentity)
-	}
-	cred, err := mimimi.ParsePseudonymousCredential(g.mls.OwnLeaf().Credential())
-	if err != nil {
-		return errDamagedGroup
-	}
-	sealed, err := mimimi.SealQueueID(doc.QueueKeys[len(doc.QueueKeys)-1], cred.ClientPseudonym, c.account.queueID)
-	if err != nil {
-		return err
-	}
-	leaf := &mls.LeafChange{Extensions: []mls.Extension{{Type: mimimi.ExtensionEncryptedQueueID, Data: sealed}}}
-	return c.stageWith(g, t.ID, mls.CommitOptions{NewLeaf: leaf}, nil)
 }
 
 // withdrawOld takes the sets from the store whose KeyPackages name a queue that is gone: who would be added by them would not hear of it.

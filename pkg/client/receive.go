@@ -188,7 +188,7 @@ func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	if g.rec.PendingSince == 0 {
 		g.rec.PendingSince = c.now().Unix()
 	}
-	return nil
+	return c.checkPeer(tx, g)
 }
 
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
@@ -208,7 +208,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
+			return errors.Join(c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
@@ -284,8 +284,10 @@ func (c *Client) scheduleResync(g *group) {
 func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
 	ch := staged.Change
 	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
+	var renewed *leafSecrets
 	if own {
 		g.added(g.rec.Staged, ch)
+		renewed = g.rec.Staged.Own
 	}
 	g.rec.Staged = nil
 	keys := g.openLinkUpdate(ch)
@@ -303,6 +305,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	}
 	g.inherit(ch, gone)
 	g.forgetReplaced(ch, d.Accepted)
+	if err := c.takeRenewed(g, renewed); err != nil {
+		return err
+	}
 	if err := c.tellGone(tx, g, ch, gone, d.Accepted); err != nil {
 		return err
 	}
@@ -331,7 +336,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if err := c.showHeld(tx, g); err != nil {
 		return err
 	}
-	return c.entered(tx, g)
+	return errors.Join(c.entered(tx, g), c.checkPeer(tx, g))
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.
@@ -430,7 +435,11 @@ func (g *group) forgetReplaced(ch *mls.Change, at int64) {
 	if !had || r == nil || ch.Sender.Type != mls.SenderMember || i == g.mls.OwnIndex() || bytes.Equal(old.Credential().Body, ch.Committer.Leaf.Credential().Body) {
 		return
 	}
-	*r = leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at}
+	next := leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at, Was: r.User, WasClient: r.Client}
+	if r.User == "" {
+		next.Was, next.WasClient = r.Was, r.WasClient
+	}
+	*r = next
 }
 
 // checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.

@@ -161,6 +161,7 @@ func (c *Client) update(f func(tx Tx) error) error {
 		return nil
 	}
 	clear(c.groups)
+	c.reloadAccount()
 	if own == nil {
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}

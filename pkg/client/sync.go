@@ -19,10 +19,11 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
+		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
 		if err := c.completeAccount(ctx); err != nil {
-			return err
+			return errors.Join(renewal, err)
 		}
-		errs := []error{c.readInbox(ctx)}
+		errs := []error{renewal, c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			if errors.Is(err, errNoQueue) {
@@ -35,7 +36,7 @@ func (c *Client) Sync(ctx context.Context) error {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
 		return distinct(errs)
 	})
 }
@@ -391,8 +392,6 @@ func (c *Client) duty(g *group) (bool, error) {
 		}
 	}
 	switch {
-	case c.queueless(g) && c.now().Unix() >= g.rec.Requeue && g.identified() && !g.hasTask(taskQueue):
-		return true, c.addTask(g, newTask(taskQueue))
 	case g.bansWaiting():
 		return true, c.postBans(g)
 	case g.rec.Respond && g.identified() && !g.posted(mimimi.EnvelopeConnectionResponse):
@@ -401,7 +400,7 @@ func (c *Client) duty(g *group) (bool, error) {
 	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
 		return true, c.addTask(g, newTask(taskCommit))
 	}
-	return false, nil
+	return c.refreshDue(g)
 }
 
 func (c *Client) addTask(g *group, t *task) error {
@@ -471,7 +470,7 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			note(t)
 		}
 		if c.queueless(g) {
-			note(timeOf(g.rec.Requeue))
+			note(timeOf(g.rec.RefreshAt))
 		}
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {

@@ -13,6 +13,8 @@ type label string
 // Labels of structs: each such struct begins with its label. A struct that is signed is signed under the same label.
 const (
 	labelClientCertificate    label = "MIMIMI 1.0 ClientCertificate"      // §3, signed
+	labelCertificateHash      label = "MIMIMI 1.0 ClientCertificate hash" // §3, hashed
+	labelRevocationList       label = "MIMIMI 1.0 RevocationList"         // §3, signed
 	labelFingerprint          label = "MIMIMI 1.0 Fingerprint"            // §3, hashed
 	labelIdentityLink         label = "MIMIMI 1.0 IdentityLink"           // §4, AAD
 	labelConnectionRecord     label = "MIMIMI 1.0 ConnectionRecord"       // §5, signed

@@ -46,6 +46,9 @@ const (
 	maxOHTTPConfig   = 256 // an RFC 9458 key configuration of suite 1 has about 45 bytes
 	maxServiceName   = 16
 	maxOperationName = 32
+	// maxRevoked keeps a list of revocations below 2.7 MB, a third of the bus's largest payload: in a domain of a million clients, one in fifteen lost or
+	// given up within a certificate's life.
+	maxRevoked = 1 << 16
 	// maxBarred keeps a State, of which every checkpoint holds a copy, near 1 MiB. At the bound a group takes no newcomers; members can
 	// still leave and be removed.
 	maxBarred = 1 << 16
@@ -53,10 +56,13 @@ const (
 
 // Times.
 const (
-	day                 = 24 * time.Hour
-	week                = 7 * day
-	leafLifetime        = 90 * day // §2
-	certificateBackdate = 8 * day  // §3: a leaf's week starts at most 8 days before it is made
+	day          = 24 * time.Hour
+	week         = 7 * day
+	leafLifetime = 90 * day // §2
+	// revocationMargin keeps an expired certificate on the list of revocations while leaves live that entered with it: a newcomer accepts one that was
+	// valid at the start of the leaf's week (§3), and a leaf's lifetime is 90 days from there.
+	revocationMargin    = 100 * day
+	certificateBackdate = 8 * day // §3: a leaf's week starts at most 8 days before it is made
 	requestSkew         = 10 * time.Minute
 	joinerPatience      = 10 * time.Minute // §4: the next external joiner waits at most this long
 	freshEntry          = 24 * time.Hour   // §4: any member may remove a leaf that entered within this time

@@ -35,12 +35,18 @@ func parserCases(t testing.TB) []parserCase {
 	request := newRequest(t, alice, record)
 	policy := &Policy{Version: Version, Admins: []UserPseudonym{must(NewUserPseudonym("a.example")), must(NewUserPseudonym("b.example"))},
 		MayAdd: RoleMember, MayRemove: RoleAdmin, MayInvite: RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	token := NewConnectionToken()
 	k1, k2 := pc.LinkKey(alice.connection), pc.LinkKey(NewConnectionKey())
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
 	doc := &KeyDocument{Domain: "a.example", Number: 9, NotBefore: noon, NotAfter: noon.Add(week), QueueKeys: []QueueKey{d.queueKey},
 		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}}
 	wantOK(t, SignKeyDocument(doc, d.identity))
+	revocations := &RevocationList{Domain: "a.example", Number: 3, IssuedAt: noon, NotAfter: noon.Add(2 * day), Entries: []RevokedCertificate{
+		{alice.cert.Hash(), alice.cert.NotAfter}, {[32]byte{1}, alice.cert.NotAfter}}}
+	wantOK(t, SignRevocationList(revocations, d.identity))
+	noRevocations := &RevocationList{Domain: "a.example", IssuedAt: noon, NotAfter: noon.Add(day)}
+	wantOK(t, SignRevocationList(noRevocations, d.identity))
 	state := &State{barred: []barredID{{1}, {2}}, entries: map[uint32]entry{0: {5, noAdder}, 3: {9, 0}}, joiner: &joiner{3, 9}}
 	update := identityLinkUpdate{make([]byte, 12), []byte("ciphertext")}
 	blob := sealedBlob{make([]byte, 32), []byte("ciphertext")}
@@ -65,6 +71,10 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{request.tbs()}},
 		{"ConnectionResponse", marshalled(ParseConnectionResponse),
 			[][]byte{(&ConnectionResponse{NewConnectionKey(), NewConnectionToken()}).Marshal()}},
+		{"Rotation", marshalled(ParseRotation), [][]byte{
+			(&Rotation{Number: 7, Key: NewConnectionKey()}).Marshal(),
+			(&Rotation{Number: 1 << 40, Key: NewConnectionKey(), Token: &token, TokenWanted: true}).Marshal(),
+		}},
 		{"IdentityLinkKeys", func(b []byte) ([]byte, error) {
 			k := new(IdentityLinkKeys)
 			err := decode(b, k.read)
@@ -121,6 +131,7 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
 	}
 }
 
@@ -194,6 +205,7 @@ func FuzzPseudonymousCredential(f *testing.F) { fuzz(f, "PseudonymousCredential"
 func FuzzConnectionRecord(f *testing.F)       { fuzz(f, "ConnectionRecord") }
 func FuzzConnectionRequest(f *testing.F)      { fuzz(f, "ConnectionRequest") }
 func FuzzConnectionResponse(f *testing.F)     { fuzz(f, "ConnectionResponse") }
+func FuzzRotation(f *testing.F)               { fuzz(f, "Rotation") }
 func FuzzIdentityLinkKeys(f *testing.F)       { fuzz(f, "IdentityLinkKeys") }
 func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
 func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
@@ -209,6 +221,7 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
 
 // FuzzPadded covers the two structures that zeros follow.
 func FuzzPadded(f *testing.F) {

@@ -98,6 +98,7 @@ func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionT
 		RequesterToken: token, Responder: record.User, ResponderRecordHash: hash}
 	v.set("sealed ConnectionRequest", must(SealConnectionRequest(request, vecKey(2), record)))
 	v.set("ConnectionResponse", (&ConnectionResponse{must(ConnectionKeyFrom(fill(0x0a))), token}).Marshal())
+	v.set("Rotation", (&Rotation{9, must(ConnectionKeyFrom(fill(0x0a))), &token, true}).Marshal())
 	sealed := must(SealQueueID(QueueKey{7, vecHPKE().Public(), "a.example"}, must(ParseClientPseudonym(vecClientPseudonym)), must(QueueIDFrom(fill(0x0e)))))
 	v.set("sealed EncryptedQueueID", sealed)
 }
@@ -282,6 +283,7 @@ func rederiveConnections(t *testing.T, v vectors, is func(string, []byte), done 
 	copy(want, cat(tbs, vec(signLabel(2, "MIMIMI 1.0 ConnectionRequest", tbs))))
 	done["sealed ConnectionRequest"] = bytes.Equal(got, want)
 	is("ConnectionResponse", cat(fill(0x0a), fill(0x0c)))
+	is("Rotation", cat(u64(9), fill(0x0a), u8(1), fill(0x0c), u8(1)))
 
 	queue := v.bytes(t, "sealed EncryptedQueueID")
 	head := cat(str("a.example"), u32(7), u8(32))

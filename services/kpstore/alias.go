@@ -27,6 +27,9 @@ func (s *store) registerAlias(ctx context.Context, owner, tokenHash []byte) erro
 		return own(rec, owner)
 	}
 	err = s.updateOwner(ctx, owner, func(o *v1.KeyPackageOwner) (bool, error) {
+		if o.GetDeleted() {
+			return false, errDeleted
+		}
 		if listed(o, tokenHash) >= 0 {
 			return false, nil
 		}

@@ -12,18 +12,19 @@ import (
 var (
 	// errNothing is the answer to an unknown token, a revoked one, and one whose index has nothing left, all alike.
 	errNothing      = problem.New(problem.Limited, "no KeyPackages are left for this connection token: try again later, or allow last-resort ones")
-	errTooMany      = problem.New(problem.Limited, "this connection token has claimed as much as it may within an hour: try again later")
 	errOtherRequest = problem.New(problem.Invalid, "a retry repeats its request unchanged")
 )
 
 // claimant is one claim on its way. It lives for one call.
 type claimant struct {
 	*store
-	perHour   uint32
+	limits    limits
+	issuer    string // domain that issued the token that was spent; "" if that is not known
 	key       []byte // of the claim: request id and token
 	tokenHash []byte
 	last      bool   // last-resort sets are welcome
 	owner     []byte // nil until it was looked up
+	stocked   uint32 // KeyPackageOwner.stocked
 	known     bool   // owner is a real one
 	counted   bool
 	rereads   int
@@ -36,7 +37,7 @@ type claimant struct {
 // A one-time set belongs to the claim whose key stands in the record of its user pseudonym, and that record is created once and never changed: so a
 // set is handed out at most once, whatever else happens. The order of the writes, and what a crash after each means:
 //
-//  1. The claim is counted on its alias. Crash: it counts twice.
+//  1. The claim is counted on its alias, then on its token's issuing domain. Crash: it counts twice.
 //  2. The answer that is hoped for is written under the claim's key. Crash: nothing is taken; a retry goes on with the same set, if nobody was faster.
 //  3. The record of the user pseudonym is created. Conflict: somebody else has the set; it is removed for him, and 2 is done again, by
 //     compare-and-swap on the record that could not be kept, with another set. Crash: the set is this claim's; a retry gets it; without a retry within
@@ -133,6 +134,11 @@ func (c *claimant) offer(ctx context.Context, rev uint64) (*v1.KeyPackageClaim, 
 	if set == nil {
 		return nil, c.nothing(ctx)
 	}
+	if !set.readable() {
+		c.setAside(ctx, c.owner, set.message)
+		c.tried[set.GetUserPseudonym()] = true
+		return nil, errRevision
+	}
 	if err := c.count(ctx, rev); err != nil {
 		return nil, err
 	}
@@ -213,6 +219,7 @@ func (c *claimant) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.stocked = rec.GetStocked()
 	next := &choice{clients: max(int(rec.GetClients()), 1), tried: c.tried}
 	next.index, err = c.index(ctx, c.owner, func(sets []*keySet) bool {
 		next.index = &index{sets: sets}
@@ -223,32 +230,4 @@ func (c *claimant) look(ctx context.Context) error {
 	}
 	c.choice = next
 	return nil
-}
-
-// count adds this claim to its alias's hour, once. A claim that was recorded before (rev) was counted before.
-func (c *claimant) count(ctx context.Context, rev uint64) error {
-	if c.counted || rev != 0 {
-		return nil
-	}
-	err := c.retry(ctx, func() error {
-		rec, rev, err := c.alias(ctx, c.tokenHash)
-		if err != nil {
-			return err
-		}
-		if rev == 0 || rec.GetRevoked() {
-			return errNothing
-		}
-		hour := c.now().Unix() / 3600
-		if rec.GetHour() != hour {
-			rec.Hour, rec.Claims = hour, 0
-		}
-		if rec.GetClaims() >= c.perHour {
-			return errTooMany
-		}
-		rec.Claims++
-		_, err = c.put(ctx, c.aliasSubject(c.tokenHash), rec, rev, 0)
-		return err
-	})
-	c.counted = err == nil
-	return err
 }

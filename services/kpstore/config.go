@@ -19,6 +19,9 @@ type Config struct {
 	OHTTPKeyFiles []string `json:"ohttp_key_files"`
 	// ClaimsPerHour is how many sets one connection token may claim in one hour; 0 means 30.
 	ClaimsPerHour uint32 `json:"claims_per_hour"`
+	// ClaimsPerHourAndIssuer is how many sets of one user may be claimed in one hour with anonymous tokens that one domain issued, whatever the
+	// connection tokens; 0 means 40.
+	ClaimsPerHourAndIssuer uint32 `json:"claims_per_hour_and_issuer"`
 }
 
 // Load reads and checks a configuration file. An unknown key is an error.
@@ -45,9 +48,13 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (c *Config) claimsPerHour() uint32 {
-	if c.ClaimsPerHour == 0 {
-		return defaultClaimsPerHour
+func (c *Config) limits() limits {
+	l := limits{perAlias: c.ClaimsPerHour, perIssuer: c.ClaimsPerHourAndIssuer}
+	if l.perAlias == 0 {
+		l.perAlias = defaultClaimsPerHour
 	}
-	return c.ClaimsPerHour
+	if l.perIssuer == 0 {
+		l.perIssuer = defaultClaimsPerIssuer
+	}
+	return l
 }

@@ -17,6 +17,9 @@ const (
 	labelClaim       = "MIMIMI 1.0 store claim"
 	labelServed      = "MIMIMI 1.0 store served"
 	labelFresh       = "MIMIMI 1.0 store fresh"
+	labelWithdrawn   = "MIMIMI 1.0 store withdrawn"
+	labelIssuer      = "MIMIMI 1.0 store issuer"
+	labelNotice      = "MIMIMI 1.0 store notice"
 )
 
 // derive returns SHA-256 over struct { opaque label<V>; opaque parts<V>[]; }. It panics if a part is longer than 2^14 - 1 bytes, which limits.go
@@ -52,6 +55,9 @@ func ownerOf(writeKey []byte) []byte {
 
 // nobody is the index of an unknown connection token. It is read like any other, and always empty: nobody has a write key that hashes to it.
 func nobody(tokenHash []byte) []byte { return derive(labelNobody, tokenHash) }
+
+// withdrawnMark stands in place of a claim's key where the owner of an index withdrew a set. No claim has it.
+func withdrawnMark(owner []byte) []byte { return derive(labelWithdrawn, owner) }
 
 // claimKey names a claim: a request id counts for one connection token only.
 func claimKey(requestID, tokenHash []byte) []byte { return derive(labelClaim, requestID, tokenHash) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,8 +52,8 @@ func (w *world) replica() *handler {
 	b := w.domain.Bus("kpstore")
 	m := must(newMetrics(noop.Meter{}))
 	return &handler{
-		store:  &store{log: b, subjects: b, now: func() time.Time { return w.now }},
-		domain: domain, perHour: 1000, redeemer: mimimi.AcceptAll{}, metrics: m,
+		store:  &store{log: b, subjects: b, now: func() time.Time { return w.now }, domain: domain, metrics: m, graves: new(graves)},
+		domain: domain, limits: limits{perAlias: 1000, perIssuer: 1000}, redeemer: mimimi.AcceptAll{}, metrics: m,
 	}
 }
 
@@ -159,6 +160,22 @@ func (u *user) revoke(h *handler, hash []byte) error {
 	return h.alias(u.Context(), opRevokeAlias, u.aliasRequest(opRevokeAlias, hash), h.store.revokeAlias)
 }
 
+func (u *user) withdrawRequest(pseudonyms ...string) *v1.WithdrawRequest {
+	r := &v1.WithdrawRequest{WriteKey: u.key.Public(), UserPseudonyms: pseudonyms}
+	r.Signed = u.sign(opWithdraw, must(v1.WithdrawBody(r)))
+	return r
+}
+
+// withdraw returns the pseudonyms that were handed out before.
+func (u *user) withdraw(h *handler, pseudonyms ...string) ([]string, error) {
+	r, err := h.withdraw(u.Context(), u.withdrawRequest(pseudonyms...))
+	return r.GetHandedOut(), err
+}
+
+func (u *user) deleteIndex(h *handler) error {
+	return h.deleteIndex(u.Context(), &v1.DeleteIndexRequest{WriteKey: u.key.Public(), Signed: u.sign(opDeleteIndex, nil)})
+}
+
 // token makes a connection token and registers it.
 func (u *user) token(h *handler) []byte {
 	u.Helper()
@@ -202,12 +219,15 @@ type faulty struct {
 	log
 	at      int // 1 is the first write
 	persist bool
-	writes  int
+	mu      sync.Mutex
+	writes  int // guarded by mu
 }
 
 var errInjected = problem.New(problem.Unavailable, "injected")
 
 func (f *faulty) hit() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.writes++
 	return f.writes == f.at
 }
@@ -234,6 +254,18 @@ func (f *faulty) Remove(ctx context.Context, s bus.Subject, seq uint64) (bool, e
 		}
 	}
 	return false, errInjected
+}
+
+func (f *faulty) Purge(ctx context.Context, s bus.Subject, upTo uint64) error {
+	if !f.hit() {
+		return f.log.Purge(ctx, s, upTo)
+	}
+	if f.persist {
+		if err := f.log.Purge(ctx, s, upTo); err != nil {
+			return err
+		}
+	}
+	return errInjected
 }
 
 // withFault returns a replica that shares h's bus and fails once.

@@ -206,20 +206,74 @@ func TestGarbageStored(t *testing.T) {
 		subject := s.bus.KeyPackageSet(s.owner, random(32))
 		for _, garbage := range [][]byte{noRecord, noRecord[:1], bytes.Repeat([]byte{0xff}, 1000)} {
 			s.put(subject, garbage)
-			_, err := s.h.listSets(t.Context(), &v1.ListSetsRequest{WriteKey: s.key.Public(), Signed: s.sign(opListSets, nil)})
-			s.wantProblem("list", err, errUnreadable)
-			s.wantProblem("upload", s.upload(s.h, 1, s.item(false)), errUnreadable)
-			got, err := s.claim(claimOf(s.token, true))
-			s.wantProblem("claim", err, errUnreadable)
-			if got != nil {
-				t.Error("something was handed out")
+			if n := len(s.list(s.h)); n != 2 {
+				t.Errorf("%d sets are listed beside one that cannot be read, want 2", n)
 			}
+			if err := s.upload(s.h, 1, s.item(false)); err != nil {
+				t.Errorf("upload beside one that cannot be read: %v", err)
+			}
+			if got := must(s.claim(claimOf(s.token, true))); got.GetLastResort() {
+				t.Error("a last-resort set was handed out while a one-time one is left")
+			}
+			pseudonym(t, must(s.claim(claimOf(s.token, true))))
+			s.mustUpload(s.h, 1, s.items(1, 0)...)
 		}
 		s.put(subject, nil) // an empty record parses; it holds nothing that is usable
 		if n := len(s.list(s.h)); n != 2 {
 			t.Errorf("%d sets are listed, want 2", n)
 		}
+		if n := must(s.bus.Count(t.Context(), s.bus.Dead())); n != 3 {
+			t.Errorf("DEAD has %d entries, want one of each", n)
+		}
 		pseudonym(t, must(s.claim(claimOf(s.token, false))))
+	})
+	t.Run("set of what is no KeyPackage", func(t *testing.T) {
+		s := newSpoilt(t, 1, 1)
+		p := must(mimimi.NewUserPseudonym(domain)).Wire()
+		for _, last := range []bool{false, true} {
+			bad := &v1.KeyPackageSet{UserPseudonym: p, LastResort: last, NotAfter: s.now.Add(80 * 24 * time.Hour).Unix(),
+				KeyPackages: []*v1.StoredKeyPackage{{ClientPseudonym: "x", KeyPackage: random(900)}, {ClientPseudonym: "y", KeyPackage: random(900)}}}
+			s.put(s.h.store.setSubject(s.owner, p), must(proto.Marshal(bad)))
+			if err := s.upload(s.h, 1, s.item(false)); err != nil {
+				t.Errorf("upload beside it: %v", err)
+			}
+			got, err := s.claim(claimOf(s.token, true))
+			s.wantWhole("claim", got, err)
+			if err != nil {
+				t.Errorf("claim beside it: %v", err)
+			}
+		}
+		for range 3 { // until only last resort is left
+			got, err := s.claim(claimOf(s.token, true))
+			s.wantWhole("claim", got, err)
+		}
+		if n := must(s.bus.Count(t.Context(), s.bus.Dead())); n != 2 {
+			t.Errorf("DEAD has %d entries, want one of each", n)
+		}
+	})
+	t.Run("notice and count", func(t *testing.T) {
+		s := newSpoilt(t, 2, 0)
+		s.put(s.h.store.noticeSubject(s.owner), noRecord)
+		pseudonym(t, must(s.claim(claimOf(s.token, false)))) // the notice is not the claimer's affair
+		s.put(s.h.store.issuerSubject(s.owner, "c.example"), noRecord)
+		s.h.redeemer = &issuing{}
+		r := claimOf(s.token, false)
+		r.Token = []byte("c.example")
+		_, err := s.claim(r)
+		s.wantProblem("claim", err, errUnreadable)
+	})
+	t.Run("withdrawal", func(t *testing.T) {
+		s := newSpoilt(t, 2, 0)
+		sets := s.list(s.h)
+		first, second := sets[0].GetUserPseudonym(), sets[1].GetUserPseudonym()
+		s.put(s.h.store.servedSubject(first), noRecord)
+		s.put(s.h.store.setSubject(s.owner, second), noRecord)
+		if got := must(s.withdraw(s.h, first, second)); len(got) != 1 || got[0] != first {
+			t.Errorf("%d of two sets count as handed out, want the one of which nothing is known", len(got))
+		}
+		if n := must(s.bus.Count(t.Context(), s.bus.KeyPackageSets(s.owner))); n != 0 {
+			t.Errorf("%d sets are left", n)
+		}
 	})
 	t.Run("alias", func(t *testing.T) {
 		s := newSpoilt(t, 1, 0)
@@ -291,6 +345,11 @@ func TestGarbageStored(t *testing.T) {
 		}
 	})
 }
+
+// issuing accepts every token and takes it for the name of its issuer.
+type issuing struct{ mimimi.AcceptAll }
+
+func (*issuing) Issuer(token []byte) string { return string(token) }
 
 // TestTruncatedRecords cuts every record of a claim at every byte: what is handed out nevertheless is a whole KeyPackage, once.
 func TestTruncatedRecords(t *testing.T) {

@@ -8,11 +8,14 @@
 //   - A one-time set is handed out to at most one claim. The same claim (request id and connection token) gets the same answer for an hour.
 //   - A user pseudonym that was handed out one-time is handed out to nobody else for 100 days, even if it is uploaded again.
 //   - A set is changed only as it was listed; what an upload stores keeps every rule of §8 that can be checked without the user's keys.
+//   - A set that was withdrawn before it was handed out is never handed out, and its owner is told which it was.
+//   - A set that cannot be read is passed over, and noted; the others of its index are served.
 //   - A connection token that was revoked opens nothing from the moment at which the revocation was answered.
 //   - An unknown token, a revoked one and an empty index get the same answer.
 //
 // Not guaranteed: that a set is used at all (a claim that is never retried after a crash burns one); that an index keeps to its bounds to the last
-// set while several clients of a user upload at once; that a claim finds a set that was uploaded in the same moment. The store knows an index by a
+// set while several clients of a user upload at once; that a claim finds a set that was uploaded in the same moment; that
+// the owner hears of a low stock (the notice is sent once, at best). The store knows an index by a
 // hash of its write key and learns from neither requests nor KeyPackages whose it is; it does see that sets are of one index, and how often each
 // connection token claims.
 package kpstore
@@ -44,8 +47,8 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 		return fmt.Errorf("make metrics: %w", err)
 	}
 	h := &handler{
-		store:  &store{log: env.Bus, subjects: env.Bus, now: env.Now},
-		domain: cfg.Domain, perHour: cfg.claimsPerHour(), redeemer: mimimi.AcceptAll{}, metrics: m,
+		store:  &store{log: env.Bus, subjects: env.Bus, now: env.Now, domain: cfg.Domain, metrics: m, graves: new(graves)},
+		domain: cfg.Domain, limits: cfg.limits(), redeemer: mimimi.AcceptAll{}, metrics: m,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(h, env))
 	if err != nil {

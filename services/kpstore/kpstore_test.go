@@ -143,7 +143,7 @@ func TestConfig(t *testing.T) {
 	}
 	good := `{"domain":"a.example","bus":{"url":"nats://127.0.0.1:4222","deployment_key_file":"key"},"ohttp_key_files":["k"],"claims_per_hour":7}`
 	cfg, err := Load(write(good))
-	if err != nil || cfg.claimsPerHour() != 7 || (&Config{}).claimsPerHour() != defaultClaimsPerHour {
+	if err != nil || cfg.limits().perAlias != 7 || (&Config{}).limits().perAlias != defaultClaimsPerHour {
 		t.Errorf("a good file: %v", err)
 	}
 	if _, err := Load(write(strings.Replace(good, "claims_per_hour", "claims", 1))); err == nil {

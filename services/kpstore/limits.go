@@ -39,6 +39,23 @@ const (
 	// defaultClaimsPerHour is under the default stock of 50, so that one contact cannot take all of it within the hour in which the owner refills it.
 	defaultClaimsPerHour = 30
 
+	// defaultClaimsPerIssuer is under the default stock, too, so that a domain whose users hold several connection tokens cannot take all of it either.
+	defaultClaimsPerIssuer = 40
+	// countFor keeps a count of an hour's claims a little longer than it counts.
+	countFor = 2 * time.Hour
+
+	// maxWithdrawn bounds one withdrawal: what one upload holds.
+	maxWithdrawn = maxItems
+	// workers bounds how many records one withdrawal or deletion changes at once: most of the time is waiting for the bus.
+	workers = 8
+
+	// fewSets is when a stock is low however large it was: a group or two more, and last resort begins. So is a quarter of what it was.
+	fewSets = 5
+	// noticeEvery bounds what the owner is told of a low stock, and so what whoever claims can make its clients do.
+	noticeEvery = time.Hour
+	// maxGraves bounds the memory for what was set aside before; beyond it something may be noted in DEAD again.
+	maxGraves = 1024
+
 	// servedFor is how long a user pseudonym that was handed out is remembered (protocol.md §8): longer than a KeyPackage's 90 days, so that a late
 	// upload cannot bring it back while anybody could still use it.
 	servedFor = 100 * 24 * time.Hour

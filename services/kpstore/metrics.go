@@ -12,17 +12,29 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
-// metrics are the store's counters. Their labels come from closed sets; none tells one index, alias or set from another.
+// metrics are the store's. Their labels come from closed sets; none tells one index, alias or set from another.
 type metrics struct {
-	requests metric.Int64Counter
-	claims   metric.Int64Counter
+	requests   metric.Int64Counter
+	claims     metric.Int64Counter
+	refused    metric.Int64Counter
+	stock      metric.Int64Histogram
+	notices    metric.Int64Counter
+	unreadable metric.Int64Counter
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
-	requests, err1 := meter.Int64Counter("kpstore_requests", metric.WithDescription("Requests by operation and kind of the answer."))
-	claims, err2 := meter.Int64Counter("kpstore_claims",
+	m := new(metrics)
+	var errs [6]error
+	m.requests, errs[0] = meter.Int64Counter("kpstore_requests", metric.WithDescription("Requests by operation and kind of the answer."))
+	m.claims, errs[1] = meter.Int64Counter("kpstore_claims",
 		metric.WithDescription("Claims by what they got: a one-time set, a last-resort set (which links two groups at a hub), or nothing."))
-	return &metrics{requests: requests, claims: claims}, errors.Join(err1, err2)
+	m.refused, errs[2] = meter.Int64Counter("kpstore_claims_refused", metric.WithDescription("Claims that got nothing, by reason."))
+	m.stock, errs[3] = meter.Int64Histogram("kpstore_stock", metric.WithExplicitBucketBoundaries(0, 4, 12, 25, 50, 100, 250),
+		metric.WithDescription("One-time sets that a claim left in its index."))
+	m.notices, errs[4] = meter.Int64Counter("kpstore_low_stock_notices", metric.WithDescription("Notices of a low stock to owners, by whether they were sent."))
+	m.unreadable, errs[5] = meter.Int64Counter("kpstore_sets_unreadable",
+		metric.WithDescription("Stored sets that cannot be read and were passed over, once for each replica; DEAD says which."))
+	return m, errors.Join(errs[:]...)
 }
 
 // kinds are the label values of a problem's Kind.
@@ -44,8 +56,33 @@ func (m *metrics) claimed(ctx context.Context, r *v1.ClaimResponse, err error) {
 	switch {
 	case err != nil:
 		got = "nothing"
+		m.refused.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", refusal(err))))
 	case r.GetLastResort():
 		got = "last_resort"
 	}
 	m.claims.Add(ctx, 1, metric.WithAttributes(attribute.String("set", got)))
+}
+
+// refusal is the label value of why a claim got nothing.
+func refusal(err error) string {
+	switch {
+	case errors.Is(err, errNothing):
+		return "nothing_left"
+	case errors.Is(err, errTooMany):
+		return "alias_limit"
+	case errors.Is(err, errTooManyIssuer):
+		return "issuer_limit"
+	}
+	return kinds[problem.KindOf(err)]
+}
+
+func (m *metrics) noticed(ctx context.Context, sent bool, err error) {
+	result := "sent"
+	switch {
+	case err != nil:
+		result = "failed"
+	case !sent:
+		result = "told_before"
+	}
+	m.notices.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
 }

@@ -18,6 +18,8 @@ const (
 	opRevokeAlias   = "revoke alias"
 	opListSets      = "list sets"
 	opUpload        = "upload"
+	opWithdraw      = "withdraw"
+	opDeleteIndex   = "delete index"
 	opClaim         = "claim"
 )
 
@@ -27,6 +29,7 @@ var (
 	errWriteKey  = problem.New(problem.Invalid, "protocol §8: a write key is 32 bytes")
 	errHash      = problem.New(problem.Invalid, "protocol §8: a token hash is 32 bytes")
 	errToken     = problem.New(problem.Invalid, "protocol §8: a connection token is 32 bytes")
+	errWithdrawn = problem.New(problem.Invalid, "protocol §8: a withdrawal names 1 to 64 user pseudonyms of this domain")
 	errRedeem    = problem.New(problem.Denied, "protocol §11: the request needs an unspent anonymous token for this operation")
 )
 
@@ -35,7 +38,7 @@ type handler struct {
 	mimimiv1connect.UnimplementedKeyPackageServiceHandler
 	store    *store
 	domain   string
-	perHour  uint32
+	limits   limits
 	redeemer mimimi.Redeemer
 	metrics  *metrics
 }
@@ -115,6 +118,47 @@ func (h *handler) upload(ctx context.Context, r *v1.UploadRequest) error {
 	return h.store.upload(ctx, ownerOf(r.GetWriteKey()), items, r.GetClients())
 }
 
+// Withdraw implements KeyPackageService.
+func (h *handler) Withdraw(ctx context.Context, r *v1.WithdrawRequest) (*v1.WithdrawResponse, error) {
+	resp, err := h.withdraw(ctx, r)
+	return resp, h.answer(ctx, opWithdraw, err)
+}
+
+func (h *handler) withdraw(ctx context.Context, r *v1.WithdrawRequest) (*v1.WithdrawResponse, error) {
+	if n := len(r.GetUserPseudonyms()); n == 0 || n > maxWithdrawn {
+		return nil, errWithdrawn
+	}
+	body, err := v1.WithdrawBody(r)
+	if err != nil {
+		return nil, errWithdrawn
+	}
+	if _, err := h.verify(opWithdraw, r.GetWriteKey(), r.GetSigned(), body); err != nil {
+		return nil, err
+	}
+	for _, p := range r.GetUserPseudonyms() {
+		if u, err := mimimi.ParseUserPseudonym(p); err != nil || u.Domain() != h.domain {
+			return nil, errWithdrawn
+		}
+	}
+	handedOut, err := h.store.withdraw(ctx, ownerOf(r.GetWriteKey()), r.GetUserPseudonyms())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.WithdrawResponse{HandedOut: handedOut}, nil
+}
+
+// DeleteIndex implements KeyPackageService.
+func (h *handler) DeleteIndex(ctx context.Context, r *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error) {
+	return &v1.DeleteIndexResponse{}, h.answer(ctx, opDeleteIndex, h.deleteIndex(ctx, r))
+}
+
+func (h *handler) deleteIndex(ctx context.Context, r *v1.DeleteIndexRequest) error {
+	if _, err := h.verify(opDeleteIndex, r.GetWriteKey(), r.GetSigned(), nil); err != nil {
+		return err
+	}
+	return h.store.deleteIndex(ctx, ownerOf(r.GetWriteKey()))
+}
+
 // Claim implements KeyPackageService.
 func (h *handler) Claim(ctx context.Context, r *v1.ClaimRequest) (*v1.ClaimResponse, error) {
 	resp, err := h.claim(ctx, r)
@@ -135,13 +179,14 @@ func (h *handler) claim(ctx context.Context, r *v1.ClaimRequest) (*v1.ClaimRespo
 	}
 	hash := token.Hash()
 	c := &claimant{
-		store: h.store, perHour: h.perHour, tokenHash: hash[:], key: claimKey(r.GetRequestId(), hash[:]),
+		store: h.store, limits: h.limits, issuer: issuerOf(h.redeemer, r.GetToken()), tokenHash: hash[:], key: claimKey(r.GetRequestId(), hash[:]),
 		last: r.GetAllowLastResort(), tried: make(map[string]bool),
 	}
 	rec, err := c.claim(ctx)
 	if err != nil {
 		return nil, err
 	}
+	c.watchStock(ctx, rec)
 	return &v1.ClaimResponse{KeyPackages: rec.GetKeyPackages(), LastResort: rec.GetLastResort()}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
@@ -123,6 +124,7 @@ func ruleOf(err error) error {
 type keySet struct {
 	*v1.KeyPackageSet
 	sequence uint64
+	message  *bus.Message // as it is stored; nil for one that was not read with its index
 }
 
 // holds says whether the set has exactly this KeyPackage: an upload of it is a repeat.
@@ -151,8 +153,26 @@ type write struct {
 	item   *item
 }
 
-// plan decides what an upload writes, given all sets of the index. Items that are stored already are left out. It returns the first rule that is
-// broken, and then nothing is written.
+// readable says whether every KeyPackage of the set parses.
+func (s *keySet) readable() bool {
+	return !slices.ContainsFunc(s.GetKeyPackages(), func(k *v1.StoredKeyPackage) bool {
+		_, err := mls.ParseKeyPackage(k.GetKeyPackage())
+		return err != nil
+	})
+}
+
+// oneTimeOf counts the one-time sets that keep accepts; nil accepts all.
+func oneTimeOf(sets []*keySet, keep func(*keySet) bool) (n int) {
+	for _, s := range sets {
+		if !s.GetLastResort() && (keep == nil || keep(s)) {
+			n++
+		}
+	}
+	return n
+}
+
+// plan decides what an upload writes, given all readable sets of the index. Items that are stored already are left out. It returns the first rule that
+// is broken, and then nothing is written.
 func plan(sets []*keySet, items []*item) ([]write, error) {
 	byUser, used, err := survey(sets)
 	if err != nil {

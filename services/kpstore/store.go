@@ -19,13 +19,15 @@ var (
 
 // log is what the store needs of the bus. Publish must be durable on return; with ExpectLast it succeeds only if the subject's last message is that
 // one, and says problem.Stale if not; any other error leaves open whether it happened. Last and Count tell what the leader has. Remove says true to one
-// caller for one message. Read may lag behind.
+// caller for one message. Read may lag behind. Purge with upTo 0 deletes all. Bury notes in DEAD that a message cannot be read, and leaves it.
 type log interface {
 	Publish(ctx context.Context, s bus.Subject, data []byte, o bus.PublishOptions) (uint64, error)
 	Last(ctx context.Context, s bus.Subject) (*bus.Message, error)
 	Read(ctx context.Context, s bus.Subject, after uint64, limit, maxBytes int) ([]*bus.Message, bool, error)
 	Count(ctx context.Context, s bus.Subject) (int, error)
 	Remove(ctx context.Context, s bus.Subject, sequence uint64) (bool, error)
+	Purge(ctx context.Context, s bus.Subject, upTo uint64) error
+	Bury(ctx context.Context, s bus.Subject, m *bus.Message, cause error) error
 }
 
 // subjects makes the store's subjects; *bus.Bus does.
@@ -35,6 +37,7 @@ type subjects interface {
 	KeyPackageAlias(tokenHash []byte) bus.Subject
 	KeyPackageClaim(requestID []byte) bus.Subject
 	KeyPackageServed(pseudonym []byte) bus.Subject
+	Outbox(domain string) bus.Subject
 }
 
 // store keeps the records of kpstore_events.proto. Each subject holds one message, the record's present state, and its sequence is the revision
@@ -43,6 +46,9 @@ type store struct {
 	log      log
 	subjects subjects
 	now      func() time.Time
+	domain   string // its own: the only one whose outbox it writes to
+	metrics  *metrics
+	graves   *graves
 }
 
 func (s *store) setSubject(owner []byte, user string) bus.Subject {
@@ -53,6 +59,14 @@ func (s *store) aliasSubject(tokenHash []byte) bus.Subject {
 }
 func (s *store) ownerSubject(owner []byte) bus.Subject {
 	return s.subjects.KeyPackageAlias(derive(labelOwnerRecord, owner))
+}
+
+// issuerSubject and noticeSubject share the aliases' family: their tokens are hashes under other labels.
+func (s *store) issuerSubject(owner []byte, issuer string) bus.Subject {
+	return s.subjects.KeyPackageAlias(derive(labelIssuer, owner, []byte(issuer)))
+}
+func (s *store) noticeSubject(owner []byte) bus.Subject {
+	return s.subjects.KeyPackageAlias(derive(labelNotice, owner))
 }
 func (s *store) claimSubject(key []byte) bus.Subject { return s.subjects.KeyPackageClaim(key) }
 func (s *store) servedSubject(user string) bus.Subject {
@@ -116,7 +130,7 @@ type index struct {
 	whole bool      // there are no more
 }
 
-// index reads an index page by page, and stops after the page that makes enough true, if enough is not nil.
+// index reads an index page by page, and stops after the page that makes enough true, if enough is not nil. A set that cannot be read is set aside.
 func (s *store) index(ctx context.Context, owner []byte, enough func([]*keySet) bool) (*index, error) {
 	in := new(index)
 	now, after := s.now(), uint64(0)
@@ -126,14 +140,13 @@ func (s *store) index(ctx context.Context, owner []byte, enough func([]*keySet) 
 			return nil, err
 		}
 		for _, m := range msgs {
-			set := &keySet{KeyPackageSet: new(v1.KeyPackageSet), sequence: m.Sequence}
-			if err := proto.Unmarshal(m.Data, set.KeyPackageSet); err != nil {
-				return nil, errUnreadable
-			}
-			if set.usable(now) {
+			after = m.Sequence
+			set := &keySet{KeyPackageSet: new(v1.KeyPackageSet), sequence: m.Sequence, message: m}
+			if proto.Unmarshal(m.Data, set.KeyPackageSet) != nil {
+				s.setAside(ctx, owner, m)
+			} else if set.usable(now) {
 				in.sets = append(in.sets, set)
 			}
-			after = m.Sequence
 		}
 		in.read += len(msgs)
 		if !more || len(msgs) == 0 {

@@ -15,7 +15,8 @@ import (
 // and have been handed out, are left out, so that a repeat succeeds. Order of the
 // writes, and what a crash after each means:
 //
-//  1. The size of a complete set, if it changed. Crash: sets of another size count as incomplete until the upload is repeated; they are claimed last.
+//  1. The size of a complete set and how many one-time sets there will be, if that changed. Crash: sets of another size count as incomplete until the
+//     upload is repeated, and are claimed last; the owner is told of a low stock somewhat early.
 //  2. Each item by compare-and-swap: on nothing for a new set, on the revision that was listed for one that it completes. Crash: the items before are
 //     stored, and may be claimed; a repeat goes on after them.
 //
@@ -26,6 +27,7 @@ func (s *store) upload(ctx context.Context, owner []byte, items []*item, clients
 	if err != nil {
 		return err
 	}
+	in.sets = s.readable(ctx, owner, in.sets)
 	if items, err = s.unserved(ctx, in.sets, items); err != nil {
 		return err
 	}
@@ -34,8 +36,16 @@ func (s *store) upload(ctx context.Context, owner []byte, items []*item, clients
 		return err
 	}
 	err = s.updateOwner(ctx, owner, func(o *v1.KeyPackageOwner) (bool, error) {
+		if o.GetDeleted() {
+			return false, errDeleted
+		}
 		changed := o.GetClients() != clients
 		o.Clients = clients
+		if n := started(writes); n > 0 {
+			stocked := uint32(oneTimeOf(in.sets, nil) + n)
+			changed = changed || o.GetStocked() != stocked
+			o.Stocked = stocked
+		}
 		return changed, nil
 	})
 	if err != nil {
@@ -49,7 +59,18 @@ func (s *store) upload(ctx context.Context, owner []byte, items []*item, clients
 	return nil
 }
 
-// unserved returns the items that are neither stored nor were handed out. It refuses others whose user pseudonym was handed out within 100 days.
+// started counts the one-time sets that writes begin.
+func started(writes []write) (n int) {
+	for _, w := range writes {
+		if w.expect == 0 && !w.set.GetLastResort() {
+			n++
+		}
+	}
+	return n
+}
+
+// unserved returns the items that are neither stored nor were handed out. It refuses others whose user pseudonym was handed out or
+// withdrawn within 100 days; one that was to complete a set lost a race, no more.
 func (s *store) unserved(ctx context.Context, sets []*keySet, items []*item) ([]*item, error) {
 	var out []*item
 	for _, it := range items {
@@ -64,6 +85,9 @@ func (s *store) unserved(ctx context.Context, sets []*keySet, items []*item) ([]
 		case rev == 0:
 			out = append(out, it)
 		case !slices.ContainsFunc(served.GetHashes(), func(h []byte) bool { return bytes.Equal(h, digest(it.raw)) }):
+			if it.revision != 0 {
+				return nil, errRevision
+			}
 			return nil, errServed
 		}
 	}

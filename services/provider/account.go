@@ -17,6 +17,13 @@ var (
 	errNotOurs     = problem.New(problem.Invalid, "user and client must be of this provider's domain")
 	errAccountAuth = problem.New(problem.Denied, "the request is not signed by a registered client's key, or its minute is too far from now")
 	errRecord      = problem.New(problem.Invalid, "the record must be signed, in date, and hold this client's own certificate")
+	errClientGone  = problem.New(problem.Denied, "this client was taken off its account")
+	errLastClient  = problem.New(problem.Denied, "the last client cannot be removed: delete the account")
+	errNotDue      = problem.New(problem.Denied, "the certificate is not due for renewal: less than half of its time is over")
+	errNewKey      = problem.New(problem.Invalid, "signature_key must have 32 bytes, and proof be its signature over the same request if it is new")
+	errManyCerts   = problem.New(problem.Limited, "the client has changed its key too often: wait until earlier certificates have expired")
+	errRenewed     = problem.New(problem.Stale, "the client's certificate was renewed meanwhile: list the clients, then decide")
+	errNotOurUser  = problem.New(problem.Denied, "the user is not this client's")
 	errRecordSize  = problem.New(problem.Invalid, "the record is too long")
 )
 
@@ -62,6 +69,16 @@ func (r *registration) answer(account *mimimiv1.AccountEntry) ([]byte, error) {
 		return nil, errNameTaken
 	}
 	return c.GetCertificate(), nil
+}
+
+// leavingOf returns a client that is being taken off an account, nil if the account does not list it as such.
+func leavingOf(account *mimimiv1.AccountEntry, client string) *mimimiv1.AccountClient {
+	for _, c := range account.GetLeaving() {
+		if c.GetClient() == client {
+			return c
+		}
+	}
+	return nil
 }
 
 // clientOf returns an account's client, nil if the account does not list it.

@@ -75,7 +75,7 @@ func TestRegister(t *testing.T) {
 		{"minute not signed", func(r *mimimiv1.RegisterRequest) { r.Signed.Minute++ }, connect.CodePermissionDenied},
 		{"negative minute", func(r *mimimiv1.RegisterRequest) { r.Signed.Minute = -1 }, connect.CodeInvalidArgument},
 		{"absurd minute", func(r *mimimiv1.RegisterRequest) { r.Signed.Minute = 1 << 62 }, connect.CodeInvalidArgument},
-		{"oversize", func(r *mimimiv1.RegisterRequest) { r.Signed.Signature = make([]byte, maxSmallBody) }, connect.CodeResourceExhausted},
+		{"oversize", func(r *mimimiv1.RegisterRequest) { r.Signed.Signature = make([]byte, maxAccountBody) }, connect.CodeResourceExhausted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := call(newPerson("a.example", "zoe"), c.change)

@@ -14,7 +14,6 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
-	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -24,6 +23,7 @@ var (
 	errLarge      = problem.New(problem.Invalid, "a delivery is larger than its kind allows: 272 KiB, and 5.75 MiB for a commit or a Welcome")
 	errPanicked   = problem.New(problem.Internal, "the handling of one recipient failed")
 	errForeignHub = problem.New(problem.Invalid, "a domain delivers for groups of its own hub only")
+	errNotice     = problem.New(problem.Invalid, "a low-stock notice holds an id and 1 to 16 recipients, nothing else")
 	errOutbox     = problem.New(problem.Invalid, "an outbox entry is not for the domain of its subject")
 )
 
@@ -44,6 +44,17 @@ func checkDelivery(o *mimimiv1.OutboundDelivery, source string) error {
 	return nil
 }
 
+// checkNotice checks that a notice of the own KeyPackage store holds what it must and nothing else, so that nothing else can be told by it.
+func checkNotice(o *mimimiv1.OutboundDelivery, _ string) error {
+	d := o.GetDelivery()
+	bare := &mimimiv1.Delivery{Kind: mimimiv1.Delivery_KIND_LOW_STOCK, Recipients: d.GetRecipients()}
+	n := len(d.GetRecipients())
+	if len(o.GetId()) == 0 || len(o.GetId()) > maxDeliveryID || n == 0 || n > maxNoticeRecipients || !proto.Equal(d, bare) {
+		return errNotice
+	}
+	return nil
+}
+
 // maxContent is the most that a delivery of a kind holds.
 func maxContent(k mimimiv1.Delivery_Kind) int {
 	if k == mimimiv1.Delivery_KIND_COMMIT || k == mimimiv1.Delivery_KIND_WELCOME {
@@ -58,7 +69,7 @@ type deliverer struct {
 	bus    *bus.Bus
 	queues *queues
 	peers  *peers
-	keys   map[uint32]mls.HPKEPrivateKey
+	keys   *queueKeys
 	m      *metrics
 	log    *slog.Logger
 }
@@ -117,23 +128,24 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
-	id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	id, err := mimimi.OpenQueueID(d.keys.find, d.domain, pseudonym, r.GetEncryptedQueueId())
 	if err != nil { // a member put something else into its leaf: its own loss
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
 	own := &mimimiv1.QueueItem{GroupId: item.GetGroupId(), Delivery: item.GetDelivery(), BodyHash: item.GetBodyHash(), Recipient: r}
 	own.Id = digest(labelDelivery, []byte(source), delivery, id.Bytes(), []byte(r.GetClientPseudonym()))[:16]
+	if item.GetLowStock() {
+		return d.queues.notice(ctx, id, own.GetId())
+	}
 	return d.queues.write(ctx, id, own, body)
-}
-
-func (d *deliverer) key(id uint32) (mls.HPKEPrivateKey, bool) {
-	k, ok := d.keys[id]
-	return k, ok
 }
 
 // common returns what all recipients' entries have in common. If it is large, the entry refers to a body of its own, data; otherwise data is nil.
 func common(delivery *mimimiv1.Delivery) (item *mimimiv1.QueueItem, data []byte, err error) {
+	if delivery.GetKind() == mimimiv1.Delivery_KIND_LOW_STOCK {
+		return &mimimiv1.QueueItem{LowStock: true}, nil, nil
+	}
 	shared := &mimimiv1.Delivery{
 		GroupId: delivery.GetGroupId(), Sequence: delivery.GetSequence(), Previous: delivery.GetPrevious(), Accepted: delivery.GetAccepted(),
 		Kind: delivery.GetKind(), Message: delivery.GetMessage(), Epoch: delivery.GetEpoch(),
@@ -208,9 +220,13 @@ func (d *deliverer) work(ctx context.Context, domain string, handle func(context
 	})
 }
 
-// own delivers within the domain.
+// own delivers within the domain. Only there come notices of the KeyPackage store from: its own domain's outbox takes them, and no other domain's word.
 func (d *deliverer) own(ctx context.Context, domain string, o *mimimiv1.OutboundDelivery) error {
-	if err := checkDelivery(o, domain); err != nil {
+	check := checkDelivery
+	if o.GetDelivery().GetKind() == mimimiv1.Delivery_KIND_LOW_STOCK {
+		check = checkNotice
+	}
+	if err := check(o, domain); err != nil {
 		return err
 	}
 	return d.deliver(ctx, domain, o)

@@ -368,13 +368,13 @@ func TestFederationCertificates(t *testing.T) {
 func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	rb := b.start()
-	p := must(newPeers(a.cfg, must(loadKeys(a.cfg)), nil))
+	p := must(newPeers(a.cfg, must(loadKeys(a.cfg, a.clock.Now)), nil))
 	for _, c := range []struct {
 		domain string
 		ca     *authority
 	}{{"b.example", newAuthority()}, {"c.example", b.ca}} {
 		q := must(p.dial(c.domain, "https://"+rb.federation, []*x509.Certificate{c.ca.cert}))
-		_, err := download(t.Context(), q)
+		_, err := download(t.Context(), q, documentPath, maxDocument)
 		if _, refused := errors.AsType[*tls.CertificateVerificationError](err); !refused {
 			t.Errorf("%s: %v", c.domain, err)
 		}
@@ -384,7 +384,7 @@ func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 // TestPeerFiles: files that cannot be used are left, and a moved peer is found again.
 func TestPeerFiles(t *testing.T) {
 	a := newDomain(t, "a.example")
-	k := must(loadKeys(a.cfg))
+	k := must(loadKeys(a.cfg, a.clock.Now))
 	p := must(newPeers(a.cfg, k, nil))
 	ca := strings.ReplaceAll(string(newAuthority().pem()), "\n", `\n`)
 	file := func(domain, url, ca string) []byte {

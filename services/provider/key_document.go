@@ -40,8 +40,9 @@ func ownDocument(domain string, k *keys, number uint64) (*mimimi.KeyDocument, er
 		Domain: domain, Number: number, NotBefore: begin.Add(-documentMargin), NotAfter: begin.Add(week + documentMargin),
 		IdentityKey: k.identity.Public(), OHTTPKeys: k.public,
 	}
-	for _, id := range k.queueIDs {
-		d.QueueKeys = append(d.QueueKeys, mimimi.QueueKey{KeyID: id, Public: k.queue[id].Public(), Domain: domain})
+	var err error
+	if d.QueueKeys, err = k.queue.public(number); err != nil {
+		return nil, err
 	}
 	if err := mimimi.SignKeyDocument(d, k.identity); err != nil {
 		return nil, fmt.Errorf("sign key document: %w", err)
@@ -198,7 +199,7 @@ func (d *documents) keep(ctx context.Context, domain string, h *heldDocument, la
 
 // fetch asks a peer for its document and verifies it: by the pinned key, if there is one, and for the right domain.
 func (d *documents) fetch(ctx context.Context, p *peer, pinned []byte) (*heldDocument, error) {
-	raw, err := download(ctx, p)
+	raw, err := download(ctx, p, documentPath, maxDocument)
 	if err != nil {
 		return nil, problem.Wrap(problem.Unavailable, errNoDocument.Sentence, err)
 	}
@@ -220,8 +221,14 @@ func (d *documents) fetch(ctx context.Context, p *peer, pinned []byte) (*heldDoc
 	return &heldDocument{raw: raw, parsed: parsed}, nil
 }
 
-func download(ctx context.Context, p *peer) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+documentPath, nil)
+// statusError is an answer that is no document.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
+
+// download gets what a peer publishes under a path, at most limit bytes of it.
+func download(ctx context.Context, p *peer, path string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -231,10 +238,10 @@ func download(ctx context.Context, p *peer) ([]byte, error) {
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
+		return nil, statusError(resp.StatusCode)
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	if err == nil && len(raw) > maxDocument {
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(raw)) > limit {
 		err = fmt.Errorf("the document is too long")
 	}
 	return raw, err

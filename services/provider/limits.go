@@ -8,6 +8,8 @@ const (
 	maxRelayBody = 8 << 20
 	// maxNotifyBody is the same bound between providers: a delivery has been a bus message at the sender's.
 	maxNotifyBody = 8 << 20
+	// maxAccountBody bounds requests to the account side: the largest holds a new client's package.
+	maxAccountBody = 20 << 10
 	// maxSmallBody bounds every other request: the largest holds a connection record.
 	maxSmallBody = 16 << 10
 	// maxHeader bounds request lines and headers; our clients send a few hundred bytes.
@@ -20,6 +22,15 @@ const (
 	maxLargeDelivery = 5<<20 + 768<<10
 	// maxSmallDelivery bounds the same of a proposal or a message: the hub's bound of a message, and room for keys beside it.
 	maxSmallDelivery = 256<<10 + 16<<10
+	// maxLinkOffer, maxLinkAnswer and maxLinkPackage bound what is sealed between a new client and one that is there: keys and a KeyPackage; the user's
+	// secrets and a Welcome; KeyPackages. Eight of each stay below the bus's bound of a mailbox.
+	maxLinkOffer   = 2 << 10
+	maxLinkAnswer  = 8 << 10
+	maxLinkPackage = 16 << 10
+	// keySize is an Ed25519 public key's.
+	keySize = 32
+	// maxRevocations bounds a list of revocations: 65,536 entries of 40 bytes and what stands around them.
+	maxRevocations = 65536*40 + 1<<10
 	// recordSize is what every answer of GetRecord holds. A certificate has at most 512 bytes (protocol §4); the rest of a record, 300.
 	recordSize = 1024
 )
@@ -50,6 +61,17 @@ const (
 	documentMargin = 24 * time.Hour
 	// certificateTime is a client certificate's validity after its issue.
 	certificateTime = 365 * 24 * time.Hour
+	// linkTime is how long an offer waits for an approval, an approval for the new client, and its package to be fetched: somebody sits before both devices.
+	linkTime = 10 * time.Minute
+	// revocationRenewal is the age at which the own list is signed anew and a peer's copy fetched again: with revocationHold, a revocation is with every
+	// client that asks, of any domain that is reached, within an hour.
+	revocationRenewal = 25 * time.Minute
+	// revocationHold is how long a replica shows the own list before it looks whether another replica has revoked something.
+	revocationHold = 10 * time.Second
+	// revocationTime is how long a list may be shown while its domain is down; after that its readers know that they have none.
+	revocationTime = 48 * time.Hour
+	// revocationMargin is how long after its end a certificate may still have to be revoked: as the lists keep it (protocol §3).
+	revocationMargin = 100 * 24 * time.Hour
 	// recordTime and recordRenewal are how clients date their records and how often they publish a new one: records of users who do not
 	// exist are dated alike.
 	recordTime    = 60 * 24 * time.Hour
@@ -84,6 +106,8 @@ const (
 	maxDeliveries = 256
 	// maxRecipients of one delivery: a group has at most 1,000 leaves (protocol §9).
 	maxRecipients = 1000
+	// maxNoticeRecipients of one low-stock notice: a KeyPackage set has at most 16 (protocol §8).
+	maxNoticeRecipients = 16
 	// maxDeliveryID: the sender derives 32 bytes.
 	maxDeliveryID = 64
 	// maxSealedQueueID: a domain name, a KEM output and 48 bytes of ciphertext.
@@ -99,6 +123,13 @@ const (
 
 	// inboxPage of one FetchInbox: about 210 KiB.
 	inboxPage = 100
+	// maxLinks of one user's mailbox. Strangers can fill it: the oldest offer that nobody approved gives way.
+	maxLinks = 8
+	// maxClients of one user: each has a KeyPackage in every set and a leaf in every group.
+	maxClients = 10
+	// maxEarlier is how many certificates before its present one a client has that are still to be revoked if it goes: a renewal every half year leaves
+	// two or three, and changes of the key are few.
+	maxEarlier = 16
 	// updateTries bounds a compare-and-swap loop on a record that only its owner changes.
 	updateTries = 8
 )

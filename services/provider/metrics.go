@@ -11,9 +11,17 @@ import (
 
 // metrics are all of the provider's. None has a label: no count is about one user, queue, group or peer.
 type metrics struct {
+	Linked         metric.Int64Counter
+	Removed        metric.Int64Counter
+	Renewed        metric.Int64Counter
+	Deleted        metric.Int64Counter
+	Unsettled      metric.Int64Counter
+	RevokedFull    metric.Int64Counter
+	ListsRefused   metric.Int64Counter
 	Registered     metric.Int64Counter
 	Delivered      metric.Int64Counter
 	NotOpened      metric.Int64Counter
+	LowStock       metric.Int64Counter
 	NoQueue        metric.Int64Counter
 	Refused        metric.Int64Counter
 	Evicted        metric.Int64Counter
@@ -40,8 +48,16 @@ func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
 		name, help string
 	}{
 		{&m.Registered, "provider.registrations", "users that were registered"},
+		{&m.Linked, "provider.clients.linked", "clients that came to an account after its first"},
+		{&m.Removed, "provider.clients.removed", "clients that were taken off an account"},
+		{&m.Renewed, "provider.certificates.renewed", "certificates issued in place of an earlier one"},
+		{&m.Deleted, "provider.accounts.deleted", "accounts that were deleted"},
+		{&m.Unsettled, "provider.clients.unsettled", "attempts to finish a removal begun earlier that failed: certificates of a removed client are not revoked yet"},
+		{&m.RevokedFull, "provider.revocations.full", "revocations that found no room on the domain's list"},
+		{&m.ListsRefused, "provider.federation.revocations_refused", "other domains' lists of revocations that were refused: not signed by the pinned key, or older than one seen"},
 		{&m.Delivered, "provider.deliveries", "entries written to queues"},
 		{&m.NotOpened, "provider.deliveries.not_opened", "recipients whose sealed queue id did not open"},
+		{&m.LowStock, "provider.queue.low_stock_notices", "notices of a low stock of KeyPackages written to queues"},
 		{&m.NoQueue, "provider.deliveries.no_queue", "recipients whose queue does not exist or was deleted"},
 		{&m.Refused, "provider.deliveries.refused", "deliveries of groups that the queue's owner refused"},
 		{&m.Evicted, "provider.queue.evictions", "entries evicted because a group's quota was full"},

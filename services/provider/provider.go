@@ -92,6 +92,7 @@ type provider struct {
 	env       *service.Env
 	peers     *peers
 	documents *documents
+	revoked   *revocations
 	deliverer *deliverer
 	gateway   *oblivious.Gateway
 
@@ -103,7 +104,7 @@ type provider struct {
 
 // build makes the parts, from the bottom up.
 func build(cfg *Config, env *service.Env) (*provider, error) {
-	k, err := loadKeys(cfg)
+	k, err := loadKeys(cfg, env.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -116,15 +117,16 @@ func build(cfg *Config, env *service.Env) (*provider, error) {
 		return nil, err
 	}
 	p := &provider{m: m, keys: k, env: env, peers: known}
+	p.documents = &documents{domain: cfg.Domain, keys: k, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
+	p.revoked = newRevocations(p.documents)
 	if p.gateway, err = p.inbox(cfg); err != nil {
 		return nil, err
 	}
-	p.documents = &documents{domain: cfg.Domain, keys: k, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
 	stored := &queues{bus: env.Bus, now: env.Now, m: m, ledgers: newLedgers()}
 	p.deliverer = &deliverer{domain: cfg.Domain, bus: env.Bus, queues: stored, peers: known, keys: k.queue, m: m, log: env.Log}
-	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, now: env.Now, m: m}
+	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, revocations: p.revoked, now: env.Now, m: m}
 	p.queueSide = &queueSide{queues: stored, redeemer: mimimi.AcceptAll{}, now: env.Now, m: m, watches: newWatches()}
-	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays), m: m}
+	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, revocations: p.revoked, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays), m: m}
 	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newDomainSlots(maxPeerRelays), notifies: newDomainSlots(maxPeerNotifies)}
 	if _, err := p.documents.ours(); err != nil { // a document that cannot be made is a mistake in the config
 		return nil, fmt.Errorf("own key document: %w", err)
@@ -138,7 +140,7 @@ func (p *provider) inbox(cfg *Config) (*oblivious.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, fakes: f, redeemer: mimimi.AcceptAll{}, now: p.env.Now, m: p.m}
+	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, documents: p.documents, fakes: f, redeemer: mimimi.AcceptAll{}, now: p.env.Now, m: p.m}
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewInboxServiceHandler(side, handlerOptions(maxSmallBody)...))
 	return oblivious.NewGateway(p.keys.inbox, service.TapHandler(p.env.Tap, "inbox", mux))
@@ -152,11 +154,12 @@ func handlerOptions(maxBody int) []connect.HandlerOption {
 // listen opens the three listeners: account, anonymous, federation. A failure closes those that are open.
 func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	account, anonymous, federation := http.NewServeMux(), http.NewServeMux(), http.NewServeMux()
-	account.Handle(mimimiv1connect.NewAccountServiceHandler(p.accountSide, handlerOptions(maxSmallBody)...))
+	account.Handle(mimimiv1connect.NewAccountServiceHandler(p.accountSide, handlerOptions(maxAccountBody)...))
 	anonymous.Handle(mimimiv1connect.NewQueueServiceHandler(p.queueSide, handlerOptions(maxSmallBody)...))
 	anonymous.Handle(mimimiv1connect.NewRelayServiceHandler(p.relaySide, handlerOptions(maxRelayBody)...))
 	federation.Handle(mimimiv1connect.NewFederationServiceHandler(p.federationSide, handlerOptions(maxNotifyBody)...))
 	federation.Handle("GET "+documentPath, p.documents)
+	federation.Handle("GET "+revocationsPath, p.revoked)
 
 	perAddress := cfg.ConnectionsPerAddress
 	if perAddress == 0 {
@@ -164,7 +167,7 @@ func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	}
 	tap := func(kind string, h http.Handler) http.Handler { return service.TapHandler(p.env.Tap, kind, h) }
 	for _, c := range []listenerConfig{
-		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), tap("account", account), maxSmallBody, perAddress},
+		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), tap("account", account), maxAccountBody, perAddress},
 		{cfg.AnonymousListen, "anonymous." + cfg.Domain, serverTLS(p.keys.anonymous), tap("anonymous", anonymous), maxRelayBody, perAddress},
 		{cfg.FederationListen, federationHost(cfg.Domain), p.peers.federationTLS(), p.peers.withPeerDomain(tap("federation", federation)), maxNotifyBody, maxConnections},
 	} {

@@ -26,6 +26,17 @@ func groupMark(queue mimimi.QueueID, group []byte) []byte {
 	return digest(labelGroupMark, queue.Bytes(), group)[:16]
 }
 
+// lowStockMark stands in a ledger for the notices of the KeyPackage store, which are of no group. No group's mark is empty.
+const lowStockMark = ""
+
+// markOf is what an item counts under in its queue's ledger.
+func markOf(queue mimimi.QueueID, item *mimimiv1.QueueItem) string {
+	if item.GetLowStock() {
+		return lowStockMark
+	}
+	return string(groupMark(queue, item.GetGroupId()))
+}
+
 func contains(marks [][]byte, mark []byte) bool {
 	return slices.ContainsFunc(marks, func(m []byte) bool { return bytes.Equal(m, mark) })
 }
@@ -168,7 +179,7 @@ func (l *ledger) admit(mark string, s standing, pooled func() int) verdict {
 func (l *ledger) pooled(r *mimimiv1.QueueRecord) int {
 	n := 0
 	for mark := range l.groups {
-		if standingOf(r, []byte(mark)) == unconfirmed {
+		if mark != lowStockMark && standingOf(r, []byte(mark)) == unconfirmed {
 			n++
 		}
 	}

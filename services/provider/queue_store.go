@@ -122,8 +122,11 @@ func (q *queues) entry(ctx context.Context, m *bus.Message) (*mimimiv1.QueueEntr
 		return &mimimiv1.QueueEntry{Position: m.Sequence, Lost: new(mimimiv1.LostNotice)}, nil
 	}
 	lost := &mimimiv1.QueueEntry{Position: m.Sequence, Lost: &mimimiv1.LostNotice{GroupId: item.GetGroupId()}}
-	if item.GetLost() {
+	switch {
+	case item.GetLost():
 		return lost, nil
+	case item.GetLowStock():
+		return &mimimiv1.QueueEntry{Position: m.Sequence, LowStock: true}, nil
 	}
 	delivery := item.GetDelivery()
 	if delivery == nil {
@@ -207,6 +210,44 @@ func (q *queues) write(ctx context.Context, id mimimi.QueueID, item *mimimiv1.Qu
 		return q.lose(ctx, id, l, string(mark), item.GetGroupId())
 	}
 	return err
+}
+
+// notice tells a queue's owner that its stock of KeyPackages is low, unless such a notice waits there already: one says as much as many. It is
+// repeat-safe, and dropped where there is no room, since clients look at their stock by themselves, too. Two replicas at once may write one each.
+func (q *queues) notice(ctx context.Context, id mimimi.QueueID, noticeID []byte) error {
+	_, ok, err := q.record(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		q.m.NoQueue.Add(ctx, 1)
+		return nil
+	}
+	l := q.ledgers.acquire(queueKey(id))
+	defer q.ledgers.release(l)
+	if err := q.sync(ctx, id, l); err != nil {
+		return err
+	}
+	if len(l.groups[lowStockMark]) > 0 || l.size >= queueEntries { // look whether the owner has taken it since
+		if err := q.trim(ctx, id, l); err != nil {
+			return err
+		}
+	}
+	if len(l.groups[lowStockMark]) > 0 || l.size >= queueEntries {
+		return nil
+	}
+	subject := q.bus.Queue(id.Bytes())
+	err = q.publish(ctx, subject, l, lowStockMark, &mimimiv1.QueueItem{Id: noticeID, LowStock: true})
+	if isKind(err, problem.Limited) {
+		q.m.StorageFull.Add(ctx, 1)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	q.m.LowStock.Add(ctx, 1)
+	q.bus.Hint(subject)
+	return nil
 }
 
 // lose drops an entry for which the storage has no room: waiting for room would hold back everybody's deliveries. The owner gets a notice, if
@@ -317,7 +358,7 @@ func (q *queues) sync(ctx context.Context, id mimimi.QueueID, l *heldLedger) err
 		for _, m := range msgs {
 			item := new(mimimiv1.QueueItem)
 			if err := proto.Unmarshal(m.Data, item); err == nil { // what cannot be read counts for no group; its owner reads a loss
-				l.add(string(groupMark(id, item.GetGroupId())), waiting{sequence: m.Sequence, id: itemID(item)})
+				l.add(markOf(id, item), waiting{sequence: m.Sequence, id: itemID(item)})
 			}
 			l.scanned = m.Sequence
 		}

@@ -399,7 +399,7 @@ func TestLedgersForget(t *testing.T) {
 // direct is a deliverer of its own on a domain's bus, as one replica has it.
 func (d *testDomain) direct() *deliverer {
 	b, m := d.bus.Bus("provider"), must(newMetrics(nil))
-	k := must(loadKeys(d.cfg))
+	k := must(loadKeys(d.cfg, d.clock.Now))
 	return &deliverer{domain: d.name, bus: b, queues: &queues{bus: b, now: d.clock.Now, m: m, ledgers: newLedgers()}, keys: k.queue, m: m, log: slog.New(slog.DiscardHandler)}
 }
 

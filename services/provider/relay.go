@@ -16,13 +16,14 @@ import (
 // relaySide serves RelayService on the anonymous listener: opaque bytes out, opaque bytes back, and nothing kept.
 type relaySide struct {
 	mimimiv1connect.UnimplementedRelayServiceHandler
-	domain    string
-	bus       *bus.Bus
-	peers     *peers
-	documents *documents
-	slots     slots        // of the own domain
-	away      *domainSlots // of each peer
-	m         *metrics
+	domain      string
+	bus         *bus.Bus
+	peers       *peers
+	documents   *documents
+	revocations *revocations
+	slots       slots        // of the own domain
+	away        *domainSlots // of each peer
+	m           *metrics
 }
 
 // Problems of relayed requests.

@@ -16,11 +16,12 @@ import (
 // accountSide serves AccountService. It knows users by name, and shares nothing with the anonymous side that depends on a user.
 type accountSide struct {
 	mimimiv1connect.UnimplementedAccountServiceHandler
-	domain   string
-	bus      *bus.Bus
-	identity mls.SignatureKey
-	now      func() time.Time
-	m        *metrics
+	domain      string
+	bus         *bus.Bus
+	identity    mls.SignatureKey
+	revocations *revocations
+	now         func() time.Time
+	m           *metrics
 }
 
 // Register makes a user with its first client.
@@ -61,7 +62,7 @@ func (a *accountSide) register(ctx context.Context, req *mimimiv1.RegisterReques
 // claimClient creates the client's entry, or finds that the same registration did.
 func (a *accountSide) claimClient(ctx context.Context, r *registration) error {
 	return update(ctx, a.bus, a.bus.AccountClient(r.client.Wire()), func(e *mimimiv1.ClientEntry, exists bool) (bool, error) {
-		if exists && (e.GetUser() != r.user.Wire() || string(e.GetSignatureKey()) != string(r.key)) {
+		if exists && (e.GetGone() || e.GetUser() != r.user.Wire() || string(e.GetSignatureKey()) != string(r.key)) {
 			return false, errClientTaken
 		}
 		e.User, e.SignatureKey = r.user.Wire(), r.key
@@ -97,28 +98,17 @@ func (a *accountSide) verify(operation string, client mimimi.Client, key []byte,
 	return nil
 }
 
-// authenticate returns the account of the client that signed, and the client's part of it.
+// authenticate returns the account of the client that signed, and the client's part of it. A client that was taken off its account gets errClientGone.
 func (a *accountSide) authenticate(ctx context.Context, operation, name string, s *mimimiv1.Signed, body []byte) (*mimimiv1.AccountEntry, *mimimiv1.AccountClient, error) {
-	client, err := mimimi.ParseClient(name)
-	if err != nil || client.Domain() != a.domain {
-		return nil, nil, problem.New(problem.Invalid, "client must be mimi://domain/d/uuid, of this provider's domain")
-	}
-	e, _, ok, err := get[mimimiv1.ClientEntry](ctx, a.bus, a.bus.AccountClient(client.Wire()))
+	w, err := a.caller(ctx, operation, name, s, body)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !ok {
-		return nil, nil, errAccountAuth
+	if w.part == nil {
+		return nil, nil, errClientGone
 	}
-	account, _, _, err := get[mimimiv1.AccountEntry](ctx, a.bus, a.bus.Account(e.GetUser()))
-	if err != nil {
-		return nil, nil, err
-	}
-	c := clientOf(account, client.Wire())
-	if c == nil {
-		return nil, nil, errAccountAuth
-	}
-	return account, c, a.verify(operation, client, c.GetSignatureKey(), s, body)
+	a.settleLater(ctx, w)
+	return w.account, w.part, nil
 }
 
 // PublishRecord stores the user's connection record. One compare-and-swap on the account: a crash leaves the old record or the new one.

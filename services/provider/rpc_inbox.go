@@ -16,12 +16,13 @@ import (
 // same for a user who does and one who does not.
 type inboxSide struct {
 	mimimiv1connect.UnimplementedInboxServiceHandler
-	domain   string
-	bus      *bus.Bus
-	fakes    *fakes
-	redeemer mimimi.Redeemer
-	now      func() time.Time
-	m        *metrics
+	domain    string
+	bus       *bus.Bus
+	documents *documents
+	fakes     *fakes
+	redeemer  mimimi.Redeemer
+	now       func() time.Time
+	m         *metrics
 }
 
 // Problems of deposits.
@@ -105,7 +106,11 @@ func (s *inboxSide) deposit(ctx context.Context, d *deposit, token []byte) error
 	if err != nil {
 		return err
 	}
-	if err := s.append(ctx, account.GetUser(), known, d); err != nil {
+	user := nobody
+	if known = known && !account.GetDeleted(); known {
+		user = account.GetUser()
+	}
+	if err := s.append(ctx, user, known, d); err != nil {
 		return err
 	}
 	_, err = s.take(ctx, d, true)
@@ -138,4 +143,17 @@ func (s *inboxSide) append(ctx context.Context, user string, known bool, d *depo
 		return nil
 	}
 	return s.bus.Purge(ctx, inbox, 0)
+}
+
+// GetPeerDocument returns the copy of a domain's key document that this provider's own users are shown. Domains that are no peers are not asked: strangers
+// come here.
+func (s *inboxSide) GetPeerDocument(ctx context.Context, req *mimimiv1.GetPeerDocumentRequest) (*mimimiv1.GetPeerDocumentResponse, error) {
+	if mimimi.CheckDomain(req.GetDomain()) != nil {
+		return nil, problem.Connect(errDomain)
+	}
+	document, err := s.documents.of(ctx, req.GetDomain())
+	if err != nil {
+		return nil, problem.Connect(err)
+	}
+	return &mimimiv1.GetPeerDocumentResponse{Document: document}, nil
 }

@@ -20,6 +20,7 @@ const (
 	labelDeposit    = "mimimi provider deposit"       // what an inbox request was about
 	labelDepositID  = "mimimi provider deposit id"    // message id of an inbox entry
 	labelFakeSeed   = "mimimi provider fake seed"     // from the identity key
+	labelQueueKey   = "mimimi provider queue key"     // of a period, from queue_secret_file
 	labelFakeRecord = "mimimi provider fake record"   // of a user that does not exist
 	labelFakeCA     = "mimimi provider fake identity" // what signs such a record's certificate
 )
@@ -33,6 +34,9 @@ func digest(label string, parts ...[]byte) []byte {
 	}
 	return h.Sum(nil)
 }
+
+// nobody is the user whose inbox and mailbox take what is for users that do not exist.
+const nobody = ""
 
 // errCorrupt is a stored record that does not parse: our own fault, never the caller's.
 var errCorrupt = problem.New(problem.Internal, "a stored record cannot be read")

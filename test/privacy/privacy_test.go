@@ -175,6 +175,8 @@ func TestBusMessagesGoToTheirReaders(t *testing.T) {
 		{"queue.1.abc", []Role{ProviderAnonymous}},
 		{"kp.1.abc.def", []Role{KeyPackageStore}},
 		{"peer.abc", []Role{ProviderAnonymous}},
+		{"link.abc", []Role{ProviderAccount}},
+		{"revoked.abc", []Role{ProviderAnonymous}},
 		{"hint.queue.1.abc", []Role{ProviderAnonymous}},
 		{"rpc.inbox", []Role{ProviderAccount, ProviderAnonymous}},
 		{"$JS.API.STREAM.MSG.GET.DIRECTORY", []Role{ProviderAccount}},

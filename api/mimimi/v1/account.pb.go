@@ -1557,6 +1557,7 @@ type DeleteAccountRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	Signed        *Signed                `protobuf:"bytes,2,opt,name=signed,proto3" json:"signed,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"` // the client's user: a repeat comes when the provider no longer knows it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1603,6 +1604,13 @@ func (x *DeleteAccountRequest) GetSigned() *Signed {
 		return x.Signed
 	}
 	return nil
+}
+
+func (x *DeleteAccountRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
 }
 
 type DeleteAccountResponse struct {
@@ -1736,10 +1744,11 @@ const file_mimimi_v1_account_proto_rawDesc = "" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12)\n" +
 	"\x06signed\x18\x04 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"<\n" +
 	"\x18RenewCertificateResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"Y\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"m\n" +
 	"\x14DeleteAccountRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12)\n" +
-	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x17\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\"\x17\n" +
 	"\x15DeleteAccountResponse2\xea\b\n" +
 	"\x0eAccountService\x12E\n" +
 	"\bRegister\x12\x1a.mimimi.v1.RegisterRequest\x1a\x1b.mimimi.v1.RegisterResponse\"\x00\x12T\n" +

@@ -643,6 +643,7 @@ func (x *WithdrawRequest) GetSigned() *Signed {
 
 type WithdrawResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	HandedOut     []string               `protobuf:"bytes,1,rep,name=handed_out,json=handedOut,proto3" json:"handed_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -675,6 +676,13 @@ func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use WithdrawResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawResponse) Descriptor() ([]byte, []int) {
 	return file_mimimi_v1_kpstore_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WithdrawResponse) GetHandedOut() []string {
+	if x != nil {
+		return x.HandedOut
+	}
+	return nil
 }
 
 type DeleteIndexRequest struct {
@@ -816,8 +824,10 @@ const file_mimimi_v1_kpstore_proto_rawDesc = "" +
 	"\x0fWithdrawRequest\x12\x1b\n" +
 	"\twrite_key\x18\x01 \x01(\fR\bwriteKey\x12'\n" +
 	"\x0fuser_pseudonyms\x18\x02 \x03(\tR\x0euserPseudonyms\x12)\n" +
-	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x12\n" +
-	"\x10WithdrawResponse\"\\\n" +
+	"\x06signed\x18\x03 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"1\n" +
+	"\x10WithdrawResponse\x12\x1d\n" +
+	"\n" +
+	"handed_out\x18\x01 \x03(\tR\thandedOut\"\\\n" +
 	"\x12DeleteIndexRequest\x12\x1b\n" +
 	"\twrite_key\x18\x01 \x01(\fR\bwriteKey\x12)\n" +
 	"\x06signed\x18\x02 \x01(\v2\x11.mimimi.v1.SignedR\x06signed\"\x15\n" +

@@ -155,6 +155,8 @@ type KeyPackageOwner struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Aliases       [][]byte               `protobuf:"bytes,1,rep,name=aliases,proto3" json:"aliases,omitempty"`  // token hashes; bounds their number
 	Clients       uint32                 `protobuf:"varint,2,opt,name=clients,proto3" json:"clients,omitempty"` // how many KeyPackages make a complete set, as last declared
+	Stocked       uint32                 `protobuf:"varint,3,opt,name=stocked,proto3" json:"stocked,omitempty"` // one-time sets after the last upload that started some: what "few" is measured by
+	Deleted       bool                   `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"` // nothing is added any more; kept for as long as a captured request could be replayed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +203,20 @@ func (x *KeyPackageOwner) GetClients() uint32 {
 		return x.Clients
 	}
 	return 0
+}
+
+func (x *KeyPackageOwner) GetStocked() uint32 {
+	if x != nil {
+		return x.Stocked
+	}
+	return 0
+}
+
+func (x *KeyPackageOwner) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
 }
 
 // KeyPackageAlias leads from the hash of a connection token to an index.
@@ -344,7 +360,7 @@ func (x *KeyPackageClaim) GetKeyPackages() [][]byte {
 // KeyPackageServed remembers that a user pseudonym was handed out, and to which claim. It is written once.
 type KeyPackageServed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Claim         []byte                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`   // derived from request id and connection token; empty for a last-resort set
+	Claim         []byte                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`   // derived from request id and connection token; empty for a last-resort set; for one that was withdrawn, derived from its index
 	Hashes        [][]byte               `protobuf:"bytes,2,rep,name=hashes,proto3" json:"hashes,omitempty"` // SHA-256 of each KeyPackage handed out: an upload of one of them is a repeat
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -394,6 +410,104 @@ func (x *KeyPackageServed) GetHashes() [][]byte {
 	return nil
 }
 
+// KeyPackageCount counts the claims on one index that were paid with tokens of one issuing domain.
+type KeyPackageCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hour          int64                  `protobuf:"varint,1,opt,name=hour,proto3" json:"hour,omitempty"` // whole hours since 1970 that claims counts
+	Claims        uint32                 `protobuf:"varint,2,opt,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyPackageCount) Reset() {
+	*x = KeyPackageCount{}
+	mi := &file_mimimi_v1_kpstore_events_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyPackageCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyPackageCount) ProtoMessage() {}
+
+func (x *KeyPackageCount) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_events_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyPackageCount.ProtoReflect.Descriptor instead.
+func (*KeyPackageCount) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_events_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *KeyPackageCount) GetHour() int64 {
+	if x != nil {
+		return x.Hour
+	}
+	return 0
+}
+
+func (x *KeyPackageCount) GetClaims() uint32 {
+	if x != nil {
+		return x.Claims
+	}
+	return 0
+}
+
+// KeyPackageNotice remembers when the owner of an index was told last that its stock is low.
+type KeyPackageNotice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sent          int64                  `protobuf:"varint,1,opt,name=sent,proto3" json:"sent,omitempty"` // seconds since 1970
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyPackageNotice) Reset() {
+	*x = KeyPackageNotice{}
+	mi := &file_mimimi_v1_kpstore_events_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyPackageNotice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyPackageNotice) ProtoMessage() {}
+
+func (x *KeyPackageNotice) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_kpstore_events_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyPackageNotice.ProtoReflect.Descriptor instead.
+func (*KeyPackageNotice) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_kpstore_events_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *KeyPackageNotice) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
 var File_mimimi_v1_kpstore_events_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_kpstore_events_proto_rawDesc = "" +
@@ -409,10 +523,12 @@ const file_mimimi_v1_kpstore_events_proto_rawDesc = "" +
 	"\x10StoredKeyPackage\x12)\n" +
 	"\x10client_pseudonym\x18\x01 \x01(\tR\x0fclientPseudonym\x12\x1f\n" +
 	"\vkey_package\x18\x02 \x01(\fR\n" +
-	"keyPackage\"E\n" +
+	"keyPackage\"y\n" +
 	"\x0fKeyPackageOwner\x12\x18\n" +
 	"\aaliases\x18\x01 \x03(\fR\aaliases\x12\x18\n" +
-	"\aclients\x18\x02 \x01(\rR\aclients\"m\n" +
+	"\aclients\x18\x02 \x01(\rR\aclients\x12\x18\n" +
+	"\astocked\x18\x03 \x01(\rR\astocked\x12\x18\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"m\n" +
 	"\x0fKeyPackageAlias\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\fR\x05owner\x12\x18\n" +
 	"\arevoked\x18\x02 \x01(\bR\arevoked\x12\x12\n" +
@@ -426,7 +542,12 @@ const file_mimimi_v1_kpstore_events_proto_rawDesc = "" +
 	"\fkey_packages\x18\x04 \x03(\fR\vkeyPackages\"@\n" +
 	"\x10KeyPackageServed\x12\x14\n" +
 	"\x05claim\x18\x01 \x01(\fR\x05claim\x12\x16\n" +
-	"\x06hashes\x18\x02 \x03(\fR\x06hashesB'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
+	"\x06hashes\x18\x02 \x03(\fR\x06hashes\"=\n" +
+	"\x0fKeyPackageCount\x12\x12\n" +
+	"\x04hour\x18\x01 \x01(\x03R\x04hour\x12\x16\n" +
+	"\x06claims\x18\x02 \x01(\rR\x06claims\"&\n" +
+	"\x10KeyPackageNotice\x12\x12\n" +
+	"\x04sent\x18\x01 \x01(\x03R\x04sentB'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
 
 var (
 	file_mimimi_v1_kpstore_events_proto_rawDescOnce sync.Once
@@ -440,7 +561,7 @@ func file_mimimi_v1_kpstore_events_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_kpstore_events_proto_rawDescData
 }
 
-var file_mimimi_v1_kpstore_events_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_mimimi_v1_kpstore_events_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_mimimi_v1_kpstore_events_proto_goTypes = []any{
 	(*KeyPackageSet)(nil),    // 0: mimimi.v1.KeyPackageSet
 	(*StoredKeyPackage)(nil), // 1: mimimi.v1.StoredKeyPackage
@@ -448,6 +569,8 @@ var file_mimimi_v1_kpstore_events_proto_goTypes = []any{
 	(*KeyPackageAlias)(nil),  // 3: mimimi.v1.KeyPackageAlias
 	(*KeyPackageClaim)(nil),  // 4: mimimi.v1.KeyPackageClaim
 	(*KeyPackageServed)(nil), // 5: mimimi.v1.KeyPackageServed
+	(*KeyPackageCount)(nil),  // 6: mimimi.v1.KeyPackageCount
+	(*KeyPackageNotice)(nil), // 7: mimimi.v1.KeyPackageNotice
 }
 var file_mimimi_v1_kpstore_events_proto_depIdxs = []int32{
 	1, // 0: mimimi.v1.KeyPackageSet.key_packages:type_name -> mimimi.v1.StoredKeyPackage
@@ -469,7 +592,7 @@ func file_mimimi_v1_kpstore_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_kpstore_events_proto_rawDesc), len(file_mimimi_v1_kpstore_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

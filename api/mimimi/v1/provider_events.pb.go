@@ -28,7 +28,9 @@ type AccountEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Clients       []*AccountClient       `protobuf:"bytes,2,rep,name=clients,proto3" json:"clients,omitempty"`
-	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"` // ConnectionRecord; empty until one is published
+	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`    // ConnectionRecord; empty until one is published
+	Leaving       []*AccountClient       `protobuf:"bytes,4,rep,name=leaving,proto3" json:"leaving,omitempty"`  // were taken off the account; their certificates may not be revoked yet
+	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"` // stays, so that the name is not given out again; nothing else does once all clients have left
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,11 +86,28 @@ func (x *AccountEntry) GetRecord() []byte {
 	return nil
 }
 
+func (x *AccountEntry) GetLeaving() []*AccountClient {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *AccountEntry) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
 type AccountClient struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	SignatureKey  []byte                 `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
-	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // ClientCertificate, as issued
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Client        string                  `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	SignatureKey  []byte                  `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Certificate   []byte                  `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`                    // ClientCertificate, as last issued
+	Earlier       []*RevocableCertificate `protobuf:"bytes,4,rep,name=earlier,proto3" json:"earlier,omitempty"`                            // certificates before it that would still have to be revoked
+	PreviousKey   []byte                  `protobuf:"bytes,5,opt,name=previous_key,json=previousKey,proto3" json:"previous_key,omitempty"` // the key before signature_key, if the last renewal changed it: it may sign a repeat of that renewal
+	RenewalId     []byte                  `protobuf:"bytes,6,opt,name=renewal_id,json=renewalId,proto3" json:"renewal_id,omitempty"`       // request id of the last renewal
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,18 +163,93 @@ func (x *AccountClient) GetCertificate() []byte {
 	return nil
 }
 
+func (x *AccountClient) GetEarlier() []*RevocableCertificate {
+	if x != nil {
+		return x.Earlier
+	}
+	return nil
+}
+
+func (x *AccountClient) GetPreviousKey() []byte {
+	if x != nil {
+		return x.PreviousKey
+	}
+	return nil
+}
+
+func (x *AccountClient) GetRenewalId() []byte {
+	if x != nil {
+		return x.RenewalId
+	}
+	return nil
+}
+
+// RevocableCertificate is an entry of a list of revocations to come.
+type RevocableCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	NotAfter      int64                  `protobuf:"varint,2,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"` // seconds since 1970
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocableCertificate) Reset() {
+	*x = RevocableCertificate{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocableCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocableCertificate) ProtoMessage() {}
+
+func (x *RevocableCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocableCertificate.ProtoReflect.Descriptor instead.
+func (*RevocableCertificate) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RevocableCertificate) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *RevocableCertificate) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
 // ClientEntry leads from a client to its user. It gives no right: the account must list the client.
 type ClientEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // empty once the client is gone
 	SignatureKey  []byte                 `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Gone          bool                   `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"` // was taken off its account; stays, so that the name is not given out again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClientEntry) Reset() {
 	*x = ClientEntry{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[2]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +261,7 @@ func (x *ClientEntry) String() string {
 func (*ClientEntry) ProtoMessage() {}
 
 func (x *ClientEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[2]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +274,7 @@ func (x *ClientEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientEntry.ProtoReflect.Descriptor instead.
 func (*ClientEntry) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{2}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ClientEntry) GetUser() string {
@@ -197,6 +291,195 @@ func (x *ClientEntry) GetSignatureKey() []byte {
 	return nil
 }
 
+func (x *ClientEntry) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+// LinkMailbox is what waits for a user's clients and for those that want to become such, in LINKS.
+type LinkMailbox struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*LinkEntry           `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"` // oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkMailbox) Reset() {
+	*x = LinkMailbox{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkMailbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkMailbox) ProtoMessage() {}
+
+func (x *LinkMailbox) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkMailbox.ProtoReflect.Descriptor instead.
+func (*LinkMailbox) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LinkMailbox) GetLinks() []*LinkEntry {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+type LinkEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	SignatureKey  []byte                 `protobuf:"bytes,2,opt,name=signature_key,json=signatureKey,proto3" json:"signature_key,omitempty"`
+	Offer         []byte                 `protobuf:"bytes,3,opt,name=offer,proto3" json:"offer,omitempty"`
+	Touched       int64                  `protobuf:"varint,4,opt,name=touched,proto3" json:"touched,omitempty"`        // seconds since 1970: of the offer, the approval or the package, whichever came last
+	Certificate   []byte                 `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"` // ClientCertificate; empty until a client approved the offer
+	SealedAnswer  []byte                 `protobuf:"bytes,6,opt,name=sealed_answer,json=sealedAnswer,proto3" json:"sealed_answer,omitempty"`
+	SealedPackage []byte                 `protobuf:"bytes,7,opt,name=sealed_package,json=sealedPackage,proto3" json:"sealed_package,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkEntry) Reset() {
+	*x = LinkEntry{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkEntry) ProtoMessage() {}
+
+func (x *LinkEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
+func (*LinkEntry) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LinkEntry) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *LinkEntry) GetSignatureKey() []byte {
+	if x != nil {
+		return x.SignatureKey
+	}
+	return nil
+}
+
+func (x *LinkEntry) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
+}
+
+func (x *LinkEntry) GetTouched() int64 {
+	if x != nil {
+		return x.Touched
+	}
+	return 0
+}
+
+func (x *LinkEntry) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *LinkEntry) GetSealedAnswer() []byte {
+	if x != nil {
+		return x.SealedAnswer
+	}
+	return nil
+}
+
+func (x *LinkEntry) GetSealedPackage() []byte {
+	if x != nil {
+		return x.SealedPackage
+	}
+	return nil
+}
+
+// RevocationRecord is the last known list of a domain.
+type RevocationRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          []byte                 `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"` // RevocationList
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationRecord) Reset() {
+	*x = RevocationRecord{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationRecord) ProtoMessage() {}
+
+func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationRecord.ProtoReflect.Descriptor instead.
+func (*RevocationRecord) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RevocationRecord) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
 // InboxRequestEntry remembers a connection request's id, so that it is taken once.
 type InboxRequestEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -208,7 +491,7 @@ type InboxRequestEntry struct {
 
 func (x *InboxRequestEntry) Reset() {
 	*x = InboxRequestEntry{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[3]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +503,7 @@ func (x *InboxRequestEntry) String() string {
 func (*InboxRequestEntry) ProtoMessage() {}
 
 func (x *InboxRequestEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[3]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +516,7 @@ func (x *InboxRequestEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboxRequestEntry.ProtoReflect.Descriptor instead.
 func (*InboxRequestEntry) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{3}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InboxRequestEntry) GetContentHash() []byte {
@@ -263,7 +546,7 @@ type QueueRecord struct {
 
 func (x *QueueRecord) Reset() {
 	*x = QueueRecord{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[4]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +558,7 @@ func (x *QueueRecord) String() string {
 func (*QueueRecord) ProtoMessage() {}
 
 func (x *QueueRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[4]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +571,7 @@ func (x *QueueRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueRecord.ProtoReflect.Descriptor instead.
 func (*QueueRecord) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{4}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *QueueRecord) GetPublicKey() []byte {
@@ -325,16 +608,17 @@ type QueueItem struct {
 	GroupId       []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	Delivery      *Delivery              `protobuf:"bytes,2,opt,name=delivery,proto3" json:"delivery,omitempty"` // without recipients; absent if body or lost is set
 	Recipient     *Recipient             `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
-	BodyHash      []byte                 `protobuf:"bytes,4,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"` // the delivery is in BODY under this hash
-	Lost          bool                   `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                        // a notice: entries of the group were evicted
-	Id            []byte                 `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`                             // derived from sender, delivery and recipient: a repeat has the same
+	BodyHash      []byte                 `protobuf:"bytes,4,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"`  // the delivery is in BODY under this hash
+	Lost          bool                   `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                         // a notice: entries of the group were evicted
+	Id            []byte                 `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`                              // derived from sender, delivery and recipient: a repeat has the same
+	LowStock      bool                   `protobuf:"varint,7,opt,name=low_stock,json=lowStock,proto3" json:"low_stock,omitempty"` // a notice of the KeyPackage store; no group, no delivery
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[5]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +630,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[5]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +643,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{5}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueueItem) GetGroupId() []byte {
@@ -404,6 +688,13 @@ func (x *QueueItem) GetId() []byte {
 	return nil
 }
 
+func (x *QueueItem) GetLowStock() bool {
+	if x != nil {
+		return x.LowStock
+	}
+	return false
+}
+
 // PeerRecord is what is remembered of another domain.
 type PeerRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -415,7 +706,7 @@ type PeerRecord struct {
 
 func (x *PeerRecord) Reset() {
 	*x = PeerRecord{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[6]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +718,7 @@ func (x *PeerRecord) String() string {
 func (*PeerRecord) ProtoMessage() {}
 
 func (x *PeerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[6]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +731,7 @@ func (x *PeerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerRecord.ProtoReflect.Descriptor instead.
 func (*PeerRecord) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{6}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PeerRecord) GetIdentityKey() []byte {
@@ -461,18 +752,40 @@ var File_mimimi_v1_provider_events_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmimimi/v1/provider_events.proto\x12\tmimimi.v1\x1a\x19mimimi/v1/anonymous.proto\"n\n" +
+	"\x1fmimimi/v1/provider_events.proto\x12\tmimimi.v1\x1a\x19mimimi/v1/anonymous.proto\"\xbc\x01\n" +
 	"\fAccountEntry\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x122\n" +
 	"\aclients\x18\x02 \x03(\v2\x18.mimimi.v1.AccountClientR\aclients\x12\x16\n" +
-	"\x06record\x18\x03 \x01(\fR\x06record\"n\n" +
+	"\x06record\x18\x03 \x01(\fR\x06record\x122\n" +
+	"\aleaving\x18\x04 \x03(\v2\x18.mimimi.v1.AccountClientR\aleaving\x12\x18\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\"\xeb\x01\n" +
 	"\rAccountClient\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
 	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12 \n" +
-	"\vcertificate\x18\x03 \x01(\fR\vcertificate\"F\n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x129\n" +
+	"\aearlier\x18\x04 \x03(\v2\x1f.mimimi.v1.RevocableCertificateR\aearlier\x12!\n" +
+	"\fprevious_key\x18\x05 \x01(\fR\vpreviousKey\x12\x1d\n" +
+	"\n" +
+	"renewal_id\x18\x06 \x01(\fR\trenewalId\"G\n" +
+	"\x14RevocableCertificate\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x1b\n" +
+	"\tnot_after\x18\x02 \x01(\x03R\bnotAfter\"Z\n" +
 	"\vClientEntry\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12#\n" +
-	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\"J\n" +
+	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12\x12\n" +
+	"\x04gone\x18\x03 \x01(\bR\x04gone\"9\n" +
+	"\vLinkMailbox\x12*\n" +
+	"\x05links\x18\x01 \x03(\v2\x14.mimimi.v1.LinkEntryR\x05links\"\xe6\x01\n" +
+	"\tLinkEntry\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
+	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12\x14\n" +
+	"\x05offer\x18\x03 \x01(\fR\x05offer\x12\x18\n" +
+	"\atouched\x18\x04 \x01(\x03R\atouched\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12#\n" +
+	"\rsealed_answer\x18\x06 \x01(\fR\fsealedAnswer\x12%\n" +
+	"\x0esealed_package\x18\a \x01(\fR\rsealedPackage\"&\n" +
+	"\x10RevocationRecord\x12\x12\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list\"J\n" +
 	"\x11InboxRequestEntry\x12!\n" +
 	"\fcontent_hash\x18\x01 \x01(\fR\vcontentHash\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\"~\n" +
@@ -481,14 +794,15 @@ const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
 	"\tconfirmed\x18\x02 \x03(\fR\tconfirmed\x12\x18\n" +
 	"\arefused\x18\x03 \x03(\fR\arefused\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xcc\x01\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xe9\x01\n" +
 	"\tQueueItem\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12/\n" +
 	"\bdelivery\x18\x02 \x01(\v2\x13.mimimi.v1.DeliveryR\bdelivery\x122\n" +
 	"\trecipient\x18\x03 \x01(\v2\x14.mimimi.v1.RecipientR\trecipient\x12\x1b\n" +
 	"\tbody_hash\x18\x04 \x01(\fR\bbodyHash\x12\x12\n" +
 	"\x04lost\x18\x05 \x01(\bR\x04lost\x12\x0e\n" +
-	"\x02id\x18\x06 \x01(\fR\x02id\"K\n" +
+	"\x02id\x18\x06 \x01(\fR\x02id\x12\x1b\n" +
+	"\tlow_stock\x18\a \x01(\bR\blowStock\"K\n" +
 	"\n" +
 	"PeerRecord\x12!\n" +
 	"\fidentity_key\x18\x01 \x01(\fR\videntityKey\x12\x1a\n" +
@@ -506,27 +820,34 @@ func file_mimimi_v1_provider_events_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_provider_events_proto_rawDescData
 }
 
-var file_mimimi_v1_provider_events_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_mimimi_v1_provider_events_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_mimimi_v1_provider_events_proto_goTypes = []any{
-	(*AccountEntry)(nil),      // 0: mimimi.v1.AccountEntry
-	(*AccountClient)(nil),     // 1: mimimi.v1.AccountClient
-	(*ClientEntry)(nil),       // 2: mimimi.v1.ClientEntry
-	(*InboxRequestEntry)(nil), // 3: mimimi.v1.InboxRequestEntry
-	(*QueueRecord)(nil),       // 4: mimimi.v1.QueueRecord
-	(*QueueItem)(nil),         // 5: mimimi.v1.QueueItem
-	(*PeerRecord)(nil),        // 6: mimimi.v1.PeerRecord
-	(*Delivery)(nil),          // 7: mimimi.v1.Delivery
-	(*Recipient)(nil),         // 8: mimimi.v1.Recipient
+	(*AccountEntry)(nil),         // 0: mimimi.v1.AccountEntry
+	(*AccountClient)(nil),        // 1: mimimi.v1.AccountClient
+	(*RevocableCertificate)(nil), // 2: mimimi.v1.RevocableCertificate
+	(*ClientEntry)(nil),          // 3: mimimi.v1.ClientEntry
+	(*LinkMailbox)(nil),          // 4: mimimi.v1.LinkMailbox
+	(*LinkEntry)(nil),            // 5: mimimi.v1.LinkEntry
+	(*RevocationRecord)(nil),     // 6: mimimi.v1.RevocationRecord
+	(*InboxRequestEntry)(nil),    // 7: mimimi.v1.InboxRequestEntry
+	(*QueueRecord)(nil),          // 8: mimimi.v1.QueueRecord
+	(*QueueItem)(nil),            // 9: mimimi.v1.QueueItem
+	(*PeerRecord)(nil),           // 10: mimimi.v1.PeerRecord
+	(*Delivery)(nil),             // 11: mimimi.v1.Delivery
+	(*Recipient)(nil),            // 12: mimimi.v1.Recipient
 }
 var file_mimimi_v1_provider_events_proto_depIdxs = []int32{
-	1, // 0: mimimi.v1.AccountEntry.clients:type_name -> mimimi.v1.AccountClient
-	7, // 1: mimimi.v1.QueueItem.delivery:type_name -> mimimi.v1.Delivery
-	8, // 2: mimimi.v1.QueueItem.recipient:type_name -> mimimi.v1.Recipient
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1,  // 0: mimimi.v1.AccountEntry.clients:type_name -> mimimi.v1.AccountClient
+	1,  // 1: mimimi.v1.AccountEntry.leaving:type_name -> mimimi.v1.AccountClient
+	2,  // 2: mimimi.v1.AccountClient.earlier:type_name -> mimimi.v1.RevocableCertificate
+	5,  // 3: mimimi.v1.LinkMailbox.links:type_name -> mimimi.v1.LinkEntry
+	11, // 4: mimimi.v1.QueueItem.delivery:type_name -> mimimi.v1.Delivery
+	12, // 5: mimimi.v1.QueueItem.recipient:type_name -> mimimi.v1.Recipient
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_mimimi_v1_provider_events_proto_init() }
@@ -541,7 +862,7 @@ func file_mimimi_v1_provider_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_provider_events_proto_rawDesc), len(file_mimimi_v1_provider_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

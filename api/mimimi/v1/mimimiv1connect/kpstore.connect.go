@@ -66,9 +66,12 @@ type KeyPackageServiceClient interface {
 	// SHA-256 of items and clients). A request holds at most one KeyPackage of each user pseudonym. All items are checked before the first one is
 	// stored; repeating a request that was stored in part or in full is safe.
 	Upload(context.Context, *v1.UploadRequest) (*v1.UploadResponse, error)
-	// Withdraw removes sets that were not handed out; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms).
+	// Withdraw removes sets; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms). The answer
+	// names those that were handed out before, or of which the store does not know that they were not: their private halves may still be needed. It may
+	// be repeated, with the same answer for 100 days, and also asks about sets that are not listed any more.
 	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
-	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty).
+	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty). The write key opens nothing for a day afterwards, so
+	// that no captured request brings anything back. It may be repeated.
 	DeleteIndex(context.Context, *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error)
 	// Claim hands out one set, exactly once if one-time; within an hour a retry with the same request id and connection token gets the same answer.
 	// An unknown connection token and an index with nothing left get the same answer, resource_exhausted.
@@ -216,9 +219,12 @@ type KeyPackageServiceHandler interface {
 	// SHA-256 of items and clients). A request holds at most one KeyPackage of each user pseudonym. All items are checked before the first one is
 	// stored; repeating a request that was stored in part or in full is safe.
 	Upload(context.Context, *v1.UploadRequest) (*v1.UploadResponse, error)
-	// Withdraw removes sets that were not handed out; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms).
+	// Withdraw removes sets; their pseudonyms do not come back (operation "withdraw", body = WithdrawBody, the SHA-256 of the pseudonyms). The answer
+	// names those that were handed out before, or of which the store does not know that they were not: their private halves may still be needed. It may
+	// be repeated, with the same answer for 100 days, and also asks about sets that are not listed any more.
 	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
-	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty).
+	// DeleteIndex removes all sets and aliases of the owner (operation "delete index", body empty). The write key opens nothing for a day afterwards, so
+	// that no captured request brings anything back. It may be repeated.
 	DeleteIndex(context.Context, *v1.DeleteIndexRequest) (*v1.DeleteIndexResponse, error)
 	// Claim hands out one set, exactly once if one-time; within an hour a retry with the same request id and connection token gets the same answer.
 	// An unknown connection token and an index with nothing left get the same answer, resource_exhausted.
