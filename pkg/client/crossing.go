@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"errors"
+	"slices"
 )
 
 // keepOne decides which connection group stays when two users are connected by two, since their requests crossed: the one whose group id is smaller, so that
@@ -13,7 +14,7 @@ func (c *Client) keepOne(tx Tx, g *group) (kept string, err error) {
 	smallest := g.rec.GroupID
 	err = each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
 		switch {
-		case r.Peer != g.rec.Peer || r.ID == g.rec.ID || r.State == GroupOver || r.Idle:
+		case r.Peer != g.rec.Peer || r.ID == g.rec.ID || r.Idle || r.ending():
 		case bytes.Compare(r.GroupID, g.rec.GroupID) > 0:
 			idle = append(idle, r)
 		case r.Linked && bytes.Compare(r.GroupID, smallest) < 0:
@@ -35,6 +36,11 @@ func (c *Client) keepOne(tx Tx, g *group) (kept string, err error) {
 		}
 	}
 	return kept, nil
+}
+
+// ending says whether a group is over or being left.
+func (r *groupRecord) ending() bool {
+	return r.State == GroupOver || r.State == GroupLeaving || slices.ContainsFunc(r.Tasks, func(t *task) bool { return t.Kind == taskLeave })
 }
 
 // idle says whether a connection group has something to end: it is not the one that is used, or nobody came before the request was over.
@@ -60,7 +66,7 @@ func (c *Client) endIdle(g *group) error {
 // otherLink returns the local id of another connection group with the same user that is there or being entered, "" if there is none.
 func (c *Client) otherLink(tx Tx, g *group) (id string, err error) {
 	err = each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
-		if r.Peer == g.rec.Peer && r.ID != g.rec.ID && r.Create == nil && !r.Idle && (r.State == GroupActive || r.State == GroupJoining) {
+		if r.Peer == g.rec.Peer && r.ID != g.rec.ID && r.Create == nil && !r.Idle && !r.ending() {
 			id = r.ID
 		}
 		return nil
