@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
@@ -121,3 +122,206 @@ func Epoch(c *Client, group string) (epoch uint64) {
 	return epoch
 }
 
+// Copied is a request's connection group as a stranger would enter it who has the invite secret.
+func Copied(ctx context.Context, asker, thief *Client, asked mimimi.User) (group string, err error) {
+	k, _, err := asker.contact(asked)
+	if err != nil {
+		return "", err
+	}
+	g, err := asker.group(k.Group)
+	if err != nil {
+		return "", err
+	}
+	key := asker.account.rec.ConnectionKey
+	err = thief.locked(func() error {
+		stolen, err := thief.newGroup(&groupRecord{GroupID: g.rec.GroupID, Peer: asker.account.rec.User,
+			Join: &joinRecord{Secret: k.Ask.Secret, PeerKey: key, Claim: newRequestID()}})
+		if err != nil {
+			return err
+		}
+		group = stolen.rec.ID
+		return thief.made(ctx, group)
+	})
+	return group, err
+}
+
+// Knows says how many leaves of a group c has identified, and how many there are.
+func Knows(c *Client, group string) (known, all int) {
+	_ = c.locked(func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		for _, l := range g.rec.Leaves {
+			if l.User != "" {
+				known++
+			}
+			all++
+		}
+		return nil
+	})
+	return known, all
+}
+
+// Links are the connection groups with a user that are not over.
+func Links(c *Client, user mimimi.User) (n int) {
+	_ = c.view(func(tx Tx) error {
+		return each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
+			if r.Peer == user.Wire() && r.State != GroupOver && r.State != GroupLeaving {
+				n++
+			}
+			return nil
+		})
+	})
+	return n
+}
+
+// BreakEpoch makes c derive other secrets for the next epoch than the other members, as a member does that wants its commits not to be followed: its init secret is
+// changed in the stored state. tries counts up from 0 until ok.
+func BreakEpoch(c *Client, group string) error {
+	return c.locked(func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		state := g.mls.Marshal()
+		want := g.mls.EpochAuthenticator()
+		at := bytes.Index(state, want)
+		if at < 0 {
+			return errDamagedGroup
+		}
+		for _, from := range []int{-1, 1} { // the init secret stands some secrets beside the authenticator, each with a length of one byte
+			for n := 1; n <= 9; n++ {
+				i := at + from*n*33
+				if i < 0 || i >= len(state) {
+					continue
+				}
+				broken := bytes.Clone(state)
+				broken[i] ^= 1
+				if other, err := mls.ParseGroup(broken, protocolRules()); err == nil && breaks(g.mls, other) {
+					g.mls = other
+					return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
+				}
+			}
+		}
+		return errDamagedGroup
+	})
+}
+
+// breaks says whether a commit of other passes all that a hub sees, and another member fails at its tag: the good state stages the same commit from a copy.
+func breaks(good, other *mls.Group) bool {
+	staged, err := other.Commit(mls.CommitOptions{HubExtensions: hubExtensions, Path: true})
+	if err != nil {
+		return false
+	}
+	a, err1 := good.Export("test", nil, 32)
+	b, err2 := other.Export("test", nil, 32)
+	if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
+		return false // that was the exporter secret
+	}
+	ga, err1 := good.GroupInfo(nil, false)
+	gb, err2 := other.GroupInfo(nil, false)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	ia, err1 := mls.ParseGroupInfo(ga)
+	ib, err2 := mls.ParseGroupInfo(gb)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	pa, _ := ia.Extension(mls.ExtensionExternalPub)
+	pb, _ := ib.Extension(mls.ExtensionExternalPub)
+	return bytes.Equal(pa, pb) && staged != nil
+}
+
+// DropQueue deletes c's queue at its provider, as a provider that loses it does.
+func DropQueue(ctx context.Context, c *Client) error {
+	return c.locked(func() error {
+		_, err := call(ctx, c.channels.queue.Delete, &mimimiv1.DeleteQueueRequest{
+			QueueId: c.account.rec.QueueID, Signed: c.signedQueue("delete", newRequestID(), nil),
+		})
+		return err
+	})
+}
+
+// QueueOf is the id of c's queue, and says whether the own leaf in a group names it.
+func QueueOf(c *Client, group string) (id string, named bool) {
+	_ = c.locked(func() error {
+		g, err := c.group(group)
+		if err == nil {
+			id, named = string(c.account.rec.QueueID), !c.queueless(g)
+		}
+		return err
+	})
+	return id, named
+}
+
+// Bounded is what c makes of an acceptance time in a group.
+func Bounded(c *Client, group string, at int64) (bounded int64, err error) {
+	err = c.locked(func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		d, err := c.bounded(g, &mimimiv1.Delivery{Accepted: at})
+		if err == nil {
+			bounded = d.Accepted
+		}
+		return err
+	})
+	return bounded, err
+}
+
+// GiveUp makes the entry into the connection group of an accepted request fail for good.
+func GiveUp(c *Client, user mimimi.User) error {
+	return c.locked(func() error {
+		k, _, err := c.contact(user)
+		if err != nil {
+			return err
+		}
+		g, err := c.group(k.Group)
+		if err != nil {
+			return err
+		}
+		return c.dropGroup(g)
+	})
+}
+
+// AcceptOnly stores that a request was accepted, and does no more.
+func AcceptOnly(c *Client, id string) error {
+	return c.locked(func() error {
+		return c.update(func(tx Tx) error {
+			r, err := waitingRequest(tx, id, c.now())
+			if err != nil {
+				return err
+			}
+			return c.acceptRequest(tx, r)
+		})
+	})
+}
+
+// LinkOf is the local id of the connection group with a user.
+func LinkOf(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return k.Group
+}
+
+// Alive says whether a group is neither over nor being left.
+func Alive(c *Client, group string) (alive bool) {
+	_ = c.locked(func() error {
+		g, err := c.group(group)
+		alive = err == nil && !g.rec.ending()
+		return nil
+	})
+	return alive
+}
+
+// Forget drops a contact from the store.
+func Forget(c *Client, user mimimi.User) error {
+	return c.locked(func() error {
+		return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(user.Wire())) })
+	})
+}
