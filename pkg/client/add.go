@@ -67,7 +67,7 @@ func (c *Client) claimSome(ctx context.Context, g *group, t *task) (n int, err e
 				continue
 			}
 		}
-		if leaves += len(a.Packages); leaves > maxAdds {
+		if leaves += len(a.Packages); n > 0 && leaves > c.perCommit {
 			break
 		}
 		n++

@@ -38,6 +38,8 @@ type Client struct {
 	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
 	results  map[string]error  // of tasks that failed in this process, for the call that waits
 	waited   string            // the task that a call waits for
+
+	perCommit int // the most Adds of one commit: maxAdds, and less in tests
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage
@@ -88,7 +90,8 @@ func open(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group), results: make(map[string]error)}, nil
+	return &Client{cfg: cfg, slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group), results: make(map[string]error),
+		perCommit: maxAdds}, nil
 }
 
 // load reads the account that the store holds.

@@ -9,10 +9,10 @@ import (
 )
 
 // bounded returns an entry with an acceptance time that can be (§9): what a hub says decides which messages count and when a leaf entered, so it is
-// believed only within clockSlack of this client's clock, ahead, and of the log before, back. What is beyond is brought to the bound, and the user is told.
+// believed only up to clockSlack ahead of this client's clock, and twice that back from the latest time in the log. What is beyond is brought to the bound, and the user is told.
 func (c *Client) bounded(g *group, d *mimimiv1.Delivery) (*mimimiv1.Delivery, error) {
 	at := c.boundAhead(d.Accepted)
-	if at < g.rec.Accepted-int64(clockSlack/time.Second) {
+	if at < g.rec.Accepted-int64(2*clockSlack/time.Second) {
 		at = g.rec.Accepted
 	}
 	was := g.rec.Accepted

@@ -176,62 +176,25 @@ func Links(c *Client, user mimimi.User) (n int) {
 	return n
 }
 
-// BreakEpoch makes c derive other secrets for the next epoch than the other members, as a member does that wants its commits not to be followed: its init secret is
-// changed in the stored state. tries counts up from 0 until ok.
+// BreakEpoch makes c go on from another init secret than the other members, as a member does whose commits are not to be followed: all that a hub sees of
+// such a commit is right. In the stored state the init secret stands behind the epoch authenticator.
 func BreakEpoch(c *Client, group string) error {
 	return c.locked(func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
 		}
-		state := g.mls.Marshal()
-		want := g.mls.EpochAuthenticator()
-		at := bytes.Index(state, want)
-		if at < 0 {
+		state, known := g.mls.Marshal(), g.mls.EpochAuthenticator()
+		at := bytes.Index(state, known)
+		if at < 0 || at+2*len(known) >= len(state) {
 			return errDamagedGroup
 		}
-		for _, from := range []int{-1, 1} { // the init secret stands some secrets beside the authenticator, each with a length of one byte
-			for n := 1; n <= 9; n++ {
-				i := at + from*n*33
-				if i < 0 || i >= len(state) {
-					continue
-				}
-				broken := bytes.Clone(state)
-				broken[i] ^= 1
-				if other, err := mls.ParseGroup(broken, protocolRules()); err == nil && breaks(g.mls, other) {
-					g.mls = other
-					return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
-				}
-			}
+		state[at+len(known)+1] ^= 1 // after the length
+		if g.mls, err = mls.ParseGroup(state, protocolRules()); err != nil {
+			return err
 		}
-		return errDamagedGroup
+		return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
 	})
-}
-
-// breaks says whether a commit of other passes all that a hub sees, and another member fails at its tag: the good state stages the same commit from a copy.
-func breaks(good, other *mls.Group) bool {
-	staged, err := other.Commit(mls.CommitOptions{HubExtensions: hubExtensions, Path: true})
-	if err != nil {
-		return false
-	}
-	a, err1 := good.Export("test", nil, 32)
-	b, err2 := other.Export("test", nil, 32)
-	if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
-		return false // that was the exporter secret
-	}
-	ga, err1 := good.GroupInfo(nil, false)
-	gb, err2 := other.GroupInfo(nil, false)
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	ia, err1 := mls.ParseGroupInfo(ga)
-	ib, err2 := mls.ParseGroupInfo(gb)
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	pa, _ := ia.Extension(mls.ExtensionExternalPub)
-	pb, _ := ib.Extension(mls.ExtensionExternalPub)
-	return bytes.Equal(pa, pb) && staged != nil
 }
 
 // DropQueue deletes c's queue at its provider, as a provider that loses it does.
@@ -323,5 +286,68 @@ func Alive(c *Client, group string) (alive bool) {
 func Forget(c *Client, user mimimi.User) error {
 	return c.locked(func() error {
 		return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(user.Wire())) })
+	})
+}
+
+// CutOff revokes the token that a contact has, so that it can claim nothing more.
+func CutOff(ctx context.Context, c *Client, user mimimi.User) error {
+	return c.locked(func() error {
+		k, _, err := c.contact(user)
+		if err != nil {
+			return err
+		}
+		token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+		if err != nil {
+			return err
+		}
+		return c.revokeAlias(ctx, token)
+	})
+}
+
+// SetAddsPerCommit changes how many Adds c puts into one commit.
+func SetAddsPerCommit(c *Client, n int) { c.perCommit = n }
+
+// SkipQueue acknowledges everything that waits in c's queue without a look at it.
+func SkipQueue(ctx context.Context, c *Client) error {
+	return c.locked(func() error {
+		for {
+			after, err := c.position()
+			if err != nil {
+				return err
+			}
+			res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
+				QueueId: c.account.rec.QueueID, After: after, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
+			})
+			if err != nil {
+				return err
+			}
+			welcome := false
+			for _, e := range res.Entries {
+				welcome = welcome || e.Delivery != nil && e.Delivery.Kind == mimimiv1.Delivery_KIND_WELCOME
+				if err := c.pass(e.Position); err != nil {
+					return err
+				}
+			}
+			if welcome {
+				return nil
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// ResyncNow takes the random time from a resync that is to come.
+func ResyncNow(c *Client, group string) {
+	_ = c.locked(func() error {
+		g, err := c.group(group)
+		if err != nil || g.rec.Resync == nil {
+			return err
+		}
+		return c.change(g, func(Tx) error {
+			g.rec.Resync.Due = 0
+			return nil
+		})
 	})
 }

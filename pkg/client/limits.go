@@ -54,8 +54,8 @@ const (
 	askAgain = time.Minute
 	// freshEntry is how long after its entry any member may remove a leaf (protocol.md §4).
 	freshEntry = 24 * time.Hour
-	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock, or behind those of the log before (protocol.md §9): clocks that are
-	// set by the network differ by seconds.
+	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock; they may go back in the log by twice that, since an earlier one
+	// may have been at that bound (protocol.md §9). Clocks that are set by the network differ by seconds.
 	clockSlack = 5 * time.Minute
 	// clockWarning is how often the user is told of a hub whose times cannot be right.
 	clockWarning = 24 * time.Hour

@@ -48,7 +48,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 		if err != nil {
 			return err
 		}
-		if err := g.usable(); err == ErrGroupOver {
+		if err := g.usable(); err == ErrGroupOver || err == ErrRefused {
 			return err
 		}
 		if len(g.rec.Outgoing) >= maxOutgoing {
