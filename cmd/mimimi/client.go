@@ -84,9 +84,13 @@ func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	user, fingerprint := c.User().Wire(), c.Fingerprint()
-	return errors.Join(c.Close(), say(out, r.JSON, map[string]string{"user": user, "fingerprint": fingerprint},
-		"you are %s\nfingerprint %s", user, fingerprint))
+	user := c.User().Wire()
+	fingerprint, err := c.Fingerprint(ctx)
+	if err = errors.Join(err, c.Close()); err != nil {
+		return err
+	}
+	return say(out, r.JSON, map[string]string{"user": user, "fingerprint": fingerprint},
+		"you are %s\nfingerprint %s", user, fingerprint)
 }
 
 type connectCommand struct {
@@ -114,7 +118,7 @@ type requestsCommand struct{ folderFlags }
 // Run lists the requests.
 func (r *requestsCommand) Run(ctx context.Context, out io.Writer) error {
 	return r.with(ctx, func(c *client.Client) error {
-		list, err := c.Requests()
+		list, err := c.Requests(ctx)
 		if err != nil {
 			return err
 		}
@@ -141,8 +145,8 @@ func (r *requestsCommand) Run(ctx context.Context, out io.Writer) error {
 }
 
 // requestID finds a request by its id or by the user it is from.
-func requestID(c *client.Client, arg string) (string, error) {
-	list, err := c.Requests()
+func requestID(ctx context.Context, c *client.Client, arg string) (string, error) {
+	list, err := c.Requests(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +166,7 @@ type acceptCommand struct {
 // Run accepts a request.
 func (a *acceptCommand) Run(ctx context.Context, out io.Writer) error {
 	return a.with(ctx, func(c *client.Client) error {
-		id, err := requestID(c, a.Request)
+		id, err := requestID(ctx, c, a.Request)
 		if err != nil {
 			return err
 		}
@@ -182,11 +186,11 @@ type rejectCommand struct {
 // Run drops a request.
 func (r *rejectCommand) Run(ctx context.Context, out io.Writer) error {
 	return r.local(ctx, func(c *client.Client) error {
-		id, err := requestID(c, r.Request)
+		id, err := requestID(ctx, c, r.Request)
 		if err != nil {
 			return err
 		}
-		if err := c.Reject(id); err != nil {
+		if err := c.Reject(ctx, id); err != nil {
 			return err
 		}
 		return say(out, r.JSON, map[string]string{"request": id, "state": "rejected"}, "dropped")
@@ -198,7 +202,7 @@ type contactsCommand struct{ folderFlags }
 // Run lists the contacts.
 func (k *contactsCommand) Run(ctx context.Context, out io.Writer) error {
 	return k.with(ctx, func(c *client.Client) error {
-		list, err := c.Contacts()
+		list, err := c.Contacts(ctx)
 		if err != nil {
 			return err
 		}
@@ -234,7 +238,7 @@ func (v *verifyCommand) Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return v.local(ctx, func(c *client.Client) error {
-		f, err := c.Verify(user)
+		f, err := c.Verify(ctx, user)
 		if err != nil {
 			return err
 		}
@@ -295,18 +299,18 @@ func (l *listenCommand) round(ctx context.Context, out io.Writer, p *printed, w 
 		return err
 	}
 	if *w == nil {
-		*w, err = c.Watcher()
+		*w, err = c.Watcher(ctx)
 	}
 	if err == nil {
 		// A Sync that fails in part has still stored the rest: print it before the error.
-		err = errors.Join(c.Sync(ctx), l.print(out, c, p), (*w).Reset(c))
+		err = errors.Join(c.Sync(ctx), l.print(context.WithoutCancel(ctx), out, c, p), (*w).Reset(ctx, c))
 	}
 	return errors.Join(err, c.Close())
 }
 
-func (l *listenCommand) print(out io.Writer, c *client.Client, p *printed) error {
+func (l *listenCommand) print(ctx context.Context, out io.Writer, c *client.Client, p *printed) error {
 	names := make(map[string]string)
-	groups, err := c.Groups()
+	groups, err := c.Groups(ctx)
 	if err != nil {
 		return err
 	}
@@ -314,7 +318,7 @@ func (l *listenCommand) print(out io.Writer, c *client.Client, p *printed) error
 		names[g.ID] = g.Name
 	}
 	for {
-		events, err := c.Events(p.last, 0)
+		events, err := c.Events(ctx, p.last, 0)
 		if err != nil || len(events) == 0 {
 			return err
 		}

@@ -45,7 +45,7 @@ func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, e
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &person{name: name, user: c.User(), c: c, cancel: cancel, done: make(chan struct{}), news: make(chan struct{}, 1)}
-	w, err := c.Watcher()
+	w, err := c.Watcher(ctx)
 	if err != nil {
 		cancel()
 		return nil, errors.Join(err, c.Close())
@@ -64,7 +64,7 @@ func (p *person) listen(ctx context.Context, w *client.Watcher) {
 	defer close(p.done)
 	defer w.Close()
 	for {
-		err := errors.Join(p.c.Sync(ctx), p.collect(), w.Reset(p.c))
+		err := errors.Join(p.c.Sync(ctx), p.collect(ctx), w.Reset(ctx, p.c))
 		p.mu.Lock()
 		p.err = err
 		p.mu.Unlock()
@@ -75,14 +75,14 @@ func (p *person) listen(ctx context.Context, w *client.Watcher) {
 }
 
 // collect takes the new events over.
-func (p *person) collect() error {
+func (p *person) collect(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var after uint64
 	if n := len(p.events); n > 0 {
 		after = p.events[n-1].Seq
 	}
-	events, err := p.c.Events(after, 0)
+	events, err := p.c.Events(ctx, after, 0)
 	p.events = append(p.events, events...)
 	if len(events) > 0 {
 		select {
@@ -157,7 +157,7 @@ func (s *stage) connect(ctx context.Context, from, to *person) error {
 	if err := to.c.Sync(ctx); err != nil { // an inbox gives no hints: whoever expects a request looks
 		return fmt.Errorf("%s looks into the inbox: %w", to.name, err)
 	}
-	if err := to.collect(); err != nil {
+	if err := to.collect(ctx); err != nil {
 		return err
 	}
 	req, err := to.await(ctx, "a request", kind(client.EventRequest, from.user))
@@ -355,7 +355,7 @@ func (s *stage) delivered(ctx context.Context) (int, error) {
 	for _, p := range s.people {
 		p.cancel()
 		<-p.done
-		if err := errors.Join(p.c.Sync(ctx), p.collect()); err != nil {
+		if err := errors.Join(p.c.Sync(ctx), p.collect(ctx)); err != nil {
 			return 0, fmt.Errorf("%s catches up: %w", p.name, err)
 		}
 		seen := make(map[string]bool)

@@ -33,8 +33,8 @@ type groupCommand struct {
 }
 
 // findGroup returns the local id of a group that is named by label or id.
-func findGroup(c *client.Client, name string) (string, error) {
-	groups, err := c.Groups()
+func findGroup(ctx context.Context, c *client.Client, name string) (string, error) {
+	groups, err := c.Groups(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +59,7 @@ func findGroup(c *client.Client, name string) (string, error) {
 // inGroup opens the client, catches up, and runs do with the local id of a group.
 func (f *folderFlags) inGroup(ctx context.Context, name string, do func(c *client.Client, id string) error) error {
 	return f.with(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, name)
+		id, err := findGroup(ctx, c, name)
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (g *groupJoin) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		if g.Name != "" {
-			if err := c.SetGroupName(id, g.Name); err != nil {
+			if err := c.SetGroupName(ctx, id, g.Name); err != nil {
 				return err
 			}
 		}
@@ -205,7 +205,7 @@ type groupMembers struct {
 // Run lists members.
 func (g *groupMembers) Run(ctx context.Context, out io.Writer) error {
 	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
-		list, err := c.Members(id)
+		list, err := c.Members(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -251,7 +251,7 @@ type groupList struct{ folderFlags }
 // Run lists groups.
 func (g *groupList) Run(ctx context.Context, out io.Writer) error {
 	return g.with(ctx, func(c *client.Client) error {
-		list, err := c.Groups()
+		list, err := c.Groups(ctx)
 		if err != nil {
 			return err
 		}
@@ -304,11 +304,11 @@ type groupName struct {
 // Run changes a label.
 func (g *groupName) Run(ctx context.Context, out io.Writer) error {
 	return g.local(ctx, func(c *client.Client) error {
-		id, err := findGroup(c, g.Group)
+		id, err := findGroup(ctx, c, g.Group)
 		if err != nil {
 			return err
 		}
-		if err := c.SetGroupName(id, g.Name); err != nil {
+		if err := c.SetGroupName(ctx, id, g.Name); err != nil {
 			return err
 		}
 		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name}, "%s is called %s now", id, g.Name)

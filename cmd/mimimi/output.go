@@ -106,6 +106,10 @@ func describe(e client.Event, who, group string) string {
 		return fmt.Sprintf("[%s] %s is banned", group, who)
 	case client.EventUnbanned:
 		return fmt.Sprintf("[%s] %s is not banned any more", group, who)
+	case client.EventDisconnected:
+		return who + " has ended the connection"
+	case client.EventRevoked:
+		return "a client of " + who + " was revoked by its provider: remove the member if you did not expect that"
 	case client.EventGroupJoined:
 		return fmt.Sprintf("[%s] you are in", group)
 	case client.EventGroupOver:

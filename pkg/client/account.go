@@ -27,6 +27,7 @@ const (
 	opRevokeAlias   = "revoke alias"
 	opListSets      = "list sets"
 	opUpload        = "upload"
+	opWithdraw      = "withdraw"
 )
 
 // accountRecord is the client's own identity as it is stored. All keys are made and stored before the first call.
@@ -55,6 +56,8 @@ type accountRecord struct {
 	RecordStale   bool   `json:"record_stale,omitempty"`
 	RegisterID    []byte `json:"register_id"`
 	QueueCreateID []byte `json:"queue_create_id"`
+
+	Deleting int `json:"deleting,omitempty"` // how far the account's deletion is
 
 	// What is done so far.
 	Certificate []byte `json:"certificate,omitempty"`
@@ -378,6 +381,9 @@ func (c *Client) firstStock(ctx context.Context) error {
 
 // complete says whether the registration is complete.
 func (c *Client) complete() error {
+	if c.account.rec.Deleting != deleteNothing {
+		return ErrDeleted
+	}
 	if !c.account.rec.Complete {
 		return problem.New(problem.Unavailable, "the registration is not complete: sync first")
 	}

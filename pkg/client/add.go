@@ -44,20 +44,23 @@ func (c *Client) claimSome(ctx context.Context, g *group, t *task) (n int, err e
 	for leaves := 0; n < len(t.Adds); {
 		a := t.Adds[n]
 		if a.Packages == nil {
-			packages, keys, err := c.claimFor(ctx, a, policy.LastResort)
+			packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
 			if err == nil && len(packages) > maxAdds {
 				err = ErrIdentity // more clients than a user can have
 			}
 			if err != nil && !a.own(err) {
 				return 0, err
 			}
-			err = c.change(g, func(Tx) error {
+			err = c.change(g, func(tx Tx) error {
 				if err != nil {
 					t.Failed = append(t.Failed, failedAdd{User: a.User, Kind: int(problem.KindOf(err)), why: err})
 					t.Adds = slices.Delete(t.Adds, n, n+1)
 					return nil
 				}
 				a.Packages, a.LinkKeys = packages, keys
+				if last {
+					return c.warn(tx, g.rec.ID, lastResortSentence)
+				}
 				return nil
 			})
 			if err != nil {

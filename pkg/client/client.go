@@ -25,8 +25,8 @@ import (
 	"mimimi.example/pkg/mimimi"
 )
 
-// Client is one client of one user. Its methods are safe for concurrent use; they run one after the other. A method with a context
-// waits for its turn no longer than that.
+// Client is one client of one user. Its methods are safe for concurrent use. They run one after the other, so that one may wait while another one waits for
+// the network: each waits for its turn no longer than its context lives.
 type Client struct {
 	cfg  Config
 	slot chan struct{} // full for the whole of every exported method: guards all below
@@ -38,6 +38,9 @@ type Client struct {
 	groups   map[string]*group // by local id; loaded when first used, dropped when a transaction fails
 	results  map[string]error  // of tasks that failed in this process, for the call that waits
 	waited   string            // the task that a call waits for
+	trial    *stockTrial       // in tests: what clientCount and leads say where the stock asks
+	told     bool              // the transaction under way adds to the events
+	news     chan struct{}     // closed, and replaced, when a transaction has added to the events
 
 	perCommit int // the most Adds of one commit: maxAdds, and less in tests
 }
@@ -91,7 +94,7 @@ func open(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{cfg: cfg, slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group), results: make(map[string]error),
-		perCommit: maxAdds}, nil
+		perCommit: maxAdds, news: make(chan struct{})}, nil
 }
 
 // load reads the account that the store holds.
@@ -136,17 +139,16 @@ func (c *Client) Close() error {
 func (c *Client) User() mimimi.User { return c.account.user }
 
 // Fingerprint returns the own certificate's fingerprint, to be compared out of band. It is empty while the registration is not complete.
-func (c *Client) Fingerprint() string {
-	c.slot <- struct{}{}
-	defer func() { <-c.slot }()
-	if c.account.certificate == nil {
-		return ""
-	}
-	return c.account.certificate.Fingerprint()
+// Errors: ErrClosed.
+func (c *Client) Fingerprint(ctx context.Context) (f string, err error) {
+	err = c.lockedFor(ctx, func() error {
+		if c.account.certificate != nil {
+			f = c.account.certificate.Fingerprint()
+		}
+		return nil
+	})
+	return f, err
 }
-
-// locked runs f as the only operation.
-func (c *Client) locked(f func() error) error { return c.lockedFor(context.Background(), f) }
 
 // lockedFor runs f as the only operation, unless ctx ends before its turn comes: another may wait for the network.
 func (c *Client) lockedFor(ctx context.Context, f func() error) error {

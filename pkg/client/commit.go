@@ -221,33 +221,52 @@ func (g *group) removeProposals(leaves []uint32) []mls.Proposal {
 	return all
 }
 
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, err error) {
+// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
+// that it was a last-resort set.
+func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	contact, err := c.connected(user)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	_, token, err := contact.secrets()
+	all, last, err := c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	if problem.KindOf(err) == problem.Limited {
+		// The token may have been replaced by another, which the contact has said in the connection group.
+		was, refused := contact.Token, err
+		if contact, err = c.askContact(ctx, user, contact); err != nil {
+			return nil, nil, false, err
+		}
+		if bytes.Equal(was, contact.Token) {
+			return nil, nil, false, refused
+		}
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	all, _, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
-	if err != nil {
-		return nil, nil, err
-	}
+	_ = c.fetchRevocations(ctx, user.Domain()) // as in meet
 	packages, keys, err = c.checkSet(all, user, contact)
 	if !errors.Is(err, ErrIdentity) {
-		return packages, keys, err
+		return packages, keys, last, err
 	}
 	// The contact may have changed the connection key, and have said so in the connection group.
 	if contact, err = c.askContact(ctx, user, contact); err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	return c.checkSet(all, user, contact)
+	packages, keys, err = c.checkSet(all, user, contact)
+	return packages, keys, last, err
+}
+
+// claimFrom claims a set of a contact by the token that this user has of it.
+func (c *Client) claimFrom(ctx context.Context, user mimimi.User, contact *contactRecord, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	_, token, err := contact.secrets()
+	if err != nil {
+		return nil, false, err
+	}
+	return c.claim(ctx, user.Domain(), token, id, lastResort)
 }
 
 // checkSet checks a claimed set of a contact and returns it with its link keys.
@@ -280,7 +299,7 @@ func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimim
 	for _, key := range keys {
 		link = leaf.Credential.LinkKey(key)
 		err = c.view(func(tx Tx) error {
-			cert, err := identify(tx, kp.Leaf(), link, c.now())
+			cert, err := identifyLive(tx, kp.Leaf(), link, c.now())
 			if err == nil && cert.User != user {
 				err = ErrIdentity
 			}

@@ -122,6 +122,9 @@ func (c *Client) fetchRecord(ctx context.Context, user mimimi.User) (*mimimi.Con
 	if err != nil || record.User != user || record.Verify(doc.IdentityKey, c.now()) != nil {
 		return nil, ErrUnknownUser
 	}
+	if bad, err := c.isRevoked(ctx, record.Certificate); err != nil || bad {
+		return nil, errors.Join(err, ErrIdentity)
+	}
 	return record, nil
 }
 
@@ -363,6 +366,12 @@ func (c *Client) openRequests(ctx context.Context) error {
 			}
 			if err == nil {
 				err = req.RequesterCertificate.Verify(doc.IdentityKey, c.now())
+			}
+			if err == nil {
+				var bad bool
+				if bad, err = c.isRevoked(ctx, req.RequesterCertificate); bad {
+					err = ErrIdentity
+				}
 			}
 		}
 		if err == nil && req.RequesterCertificate.User == c.account.user {

@@ -130,8 +130,8 @@ func (c *Client) changeContact(user string, change func(tx Tx, k *contactRecord)
 }
 
 // Contacts returns all contacts, ordered by name.
-func (c *Client) Contacts() (all []Contact, err error) {
-	err = c.locked(func() error {
+func (c *Client) Contacts(ctx context.Context) (all []Contact, err error) {
+	err = c.lockedFor(ctx, func() error {
 		records, err := list[contactRecord](c.store, bucketContacts)
 		if err != nil {
 			return err
@@ -149,8 +149,8 @@ func (c *Client) Contacts() (all []Contact, err error) {
 }
 
 // Verify returns the fingerprints to compare with user. Errors: ErrNotConnected.
-func (c *Client) Verify(user mimimi.User) (v Verification, err error) {
-	err = c.locked(func() error {
+func (c *Client) Verify(ctx context.Context, user mimimi.User) (v Verification, err error) {
+	err = c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
 		}
@@ -165,8 +165,8 @@ func (c *Client) Verify(user mimimi.User) (v Verification, err error) {
 }
 
 // Requests returns the connection requests that wait for an answer, oldest first.
-func (c *Client) Requests() (all []Request, err error) {
-	err = c.locked(func() error {
+func (c *Client) Requests(ctx context.Context) (all []Request, err error) {
+	err = c.lockedFor(ctx, func() error {
 		records, err := list[requestRecord](c.store, bucketRequests)
 		if err != nil {
 			return err
@@ -193,8 +193,8 @@ func (c *Client) Requests() (all []Request, err error) {
 }
 
 // Reject drops a request in silence. Errors: ErrUnknownRequest.
-func (c *Client) Reject(id string) error {
-	return c.locked(func() error {
+func (c *Client) Reject(ctx context.Context, id string) error {
+	return c.lockedFor(ctx, func() error {
 		return c.update(func(tx Tx) error {
 			r, err := waitingRequest(tx, id, c.now())
 			if err != nil {

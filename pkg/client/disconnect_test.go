@@ -10,7 +10,7 @@ import (
 // disconnected says whether p has no connection with q any more, nor anything left of it.
 func (p *person) disconnected(q *person) bool {
 	p.t.Helper()
-	all, err := p.c.Contacts()
+	all, err := p.c.Contacts(p.t.Context())
 	if err != nil {
 		p.t.Fatalf("%s: contacts: %v", p.name, err)
 	}
@@ -113,7 +113,7 @@ func TestDisconnectPending(t *testing.T) {
 		t.Error("the token of a request that was taken back claims")
 	}
 	until(t, "first request", func() bool { return len(bob.requests()) == 1 }, bob)
-	if err := bob.c.Reject(bob.requests()[0].ID); err != nil {
+	if err := bob.c.Reject(t.Context(), bob.requests()[0].ID); err != nil {
 		t.Fatalf("reject: %v", err)
 	}
 	connect(t, alice, bob)

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 		theWorld = w
-		if err := meet(filepath.Join(dir, "probe"), w); err != nil {
+		if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -62,12 +62,12 @@ func TestMain(m *testing.M) {
 }
 
 // meet waits until each domain reaches the other.
-func meet(dir string, w *world) error {
+func meet(dir string, w *world, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for from, to := range map[*domain.Domain]*domain.Domain{w.a: w.b, w.b: w.a} {
 		c, err := client.Register(ctx, client.Config{Dir: filepath.Join(dir, from.Info().Domain), Provider: from.Info(),
-			Stock: client.Stock{OneTime: 1, LastResort: 1}}, "probe")
+			Stock: client.Stock{OneTime: 1, LastResort: 1}, Now: now}, "probe")
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func meet(dir string, w *world) error {
 		if err != nil {
 			return err
 		}
-		watcher, err := c.Watcher()
+		watcher, err := c.Watcher(ctx)
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func register(t *testing.T, d *domain.Domain, name string) *person {
 
 func (p *person) use(c *client.Client) {
 	p.t.Helper()
-	w, err := c.Watcher()
+	w, err := c.Watcher(p.t.Context())
 	if err != nil {
 		p.t.Fatalf("%s: watcher: %v", p.name, err)
 	}
@@ -160,7 +160,7 @@ func (p *person) reopen() {
 // events returns all events of the kinds, in order.
 func (p *person) events(kinds ...client.EventKind) []client.Event {
 	p.t.Helper()
-	all, err := p.c.Events(0, 0)
+	all, err := p.c.Events(p.t.Context(), 0, 0)
 	if err != nil {
 		p.t.Fatalf("%s: events: %v", p.name, err)
 	}
@@ -183,6 +183,12 @@ const patience = 30 * time.Second
 // until syncs everybody in turn until cond holds.
 func until(t *testing.T, what string, cond func() bool, people ...*person) {
 	t.Helper()
+	untilEvery(t, 200*time.Millisecond, what, cond, people...)
+}
+
+// untilEvery is until with a pause between rounds that is shorter or longer.
+func untilEvery(t *testing.T, pause time.Duration, what string, cond func() bool, people ...*person) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var errs error
@@ -197,10 +203,10 @@ func until(t *testing.T, what string, cond func() bool, people ...*person) {
 			}
 		}
 		p := people[round%len(people)]
-		if err := p.w.Reset(p.c); err != nil {
+		if err := p.w.Reset(t.Context(), p.c); err != nil {
 			t.Fatalf("%s: reset: %v", p.name, err)
 		}
-		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		short, stop := context.WithTimeout(ctx, pause)
 		_ = p.w.Wait(short)
 		stop()
 		if ctx.Err() != nil {
@@ -233,7 +239,7 @@ func connect(t *testing.T, x, y *person) {
 
 func (p *person) requests() []client.Request {
 	p.t.Helper()
-	all, err := p.c.Requests()
+	all, err := p.c.Requests(p.t.Context())
 	if err != nil {
 		p.t.Fatalf("%s: requests: %v", p.name, err)
 	}
@@ -242,7 +248,7 @@ func (p *person) requests() []client.Request {
 
 func (p *person) connected(q *person) bool {
 	p.t.Helper()
-	all, err := p.c.Contacts()
+	all, err := p.c.Contacts(p.t.Context())
 	if err != nil {
 		p.t.Fatalf("%s: contacts: %v", p.name, err)
 	}
@@ -262,7 +268,7 @@ func (p *person) group() string {
 
 func (p *person) groups() []client.Group {
 	p.t.Helper()
-	all, err := p.c.Groups()
+	all, err := p.c.Groups(p.t.Context())
 	if err != nil {
 		p.t.Fatalf("%s: groups: %v", p.name, err)
 	}
@@ -272,7 +278,7 @@ func (p *person) groups() []client.Group {
 // members returns how many identified members a person sees.
 func (p *person) members(group string) (n int) {
 	p.t.Helper()
-	all, err := p.c.Members(group)
+	all, err := p.c.Members(p.t.Context(), group)
 	if err != nil {
 		return -1
 	}

@@ -46,6 +46,8 @@ var (
 	ErrRefused = errors.New("client: this group is refused")
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("client: closed")
+	// ErrDeleted says that the account is being deleted: DeleteAccount or Sync goes on with that.
+	ErrDeleted = errors.New("client: the account is being deleted")
 	// ErrKey says that the store is encrypted under another key or passphrase, or that it is not encrypted and one was given, or the other way round.
 	ErrKey = errors.New("client: the key does not open the store")
 	// ErrStore says that the store is damaged or of a later version of this package.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"time"
@@ -21,6 +22,7 @@ const (
 	EventRequest      EventKind = "request"      // User, Request: somebody asks for a connection
 	EventConnected    EventKind = "connected"    // User: a connection is complete
 	EventDisconnected EventKind = "disconnected" // User: the other user has ended the connection
+	EventRevoked      EventKind = "revoked"      // User, Group if it is a visible one: a member's domain has revoked the certificate of one of its clients
 	EventGroupJoined  EventKind = "group_joined" // Group: this client is in the group and may take part
 	EventGroupOver    EventKind = "group_over"   // Group, Text: this client is no longer in the group
 	EventPolicy       EventKind = "policy"       // Group, User (who changed it): the group's policy changed
@@ -66,6 +68,7 @@ func (c *Client) addEvent(tx Tx, e eventRecord) error {
 	if err := tx.Put(bucketMeta, keySequence, bigEndian(seq)); err != nil {
 		return err
 	}
+	c.told = true
 	if e.Time == 0 {
 		e.Time = c.now().Unix()
 	}
@@ -88,15 +91,21 @@ func (c *Client) warn(tx Tx, group, sentence string) error {
 }
 
 // Events returns the events with Seq > after, oldest first, at most limit (0 or more than 1,000: 1,000). It needs no network.
-func (c *Client) Events(after uint64, limit int) ([]Event, error) {
+func (c *Client) Events(ctx context.Context, after uint64, limit int) ([]Event, error) {
 	if limit <= 0 || limit > maxEvents {
 		limit = maxEvents
 	}
-	if after == ^uint64(0) {
-		return nil, nil
-	}
-	var all []Event
-	err := c.locked(func() error {
+	all, _, err := c.page(ctx, after, limit)
+	return all, err
+}
+
+// page returns the events of Events, and a channel that is closed when there are more than at this moment.
+func (c *Client) page(ctx context.Context, after uint64, limit int) (all []Event, more <-chan struct{}, err error) {
+	err = c.lockedFor(ctx, func() error {
+		more = c.news
+		if after == ^uint64(0) {
+			return nil
+		}
 		return c.view(func(tx Tx) error {
 			err := tx.Each(bucketEvents, bigEndian(after+1), func(k, v []byte) error {
 				if len(all) == limit {
@@ -112,7 +121,7 @@ func (c *Client) Events(after uint64, limit int) ([]Event, error) {
 			return err
 		})
 	})
-	return all, err
+	return all, more, err
 }
 
 // errEnough ends a walk through a bucket.

@@ -16,7 +16,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	w, err := c.Watcher()
+	w, err := c.Watcher(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func Example() {
 		if err := c.Sync(ctx); err != nil {
 			log.Print(err) // the next Sync tries again
 		}
-		events, err := c.Events(seen, 0)
+		events, err := c.Events(ctx, seen, 0)
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -36,7 +36,7 @@ func Example() {
 			}
 			seen = e.Seq
 		}
-		if err := w.Reset(c); err != nil {
+		if err := w.Reset(ctx, c); err != nil {
 			log.Fatal(err)
 		}
 		if err := w.Wait(ctx); err != nil {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -34,7 +36,7 @@ func Lost(c *Client, group string) bool {
 
 // Commit makes an empty commit.
 func (c *Client) Commit(ctx context.Context, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -85,7 +87,7 @@ func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mim
 
 // DamageGroup makes a group's ratchets unreadable in the file.
 func DamageGroup(c *Client, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		delete(c.groups, group)
 		return c.update(func(tx Tx) error { return tx.Put(bucketRatchets, []byte(group), []byte("damaged")) })
 	})
@@ -120,7 +122,7 @@ func KeyOf(c *Client, user mimimi.User) string {
 
 // TryClaim claims a set of user with a token, as whoever has it can.
 func TryClaim(ctx context.Context, c *Client, user mimimi.User, token string) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		t, err := mimimi.ConnectionTokenFrom([]byte(token))
 		if err != nil {
 			return err
@@ -140,4 +142,94 @@ func OwnLeaf(c *Client, group string) (queue, credential string) {
 	}
 	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
 	return string(b), string(g.mls.OwnLeaf().Credential().Body)
+}
+
+// CertificateEnd is when c's certificate ends.
+func CertificateEnd(c *Client) time.Time { return c.account.certificate.NotAfter }
+
+// SealedUnder is the id of the queue key of a sealed queue ID.
+func SealedUnder(sealed string) uint32 {
+	if len(sealed) == 0 || len(sealed) < 1+int(sealed[0])+4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32([]byte(sealed[1+int(sealed[0]):]))
+}
+
+// Owes says whether c has something to do that is due: a task, a message, a contact to be told.
+func Owes(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	groups, err := list[groupRecord](c.store, bucketGroups)
+	for _, g := range groups {
+		if g.State == GroupActive && (len(g.Outgoing)+len(g.Tasks) > 0 || g.Staged != nil || g.Behind || g.Resync != nil) {
+			return true
+		}
+	}
+	return err != nil || c.account.rec.NextKey != nil
+}
+
+// RotateKey begins a change of c's connection key.
+func RotateKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{tokens: true}) }) })
+}
+
+// TellContacts makes what is spread over time due.
+func TellContacts(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		return c.update(func(tx Tx) error {
+			return c.eachContact(tx, func(k *contactRecord) bool { k.TellAt = 0; return true })
+		})
+	})
+}
+
+// MakeRefreshDue makes the refresh of c's leaf in a group due.
+func MakeRefreshDue(ctx context.Context, c *Client, group string) error {
+	return c.lockedFor(ctx, func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		return c.change(g, func(Tx) error { g.rec.Refreshed, g.rec.RefreshAt, g.rec.RefreshPutOff = 1, 2, true; return nil })
+	})
+}
+
+// RevokeSelf makes c's provider revoke its certificate: it deletes the account there and nowhere else.
+func RevokeSelf(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.deleteUser(ctx) })
+}
+
+// LookAgain makes c fetch all lists of revocations with its next Sync.
+func LookAgain(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		domains, err := c.metDomains()
+		if err != nil {
+			return err
+		}
+		return c.update(func(tx Tx) error {
+			for _, d := range domains {
+				if err := tx.Delete(bucketRevocations, []byte(d)); err != nil {
+					return err
+				}
+			}
+			return tx.Delete(bucketMeta, keyLooked)
+		})
+	})
+}
+
+// ChangeKey begins a change of c's connection key, but not of its tokens.
+func ChangeKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{}) }) })
+}
+
+// OwesContacts says whether a contact is to be told something, or a token of one is to be revoked.
+func OwesContacts(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	contacts, err := list[contactRecord](c.store, bucketContacts)
+	for _, k := range contacts {
+		if c.owes(k) || len(k.Revoke) > 0 {
+			return true
+		}
+	}
+	return err != nil
 }

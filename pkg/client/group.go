@@ -101,8 +101,8 @@ func (c *Client) made(ctx context.Context, id string) error {
 }
 
 // Groups returns all groups but connection groups, oldest first.
-func (c *Client) Groups() (all []Group, err error) {
-	err = c.locked(func() error {
+func (c *Client) Groups(ctx context.Context) (all []Group, err error) {
+	err = c.lockedFor(ctx, func() error {
 		records, err := list[groupRecord](c.store, bucketGroups)
 		if err != nil {
 			return err
@@ -126,8 +126,8 @@ func (c *Client) Groups() (all []Group, err error) {
 }
 
 // SetGroupName changes a group's private label. Errors: ErrUnknownGroup.
-func (c *Client) SetGroupName(group, name string) error {
-	return c.locked(func() error {
+func (c *Client) SetGroupName(ctx context.Context, group, name string) error {
+	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -140,8 +140,8 @@ func (c *Client) SetGroupName(group, name string) error {
 }
 
 // Members returns the members of a group, the own user first. Errors: ErrUnknownGroup, ErrNotReady while joining.
-func (c *Client) Members(group string) (all []GroupMember, err error) {
-	err = c.locked(func() error {
+func (c *Client) Members(ctx context.Context, group string) (all []GroupMember, err error) {
+	err = c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		switch {
 		case err != nil:

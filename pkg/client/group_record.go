@@ -80,6 +80,9 @@ type leafRecord struct {
 	Entered int64 `json:"entered,omitempty"`
 	// Bad says that the leaf showed an identity that does not hold.
 	Bad bool `json:"bad,omitempty"`
+	// Certificate is the hash of the certificate, in hex; Revoked says that it is known to be revoked, and that this was shown.
+	Certificate string `json:"certificate,omitempty"`
+	Revoked     bool   `json:"revoked,omitempty"`
 	// Was and WasClient are who the leaf was before it replaced its credential: who it has to be still.
 	Was       string `json:"was,omitempty"`
 	WasClient string `json:"was_client,omitempty"`
@@ -403,6 +406,14 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 	case err != nil:
 		return err
 	}
+	bad, err := revoked(tx, cert)
+	if err != nil {
+		return err
+	}
+	if bad && !at.IsZero() && c.now().Before(at.Add(entryFor)) {
+		r.Bad = true // it must not have come in
+		return nil
+	}
 	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
 		r.Bad = true // a credential is replaced by another of the same client
 		return nil
@@ -439,6 +450,7 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r := g.rec.Leaves[leaf]
 	first := !g.hasUser(cert.User.Wire())
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
+	r.Certificate = hashName(cert)
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
 	if r.Entered != 0 && first && r.Was == "" && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {

@@ -84,10 +84,13 @@ func (c *Client) meet(ctx context.Context, members []mls.Member) error {
 		if err != nil {
 			return err
 		}
-		if found {
-			continue
+		if !found {
+			_, err = c.document(ctx, domain)
 		}
-		if _, err := c.document(ctx, domain); err != nil && ctx.Err() != nil {
+		if err == nil {
+			_ = c.fetchRevocations(ctx, domain) // what fails is said by watchRevocations; a list that cannot be had stops nobody
+		}
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}

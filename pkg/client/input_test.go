@@ -38,7 +38,7 @@ func TestRefusals(t *testing.T) {
 	wantError(t, "remove a stranger", alice.c.Remove(ctx, group[alice], stranger), client.ErrNotMember)
 	wantError(t, "remove without the right", bob.c.Remove(ctx, group[bob], alice.c.User()), client.ErrDenied)
 	wantError(t, "accept nothing", alice.c.Accept(ctx, "00"), client.ErrUnknownRequest)
-	wantError(t, "reject nothing", alice.c.Reject("00"), client.ErrUnknownRequest)
+	wantError(t, "reject nothing", alice.c.Reject(t.Context(), "00"), client.ErrUnknownRequest)
 	_, err = alice.c.Send(ctx, "nowhere", nil)
 	wantError(t, "send nowhere", err, client.ErrUnknownGroup)
 	_, err = alice.c.Send(ctx, group[alice], make([]byte, client.MaxMessage+1))
@@ -60,7 +60,7 @@ func TestRefusals(t *testing.T) {
 	if n := alice.members(group[alice]); n != 3 {
 		t.Errorf("alice sees %d members, want 3", n)
 	}
-	if contacts, err := alice.c.Contacts(); err != nil || len(contacts) != 2 {
+	if contacts, err := alice.c.Contacts(t.Context()); err != nil || len(contacts) != 2 {
 		t.Errorf("alice has %d contacts, want 2 (%v)", len(contacts), err)
 	}
 	alice.send(group[alice], strings.Repeat("x", client.MaxMessage))
@@ -77,10 +77,10 @@ func TestReject(t *testing.T) {
 	}
 	until(t, "request", func() bool { return len(bob.requests()) == 1 }, bob)
 	r := bob.requests()[0]
-	if err := bob.c.Reject(r.ID); err != nil {
+	if err := bob.c.Reject(t.Context(), r.ID); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, "reject twice", bob.c.Reject(r.ID), client.ErrUnknownRequest)
+	wantError(t, "reject twice", bob.c.Reject(t.Context(), r.ID), client.ErrUnknownRequest)
 	wantError(t, "accept after", bob.c.Accept(t.Context(), r.ID), client.ErrUnknownRequest)
 	if len(bob.requests()) != 0 || alice.connected(bob) {
 		t.Error("a rejected request goes on")
@@ -91,11 +91,11 @@ func TestReject(t *testing.T) {
 func TestVerify(t *testing.T) {
 	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob")
 	connect(t, alice, bob)
-	va, err := alice.c.Verify(bob.c.User())
+	va, err := alice.c.Verify(t.Context(), bob.c.User())
 	if err != nil {
 		t.Fatal(err)
 	}
-	vb, err := bob.c.Verify(alice.c.User())
+	vb, err := bob.c.Verify(t.Context(), alice.c.User())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestMonthsLater(t *testing.T) {
 		alice.send(group, "still here")
 		until(t, "bob reads", func() bool { return len(bob.read(bob.group())) == int(days/31) }, alice, bob)
 	}
-	until(t, "request over", func() bool { c, err := alice.c.Contacts(); return err == nil && len(c) == 2 }, alice)
+	until(t, "request over", func() bool { c, err := alice.c.Contacts(t.Context()); return err == nil && len(c) == 2 }, alice)
 	until(t, "nothing to answer", func() bool { return len(dave.requests()) == 0 }, dave)
 	connect(t, alice, dave)
 	until(t, "carol is back", func() bool { return carol.c.Sync(t.Context()) == nil }, carol)
@@ -235,7 +235,7 @@ func TestUnansweredJoiner(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Bob, who invited, is away.
-	until(t, "eve seen", func() bool { all, _ := alice.c.Members(group); return len(all) == 3 }, alice)
+	until(t, "eve seen", func() bool { all, _ := alice.c.Members(t.Context(), group); return len(all) == 3 }, alice)
 	alice.send(group, "not for everybody")
 	wantError(t, "add beside an unidentified member", alice.c.Add(t.Context(), group, eve.c.User()), client.ErrNotReady)
 	for _, g := range alice.groups() {

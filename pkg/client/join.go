@@ -266,7 +266,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 			if !ok {
 				continue
 			}
-			cert, err := identify(tx, m.Leaf, key, timeZero)
+			cert, err := identifyLive(tx, m.Leaf, key, timeZero)
 			if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
 				continue
 			}
@@ -555,7 +555,7 @@ func (c *Client) isContact(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey)
 		return false, nil
 	}
 	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, node, *keys[leaf], timeZero)
+		cert, err := identifyLive(tx, node, *keys[leaf], timeZero)
 		if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
 			return nil
 		}

@@ -4,37 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
-
-// packageRecord is an own KeyPackage with its private halves. It is stored before the KeyPackage is uploaded, and erased when a one-time one is used.
-type packageRecord struct {
-	Package    []byte `json:"package"`
-	Secrets    []byte `json:"secrets"`
-	LinkKey    []byte `json:"link_key"`
-	Pseudonym  string `json:"pseudonym"` // user pseudonym: the name of the set
-	LastResort bool   `json:"last_resort,omitempty"`
-	Made       int64  `json:"made"`
-	Queue      int    `json:"queue,omitempty"` // accountRecord.QueueNumber when it was made
-	// KeyNumber is that of the connection key, CertificateEnd that of the certificate that it was made with.
-	KeyNumber      uint64 `json:"key_number,omitempty"`
-	CertificateEnd int64  `json:"certificate_end,omitempty"`
-	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may
-	// have claimed the set.
-	Tried    bool `json:"tried,omitempty"`
-	Uploaded bool `json:"uploaded,omitempty"`
-}
-
-// stockRecord is what is known of the sets at the store.
-type stockRecord struct {
-	Checked int64 `json:"checked"` // when they were listed last
-	Used    int   `json:"used"`    // own sets seen in use since
-}
 
 // leafSecrets are what a client needs to be the same member again: they outlive a loss of the ratchet state (§7, resync).
 type leafSecrets struct {
@@ -88,84 +62,18 @@ func (c *Client) usePackage(tx Tx, ref []byte) error {
 	if err != nil {
 		return err
 	}
+	stock, err := readStock(tx)
+	if err != nil {
+		return err
+	}
 	if found && !r.LastResort {
 		if err := tx.Delete(bucketPackages, ref); err != nil {
 			return err
 		}
 	}
-	stock, err := readStock(tx)
-	if err != nil {
-		return err
-	}
 	stock.Used++
+	stock.Due = stock.Due || found && r.LastResort // to be replaced
 	return write(tx, bucketMeta, keyStock, stock)
-}
-
-func readStock(tx Tx) (*stockRecord, error) {
-	s, found, err := read[stockRecord](tx, bucketMeta, keyStock)
-	if !found && err == nil {
-		s = new(stockRecord)
-	}
-	return s, err
-}
-
-// refillStock looks at the stock when enough sets are known to be used, or an hour has passed.
-func (c *Client) refillStock(ctx context.Context) error {
-	var s *stockRecord
-	err := c.view(func(tx Tx) (err error) {
-		s, err = readStock(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if s.Used*2 <= c.cfg.Stock.OneTime && c.now().Sub(time.Unix(s.Checked, 0)) < stockEvery {
-		return nil
-	}
-	return c.fillStock(ctx)
-}
-
-// fillStock lists the sets at the store, makes what is missing (both kinds are filled up once half of them is gone), and uploads. A package that was
-// stored but not uploaded, because a crash came between, is uploaded first; one that is in the list was.
-func (c *Client) fillStock(ctx context.Context) error {
-	listed, err := c.listSets(ctx)
-	if err != nil {
-		return err
-	}
-	if err := c.withdrawOld(ctx, listed); err != nil {
-		return err
-	}
-	waiting, err := c.settlePackages(listed)
-	if err != nil {
-		return err
-	}
-	oneTime, lastResort := c.countStock(listed)
-	for _, w := range waiting {
-		if w.LastResort {
-			lastResort++
-		} else {
-			oneTime++
-		}
-	}
-	for _, kind := range []struct {
-		have, want int
-		lastResort bool
-	}{{oneTime, c.cfg.Stock.OneTime, false}, {lastResort, c.cfg.Stock.LastResort, true}} {
-		if kind.have*2 > kind.want {
-			continue
-		}
-		made, err := c.makePackages(ctx, kind.want-kind.have, kind.lastResort)
-		if err != nil {
-			return err
-		}
-		waiting = append(waiting, made...)
-	}
-	if err := c.uploadAll(ctx, waiting); err != nil {
-		return err
-	}
-	return c.update(func(tx Tx) error {
-		return write(tx, bucketMeta, keyStock, stockRecord{Checked: c.now().Unix()})
-	})
 }
 
 func (c *Client) listSets(ctx context.Context) (map[string]*mimimiv1.SetSummary, error) {
@@ -186,149 +94,64 @@ func (c *Client) listSets(ctx context.Context) (map[string]*mimimiv1.SetSummary,
 	return listed, nil
 }
 
-// settlePackages erases what has expired, marks what is in the list, and returns what still has to be uploaded.
-func (c *Client) settlePackages(listed map[string]*mimimiv1.SetSummary) (waiting []*packageRecord, err error) {
-	oldest := c.now().Add(-keyPackageFor).Unix()
-	err = c.update(func(tx Tx) error {
-		waiting = nil
-		change := make(map[string]*packageRecord)
-		err := each(tx, bucketPackages, func(k []byte, r *packageRecord) error {
-			_, at := listed[r.Pseudonym]
-			switch {
-			case r.Made < oldest:
-				change[string(k)] = nil
-			case !r.Uploaded && r.Queue != c.account.rec.QueueNumber: // nobody is to be told of it
-				r.Uploaded = true
-				change[string(k)] = r
-			case !r.Uploaded && at:
-				r.Uploaded = true
-				change[string(k)] = r
-			case !r.Uploaded:
-				waiting = append(waiting, r)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+// makePackages makes one KeyPackage for each set of sets, and n that start sets of their own, and stores them with their private halves.
+func (c *Client) makePackages(cfg *mimimi.KeyPackageConfig, sets []*mimimiv1.SetSummary, n int, lastResort bool) (made []*packageRecord, err error) {
+	for i := range len(sets) + n {
+		cfg := *cfg
+		cfg.LastResort = lastResort
+		revision := uint64(0)
+		if i < len(sets) {
+			revision, cfg.LastResort = sets[i].Revision, sets[i].LastResort
+			cfg.UserPseudonym, err = mimimi.ParseUserPseudonym(sets[i].UserPseudonym)
+		} else {
+			cfg.UserPseudonym, err = mimimi.NewUserPseudonym(c.account.user.Domain())
 		}
-		for k, r := range change {
-			if r == nil {
-				err = tx.Delete(bucketPackages, []byte(k))
-			} else {
-				err = write(tx, bucketPackages, []byte(k), r)
-			}
-			if err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("make KeyPackage: %w", err)
+		}
+		r, err := c.makePackage(&cfg)
+		if err != nil {
+			return nil, fmt.Errorf("make KeyPackage: %w", err)
+		}
+		r.Revision = revision
+		made = append(made, r)
+	}
+	return made, c.update(func(tx Tx) error {
+		for _, r := range made {
+			if err := write(tx, bucketPackages, r.ref, r); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return waiting, err
 }
 
-// countStock counts the usable sets of each kind: of the last-resort ones those that were never used and are not older than a week.
-func (c *Client) countStock(listed map[string]*mimimiv1.SetSummary) (oneTime, lastResort int) {
-	fresh := make(map[string]bool)
-	limit := c.now().Add(-lastResortFor).Unix()
-	packages, err := list[packageRecord](c.store, bucketPackages)
-	if err != nil {
-		return 0, 0 // the store's next transaction reports it
-	}
-	for _, p := range packages {
-		fresh[p.Pseudonym] = p.Made >= limit
-	}
-	for pseudonym, set := range listed {
-		switch {
-		case !set.LastResort:
-			oneTime++
-		case set.Uses == 0 && fresh[pseudonym]:
-			lastResort++
-		}
-	}
-	return oneTime, lastResort
-}
-
-// makePackages makes n KeyPackages, each a set of its own, and stores them with their private halves.
-func (c *Client) makePackages(ctx context.Context, n int, lastResort bool) ([]*packageRecord, error) {
-	doc, err := c.document(ctx, c.account.user.Domain())
+// makePackage makes one KeyPackage as cfg says.
+func (c *Client) makePackage(cfg *mimimi.KeyPackageConfig) (*packageRecord, error) {
+	kp, secrets, err := mimimi.NewKeyPackage(*cfg)
 	if err != nil {
 		return nil, err
 	}
-	if len(doc.QueueKeys) == 0 {
-		return nil, fmt.Errorf("%w: the key document names no queue key", ErrIdentity)
-	}
-	made := make([]*packageRecord, n)
-	refs := make([][]byte, n)
-	for i := range made {
-		if made[i], refs[i], err = c.makePackage(doc.QueueKeys[len(doc.QueueKeys)-1], lastResort); err != nil {
-			return nil, fmt.Errorf("make KeyPackage: %w", err)
-		}
-	}
-	return made, c.update(func(tx Tx) error {
-		for i, r := range made {
-			if err := write(tx, bucketPackages, refs[i], r); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func (c *Client) makePackage(queueKey mimimi.QueueKey, lastResort bool) (*packageRecord, []byte, error) {
-	pseudonym, err := mimimi.NewUserPseudonym(c.account.user.Domain())
-	if err != nil {
-		return nil, nil, err
-	}
-	kp, secrets, err := mimimi.NewKeyPackage(mimimi.KeyPackageConfig{
-		ConnectionKey: c.account.connectionKey, CertificateKey: c.account.certKey, Certificate: c.account.certificate, UserPseudonym: pseudonym,
-		QueueID: c.account.queueID, QueueKey: queueKey, LastResort: lastResort, Now: c.now(),
-	})
-	if err != nil {
-		return nil, nil, err
-	}
 	cred, err := mimimi.ParsePseudonymousCredential(kp.Leaf().Credential())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s, err := secrets.MarshalBinary()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	linkKey := cred.LinkKey(c.account.connectionKey).Bytes()
 	c.tap(TapLinkKey, linkKey)
-	return &packageRecord{Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: pseudonym.Wire(), LastResort: lastResort,
-		Made: c.now().Unix(), Queue: c.account.rec.QueueNumber, KeyNumber: c.account.rec.KeyNumber,
-		CertificateEnd: c.account.certificate.NotAfter.Unix()}, kp.Ref(), nil
-}
-
-// uploadAll uploads in batches, marked before as tried and after as uploaded. What was tried before and is not in the list goes alone: it may have
-// been claimed meanwhile, and is then refused for good.
-func (c *Client) uploadAll(ctx context.Context, records []*packageRecord) error {
-	var fresh []*packageRecord
-	for _, r := range records {
-		if !r.Tried {
-			fresh = append(fresh, r)
-			continue
-		}
-		if err := c.upload(ctx, []*packageRecord{r}); err != nil && !isFinal(err) {
-			return err
-		}
-		if err := c.mark([]*packageRecord{r}, true); err != nil {
-			return err
-		}
+	basis := cfg.Basis(c.account.writeKey.Public())
+	life := replaceAfter
+	if cfg.LastResort {
+		life = lastResortFor
 	}
-	for batch := range slices.Chunk(fresh, maxUpload) {
-		if err := c.mark(batch, false); err != nil {
-			return err
-		}
-		if err := c.upload(ctx, batch); err != nil {
-			return err
-		}
-		if err := c.mark(batch, true); err != nil {
-			return err
-		}
-	}
-	return nil
+	return &packageRecord{
+		Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: cfg.UserPseudonym.Wire(), Client: cred.ClientPseudonym.Wire(),
+		LastResort: cfg.LastResort, Basis: basis[:], Made: c.now().Unix(), Due: c.now().Add(life + c.spread()).Unix(), ref: kp.Ref(),
+		Queue: c.account.rec.QueueNumber,
+	}, nil
 }
 
 // upload makes one upload.
@@ -337,9 +160,9 @@ func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
 	if err != nil {
 		return err
 	}
-	req := &mimimiv1.UploadRequest{WriteKey: c.account.writeKey.Public(), Clients: 1}
+	req := &mimimiv1.UploadRequest{WriteKey: c.account.writeKey.Public(), Clients: uint32(c.setSize())}
 	for _, r := range batch {
-		req.Items = append(req.Items, &mimimiv1.UploadItem{KeyPackage: r.Package, LastResort: r.LastResort})
+		req.Items = append(req.Items, &mimimiv1.UploadItem{KeyPackage: r.Package, LastResort: r.LastResort, Revision: r.Revision})
 	}
 	body, err := mimimiv1.UploadBody(req)
 	if err != nil {
@@ -356,13 +179,8 @@ func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
 func (c *Client) mark(batch []*packageRecord, uploaded bool) error {
 	return c.update(func(tx Tx) error {
 		for _, r := range batch {
-			kp, err := mls.ParseKeyPackage(r.Package)
-			if err != nil {
-				return err
-			}
-			marked := *r
-			marked.Tried, marked.Uploaded = true, uploaded
-			if err := write(tx, bucketPackages, kp.Ref(), marked); err != nil {
+			r.Tried, r.Uploaded = true, uploaded
+			if err := write(tx, bucketPackages, r.ref, r); err != nil {
 				return err
 			}
 		}
@@ -396,9 +214,14 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 
 // claimOwn claims one own set from the own store, as anyone would (§8), and returns it with its private halves.
 func (c *Client) claimOwn(ctx context.Context, id []byte) (*ownPackage, error) {
-	all, _, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
+	all, lastResort, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
 	if err != nil {
 		return nil, err
+	}
+	if lastResort {
+		if err := c.update(func(tx Tx) error { return c.warn(tx, "", ownLastResortSentence) }); err != nil {
+			return nil, err
+		}
 	}
 	p, found, err := c.takePackage(all[0].Ref())
 	switch {

@@ -13,8 +13,13 @@ const (
 	defaultLastResort = 10
 	// maxStock keeps the list of sets within one relayed answer.
 	maxStock = 500
-	// maxUpload is the store's bound on one upload.
+	// maxUpload is the store's bound on one upload, and on one withdrawal.
 	maxUpload = 64
+	// maxSets and maxSetClients are the store's bounds on an index and on a set.
+	maxSets       = 512
+	maxSetClients = 16
+	// maxStockRounds bounds how often one look at the stock begins anew because another client of the user was faster; the rest follows with the next.
+	maxStockRounds = 3
 
 	// maxCommitTries bounds how often a commit that came second is made anew before the caller is told.
 	maxCommitTries = 8
@@ -71,6 +76,12 @@ const (
 	stockEvery = time.Hour
 	// lastResortFor is how long a last-resort set stays before it is replaced (protocol.md §8: weekly).
 	lastResortFor = 7 * 24 * time.Hour
+	// replaceAfter is how long a one-time set stays before it is replaced: a month before its 90 days end, since an adder needs time, too.
+	replaceAfter = 60 * 24 * time.Hour
+	// uploadFor is how long a KeyPackage is uploaded after it was made: the store takes those of this week and the one before.
+	uploadFor = 6 * 24 * time.Hour
+	// settleAfter is how old a KeyPackage is before its set's missing in a list is believed: a list may be behind by moments.
+	settleAfter = time.Hour
 	// keyPackageFor is how long private halves are kept: the lifetime of 90 days, and the 30 days in which a Welcome's tree can be had.
 	keyPackageFor = 120 * 24 * time.Hour
 	// requestFor is how long a connection request may be answered.

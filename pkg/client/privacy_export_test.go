@@ -10,7 +10,7 @@ import (
 
 // ListSets is what the store says about c's sets.
 func ListSets(ctx context.Context, c *Client) (all []*mimimiv1.SetSummary, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(ctx, func() error {
 		listed, err := c.listSets(ctx)
 		for _, s := range listed {
 			all = append(all, s)
@@ -22,7 +22,7 @@ func ListSets(ctx context.Context, c *Client) (all []*mimimiv1.SetSummary, err e
 
 // ClaimOwn claims one of c's own sets, as whoever holds one of its connection tokens may.
 func ClaimOwn(ctx context.Context, c *Client) (set []*mls.KeyPackage, lastResort bool, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(ctx, func() error {
 		set, lastResort, err = c.claim(ctx, c.account.user.Domain(), c.account.selfToken, newRequestID(), true)
 		return err
 	})
@@ -31,7 +31,7 @@ func ClaimOwn(ctx context.Context, c *Client) (set []*mls.KeyPackage, lastResort
 
 // Leaves are the leaves of user in a group as c sees them.
 func Leaves(c *Client, group string, user mimimi.User) (leaves []*mls.LeafNode, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -57,7 +57,7 @@ func SealedFor(c *Client, user mimimi.User) []byte {
 
 // Deposit puts a sealed connection request into user's inbox under a fresh request id, as anyone may who has the bytes.
 func Deposit(ctx context.Context, c *Client, user mimimi.User, sealed []byte) error {
-	return c.locked(func() error {
+	return c.lockedFor(ctx, func() error {
 		in, err := c.inbox(ctx, user.Domain())
 		if err != nil {
 			return err

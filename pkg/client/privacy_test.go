@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -201,9 +202,9 @@ func (p *person) asked(from *person) []client.Event {
 // it is fetched or answered, after it was rejected, and after it was accepted.
 func TestRequestShownAgain(t *testing.T) {
 	bob := register(t, theWorld.b, "bob")
-	for name, answer := range map[string]func(id string) error{
+	for name, answer := range map[string]func(ctx context.Context, id string) error{
 		"rejected": bob.c.Reject,
-		"accepted": func(id string) error { return bob.c.Accept(t.Context(), id) },
+		"accepted": bob.c.Accept,
 	} {
 		t.Run(name, func(t *testing.T) {
 			alice := register(t, theWorld.a, "alice")
@@ -223,7 +224,7 @@ func TestRequestShownAgain(t *testing.T) {
 			replay(t, alice, bob, sealed)
 			once("before the answer", 1)
 			id := bob.asked(alice)[0].Request
-			if err := answer(id); err != nil {
+			if err := answer(t.Context(), id); err != nil {
 				t.Fatalf("answer: %v", err)
 			}
 			replay(t, alice, bob, sealed)

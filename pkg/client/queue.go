@@ -28,7 +28,7 @@ func (c *Client) createQueue(ctx context.Context, id mimimi.QueueID, key mls.Sig
 
 // renewQueue makes up for a queue that the provider has no more. One that expired, since it was not read for long, is made again under its own id, which
 // the own leaves name. If the provider does not take that, there is a new one: from then on, one after the other, every own leaf names it in a commit, and every
-// KeyPackage set is replaced; until a leaf does, its group's log is read. What waited in the old queue is read from the logs.
+// KeyPackage set is replaced (its basis names the queue); until a leaf does, its group's log is read. What waited in the old queue is read from the logs.
 //
 // The new queue's keys are stored before it is made; a crash after it is made makes it once more, under the same id.
 func (c *Client) renewQueue(ctx context.Context) error {
@@ -128,40 +128,4 @@ func (c *Client) poll(g *group) error {
 		g.rec.Polled, g.rec.Behind = c.now().Unix(), true
 		return nil
 	})
-}
-
-// withdrawOld takes the sets from the store whose KeyPackages name a queue that is gone: who would be added by them would not hear of it.
-func (c *Client) withdrawOld(ctx context.Context, listed map[string]*mimimiv1.SetSummary) error {
-	if c.account.rec.QueueNumber == 0 {
-		return nil
-	}
-	packages, err := list[packageRecord](c.store, bucketPackages)
-	if err != nil {
-		return err
-	}
-	req := &mimimiv1.WithdrawRequest{WriteKey: c.account.writeKey.Public()}
-	for _, p := range packages {
-		if p.Queue != c.account.rec.QueueNumber && listed[p.Pseudonym] != nil && len(req.UserPseudonyms) < maxUpload {
-			req.UserPseudonyms = append(req.UserPseudonyms, p.Pseudonym)
-		}
-	}
-	if len(req.UserPseudonyms) == 0 {
-		return nil
-	}
-	s, err := c.kpStore(ctx, c.account.user.Domain())
-	if err != nil {
-		return err
-	}
-	body, err := mimimiv1.WithdrawBody(req)
-	if err != nil {
-		return err
-	}
-	req.Signed = c.signedStore("withdraw", newRequestID(), body)
-	if _, err := call(ctx, s.Withdraw, req); err != nil {
-		return fmt.Errorf("withdraw KeyPackages: %w", err)
-	}
-	for _, p := range req.UserPseudonyms {
-		delete(listed, p)
-	}
-	return nil
 }

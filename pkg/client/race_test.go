@@ -43,8 +43,10 @@ func (p *person) transcript(group string) (all []string) {
 func (p *person) live(ctx context.Context) {
 	for ctx.Err() == nil {
 		_ = p.c.Sync(ctx)
-		if err := p.w.Reset(p.c); err != nil {
-			p.t.Errorf("%s: reset: %v", p.name, err)
+		if err := p.w.Reset(ctx, p.c); err != nil {
+			if ctx.Err() == nil {
+				p.t.Errorf("%s: reset: %v", p.name, err)
+			}
 			return
 		}
 		_ = p.w.Wait(ctx)

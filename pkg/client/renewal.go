@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -56,7 +57,9 @@ func (c *Client) renewCertificate(ctx context.Context) error {
 		return fmt.Errorf("renew certificate: %w", ErrIdentity)
 	}
 	c.tap(TapCertificate, res.Certificate)
-	return c.saveAccount(func(r *accountRecord) {
-		r.Certificate, r.RenewAt, r.RenewID, r.RecordStale = res.Certificate, 0, nil, true
+	return c.update(func(tx Tx) error {
+		return errors.Join(dueStock(tx), c.putAccount(tx, func(r *accountRecord) {
+			r.Certificate, r.RenewAt, r.RenewID, r.RecordStale = res.Certificate, 0, nil, true
+		}))
 	})
 }

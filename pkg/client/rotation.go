@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -47,9 +48,14 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	})
 }
 
-// nextRotation chooses when the key is changed next: a month later, give or take some days, so that users' changes do not fall together.
+// nextRotation chooses when the key is changed next: a month after it was due last, give or take some days, so that users' changes do not fall together; or a month
+// from now, if it was not due now.
 func (c *Client) nextRotation() int64 {
-	return c.now().Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
+	from, now := timeOf(c.account.rec.RotateAt), c.now()
+	if from.After(now) || from.Before(now.Add(-rotateEvery/2)) {
+		from = now
+	}
+	return from.Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
 }
 
 // takeKey takes note of a later key of the own user, from another of its clients.
@@ -99,10 +105,10 @@ func (c *Client) rotateIfDue() error {
 		return err
 	}
 	return c.update(func(tx Tx) error {
-		return c.putAccount(tx, func(r *accountRecord) {
+		return errors.Join(dueStock(tx), c.putAccount(tx, func(r *accountRecord) {
 			r.OldKey, r.ConnectionKey, r.KeyNumber = r.ConnectionKey, r.NextKey, r.NextNumber
 			r.NextKey, r.NextNumber, r.SwitchAt = nil, 0, 0
-		})
+		}))
 	})
 }
 
@@ -322,12 +328,6 @@ func (k *contactRecord) keys() ([]mimimi.ConnectionKey, error) {
 	return all, nil
 }
 
-// staleKey says whether a KeyPackage was made under a connection key that is not in use any more, or under a certificate that ends before the KeyPackage would.
-func (c *Client) staleKey(p *packageRecord) bool {
-	return p.KeyNumber != c.account.rec.KeyNumber || p.CertificateEnd != 0 && timeOf(p.CertificateEnd).Before(c.now().Add(certificateMargin)) &&
-		p.CertificateEnd != c.account.certificate.NotAfter.Unix()
-}
-
 const (
 	// rotateEvery is how often the connection key changes by itself (§5: monthly), rotateAround over how many days around that time it happens.
 	rotateEvery  = 30 * 24 * time.Hour
@@ -336,6 +336,4 @@ const (
 	switchAfter = 7 * 24 * time.Hour
 	// maxOldKeys bounds how many of a contact's former keys are kept: those of changes that came so fast that KeyPackages under the first key are still there.
 	maxOldKeys = 4
-	// certificateMargin is how long before its certificate's end a KeyPackage is withdrawn: it must still be valid when somebody who claimed it gets to add its owner.
-	certificateMargin = 14 * 24 * time.Hour
 )

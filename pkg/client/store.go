@@ -18,6 +18,7 @@ import (
 //	groupids  group id → local id
 //	ratchets  local id → mls.Group: changes with every message
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
+//	revocations  domain → revocationRecord: what domains say of revoked certificates
 //	events    seq → eventRecord
 //	messages  local id ‖ message id → seq: a message is shown once
 const storeFormat = 1
@@ -35,6 +36,12 @@ const (
 	bucketEvents   = "events"
 	bucketMessages = "messages"
 )
+
+// buckets are all buckets but that of the seal: what is erased with an account.
+var buckets = []string{
+	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
+	bucketMessages, bucketRevocations,
+}
 
 var (
 	keyFormat   = []byte("format")
@@ -153,11 +160,16 @@ var errWrite = errors.New("client: the store cannot be written")
 // holds must not be used any more. The error is f's, or errWrite.
 func (c *Client) update(f func(tx Tx) error) error {
 	var own error
+	c.told = false
 	err := c.store.update(func(tx Tx) error {
 		own = f(tx)
 		return own
 	})
 	if err == nil {
+		if c.told {
+			close(c.news)
+			c.news = make(chan struct{})
+		}
 		return nil
 	}
 	clear(c.groups)

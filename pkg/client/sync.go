@@ -19,6 +19,9 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
+		if c.account.rec.Deleting != deleteNothing {
+			return c.goOnDeleting(ctx)
+		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
 		if err := c.completeAccount(ctx); err != nil {
 			return errors.Join(renewal, err)
@@ -104,6 +107,8 @@ func (c *Client) receiveEntry(ctx context.Context, e *mimimiv1.QueueEntry) error
 	switch {
 	case e.Delivery != nil:
 		group, err = e.Delivery.GroupId, c.deliver(ctx, e.Delivery, e.Position)
+	case e.LowStock:
+		err = c.lowStock(e.Position)
 	case e.Lost != nil:
 		group, err = e.Lost.GroupId, c.lost(e.Lost.GroupId, e.Position)
 	default:

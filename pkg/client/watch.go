@@ -26,18 +26,18 @@ type Watcher struct {
 }
 
 // Watcher returns a Watcher for the client's queue from its present position. Close it after use.
-func (c *Client) Watcher() (*Watcher, error) {
+func (c *Client) Watcher(ctx context.Context) (*Watcher, error) {
 	h, err := newHTTPClient(c.account.rec.Provider.CA)
 	if err != nil {
 		return nil, err
 	}
 	w := &Watcher{http: h, queue: mimimiv1connect.NewQueueServiceClient(h, c.account.rec.Provider.AnonymousURL, connectOptions()...), now: c.cfg.Now}
-	return w, w.Reset(c)
+	return w, w.Reset(ctx, c)
 }
 
 // Reset makes w wait for what comes after c's present position; call it after a Sync. c must be the client that w came from, though possibly opened anew.
-func (w *Watcher) Reset(c *Client) error {
-	return c.locked(func() (err error) {
+func (w *Watcher) Reset(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() (err error) {
 		w.id, w.key = c.account.queueID, c.account.queueKey
 		was := w.after
 		if w.after, err = c.position(); err != nil {

@@ -51,6 +51,20 @@ func NewKeyPackage(cfg KeyPackageConfig) (*mls.KeyPackage, *mls.KeyPackageSecret
 	})
 }
 
+// Basis names what a KeyPackage is made of besides what is fresh in each: connection key, certificate, queue, queue key and the index that it goes to,
+// by its write key. When it changes, a KeyPackage made before is of no use any more: contacts cannot identify it, or nothing reaches its queue. It is a hash
+// for the client's own records and says nothing to anybody else.
+func (cfg *KeyPackageConfig) Basis(writeKey []byte) [32]byte {
+	return hashOf(labelKeyPackageBasis, func(b *builder) {
+		addVector(b, cfg.ConnectionKey.Bytes())
+		addVector(b, cfg.Certificate.Marshal())
+		addVector(b, cfg.QueueID.Bytes())
+		b.AddUint32(cfg.QueueKey.KeyID)
+		addVector(b, cfg.QueueKey.Public)
+		addVector(b, writeKey)
+	})
+}
+
 func keyPackageExtensions(lastResort bool) []mls.Extension {
 	if !lastResort {
 		return nil

@@ -34,6 +34,7 @@ const (
 	labelBarredPseudonym      label = "MIMIMI 1.0 BarredPseudonym"        // §9, hashed
 	labelStoreRequest         label = "MIMIMI 1.0 StoreRequest"           // §8, signed
 	labelStoreOwner           label = "MIMIMI 1.0 StoreOwner"             // §8, hashed
+	labelKeyPackageBasis      label = "MIMIMI 1.0 KeyPackageBasis"        // §8, hashed; never leaves its client
 	labelQueueRequest         label = "MIMIMI 1.0 QueueRequest"           // §10, signed
 	labelAccountRequest       label = "MIMIMI 1.0 AccountRequest"         // §12, signed
 	labelKeyDocument          label = "MIMIMI 1.0 KeyDocument"            // §12, signed

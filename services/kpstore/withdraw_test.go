@@ -75,9 +75,9 @@ func TestWithdrawRules(t *testing.T) {
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
-	u.mustUpload(h, 1, u.items(2, 0)...)
+	u.mustUpload(h, 1, u.items(3, 0)...)
 	listed := names(u.list(h))
-	if got := must(other.withdraw(h, listed...)); len(got) != 2 {
+	if got := must(other.withdraw(h, listed...)); len(got) != 3 {
 		t.Errorf("another's sets: %d count as handed out, want all", len(got))
 	}
 	pseudonym(t, must(h.claim(t.Context(), claimOf(u.token(h), false))))
@@ -94,10 +94,87 @@ func TestWithdrawRules(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	r := u.withdrawRequest(listed...)
-	r.UserPseudonyms = r.UserPseudonyms[:1]
-	if _, err := h.withdraw(t.Context(), r); problem.KindOf(err) != problem.Denied {
-		t.Errorf("another body than was signed: %v", err)
+	for name, change := range map[string]func(r *v1.WithdrawRequest){
+		"another body":        func(r *v1.WithdrawRequest) { r.UserPseudonyms = r.UserPseudonyms[:1] },
+		"another's signature": func(r *v1.WithdrawRequest) { r.Signed = other.withdrawRequest(listed...).Signed },
+		"another key":         func(r *v1.WithdrawRequest) { r.WriteKey = other.key.Public() },
+		"another operation":   func(r *v1.WithdrawRequest) { r.Signed = u.sign(opUpload, must(v1.WithdrawBody(r))) },
+	} {
+		r := u.withdrawRequest(listed...)
+		change(r)
+		if _, err := h.withdraw(t.Context(), r); problem.KindOf(err) != problem.Denied {
+			t.Errorf("%s: %v", name, err)
+		}
+		d := &v1.DeleteIndexRequest{WriteKey: u.key.Public(), Signed: r.Signed}
+		if err := h.deleteIndex(t.Context(), d); problem.KindOf(err) != problem.Denied {
+			t.Errorf("deletion with the proof of something else, %s: %v", name, err)
+		}
+	}
+	if n := len(u.list(h)); n != 3 {
+		t.Errorf("%d sets are left, want all 3", n)
+	}
+}
+
+// What was handed out does not come back by a completion that is late: not as it was listed, not if it slips in between check and write.
+func TestLateCompletion(t *testing.T) {
+	w := newWorld(t)
+	h := w.replica()
+	u := w.user(domain)
+	token := u.token(h)
+	u.mustUpload(h, 2, u.item(false))
+	set := u.list(h)[0]
+	p := must(parsePseudonym(set.GetUserPseudonym()))
+	late := u.keyPackage(p, false).Marshal()
+	first := pseudonym(t, must(h.claim(t.Context(), claimOf(token, false))))
+	for _, revision := range []uint64{set.GetRevision(), set.GetRevision() + 1} {
+		err := u.upload(h, 2, &v1.UploadItem{KeyPackage: late, Revision: revision})
+		if !errors.Is(err, errRevision) {
+			t.Errorf("a late completion: %v", err)
+		}
+	}
+	if err := u.upload(h, 2, &v1.UploadItem{KeyPackage: late}); !errors.Is(err, errServed) {
+		t.Errorf("as a set of its own: %v", err)
+	}
+	// The same, as if the claim had come between an upload's check and its write.
+	_, err := h.store.putSet(t.Context(), ownerOf(u.key.Public()), &v1.KeyPackageSet{
+		UserPseudonym: first, NotAfter: w.now.Add(80 * 24 * time.Hour).Unix(), KeyPackages: []*v1.StoredKeyPackage{{ClientPseudonym: "x", KeyPackage: late}},
+	}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.claim(t.Context(), claimOf(token, true)); !errors.Is(err, errNothing) {
+		t.Errorf("a served pseudonym came back: %v", err)
+	}
+	if n := len(u.list(h)); n != 0 {
+		t.Errorf("%d sets are left", n)
+	}
+}
+
+// A contact who claims all it can, with the limits as they are by default, leaves enough for another one.
+func TestExhaustion(t *testing.T) {
+	w := newWorld(t)
+	h := w.replica()
+	h.limits = (&Config{}).limits()
+	u := w.user(domain)
+	u.mustUpload(h, 1, u.items(50, 3)...)
+	greedy, other := u.token(h), u.token(h)
+	got := 0
+	for range 64 {
+		_, err := h.claim(t.Context(), claimOf(greedy, true))
+		switch {
+		case err == nil:
+			got++
+		case !errors.Is(err, errTooMany):
+			t.Fatal(err)
+		}
+	}
+	if got != defaultClaimsPerHour {
+		t.Errorf("%d sets for one contact, want %d", got, defaultClaimsPerHour)
+	}
+	for range 50 - defaultClaimsPerHour {
+		if r := must(h.claim(t.Context(), claimOf(other, true))); r.GetLastResort() {
+			t.Fatal("one contact left the other nothing but last resort")
+		}
 	}
 }
 

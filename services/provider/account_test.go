@@ -67,6 +67,7 @@ func TestRegister(t *testing.T) {
 		{"user name too long", func(r *mimimiv1.RegisterRequest) {
 			r.User = "mimi://a.example/u/" + string(bytes.Repeat([]byte("x"), 65))
 		}, connect.CodeInvalidArgument},
+		{"user of a pseudonym's form", func(r *mimimiv1.RegisterRequest) { r.User = must(mimimi.NewUserPseudonym("a.example")).Wire() }, connect.CodeInvalidArgument},
 		{"other name than signed", func(r *mimimiv1.RegisterRequest) { r.User += "x" }, connect.CodePermissionDenied},
 		{"wrong signature", func(r *mimimiv1.RegisterRequest) { r.Signed.Signature[3] ^= 1 }, connect.CodePermissionDenied},
 		{"no proof", func(r *mimimiv1.RegisterRequest) { r.Signed = nil }, connect.CodeInvalidArgument},

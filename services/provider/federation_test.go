@@ -153,7 +153,7 @@ func TestWeekNumber(t *testing.T) {
 // TestOwnDocumentRotates: every week has its document, valid for the week and a margin, the same from every replica.
 func TestOwnDocumentRotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey())}
+		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey()), queue: new(queueKeys)}
 		one := &documents{domain: "a.example", keys: k, now: time.Now}
 		two := &documents{domain: "a.example", keys: k, now: time.Now}
 		var last uint64

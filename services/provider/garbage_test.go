@@ -51,7 +51,13 @@ func (r *replica) accountCalls(p *person) map[string]error {
 	_, register := r.accounts().Register(ctx, p.registration(now))
 	_, fetch := r.accounts().FetchInbox(ctx, &mimimiv1.FetchInboxRequest{Client: p.client.Wire(), Signed: p.sign(now, "fetch inbox", nil)})
 	_, ack := r.accounts().AckInbox(ctx, &mimimiv1.AckInboxRequest{Client: p.client.Wire(), Position: 1, Signed: p.sign(now, "ack inbox", position(1))})
-	return map[string]error{"register": register, "publish": r.publish(p, p.record(now).Marshal()), "fetch": fetch, "ack": ack}
+	_, links := r.accounts().ListLinks(ctx, &mimimiv1.ListLinksRequest{Client: p.client.Wire(), Signed: p.sign(now, "list links", nil)})
+	_, clients := r.clients(p)
+	_, renew := r.renew(p, must(mimimi.Suite.GenerateSignatureKey()), nil)
+	return map[string]error{
+		"register": register, "publish": r.publish(p, p.record(now).Marshal()), "fetch": fetch, "ack": ack, "list links": links, "list clients": clients,
+		"approve link": r.approve(p, p.another(), []byte("x")), "renew": renew, "remove client": r.remove(p, p.another()), "delete account": r.deleteAccount(p),
+	}
 }
 
 // queueCalls has one call of each kind by a queue's owner, and returns their errors.
@@ -108,6 +114,9 @@ func TestGarbageStored(t *testing.T) {
 		"queuemeta": spoilQueueRecord,
 		"queue":     spoilQueue,
 		"body":      spoilBody,
+		"link":      spoilLinks,
+		"revoked":   spoilRevocations,
+		"leaving":   spoilLeaving,
 	} {
 		t.Run(name, func(t *testing.T) { spoil(t, newSpoilt(t)) })
 	}

@@ -142,7 +142,7 @@ func leave(e *mimimiv1.AccountEntry, c *mimimiv1.AccountClient) {
 	e.Leaving = append(e.GetLeaving(), c)
 }
 
-// settle finishes what a removal or deletion began: steps (2) to (4) of RemoveClient. asker's own entry comes last, since it leads a repeat of its request
+// settle finishes what a removal or deletion began: what RemoveClient and DeleteAccount do after (1). asker's own entry comes last, since it leads a repeat of its request
 // to the account.
 func (a *accountSide) settle(ctx context.Context, user, asker string) error {
 	account, _, _, err := get[mimimiv1.AccountEntry](ctx, a.bus, a.bus.Account(user))
@@ -151,6 +151,11 @@ func (a *accountSide) settle(ctx context.Context, user, asker string) error {
 	}
 	gone := account.GetLeaving()
 	if len(gone) > 0 || account.GetDeleted() && account.GetUser() != "" {
+		if account.GetDeleted() {
+			if err := a.empty(ctx, user); err != nil {
+				return err
+			}
+		}
 		if err := a.revoke(ctx, gone); err != nil {
 			return err
 		}
@@ -169,6 +174,14 @@ func (a *accountSide) settle(ctx context.Context, user, asker string) error {
 		return a.markGone(ctx, c)
 	}
 	return nil
+}
+
+// empty removes what waits for a user who was deleted.
+func (a *accountSide) empty(ctx context.Context, user string) error {
+	if err := a.bus.Purge(ctx, a.bus.Inbox(user), 0); err != nil {
+		return err
+	}
+	return a.bus.Purge(ctx, a.bus.Links(user), 0)
 }
 
 // settleLater settles on the way what an earlier request left. That it fails is not this request's fault: it is counted, and the next one tries again.
@@ -250,8 +263,8 @@ func (a *accountSide) forget(ctx context.Context, user string, gone []*mimimiv1.
 // DeleteAccount removes a user.
 //
 // Writes: (1) the account, which becomes a tombstone without record, its clients among those that leave: all of them are denied from then on, and the name
-// is not given out again; (2) the inbox and the mailbox of links are emptied; (3) the rest as RemoveClient does it, for all clients, the asking one last. After
-// a crash the repeat by the same client, or one of another, goes on. A repeat after all of it changes nothing. A connection request that
+// is not given out again; (2) the inbox and the mailbox of links are emptied; (3) the rest as RemoveClient does it, for all clients. After
+// a crash a repeat by any of them goes on, since the request names the user. A repeat after all of it changes nothing. A connection request that
 // was on its way at (2) waits in the inbox until it expires.
 func (a *accountSide) DeleteAccount(ctx context.Context, req *mimimiv1.DeleteAccountRequest) (*mimimiv1.DeleteAccountResponse, error) {
 	if err := a.deleteAccount(ctx, req); err != nil {
@@ -279,25 +292,19 @@ func (a *accountSide) deleteAccount(ctx context.Context, req *mimimiv1.DeleteAcc
 	} else if !w.account.GetDeleted() {
 		return errClientGone
 	}
-	if err := a.bus.Purge(ctx, a.bus.Inbox(user), 0); err != nil {
-		return err
-	}
-	if err := a.bus.Purge(ctx, a.bus.Links(user), 0); err != nil {
-		return err
-	}
-	if w, err = a.find(ctx, req.GetClient()); err != nil {
-		return err
-	}
-	return a.finishSelf(ctx, w)
+	return a.settle(ctx, user, "")
 }
 
-// goneWith says whether a client that has gone went with its user.
+// goneWith says whether a client that has gone went with its user, and finishes what is left to do of that.
 func (a *accountSide) goneWith(ctx context.Context, user string) error {
 	account, _, _, err := get[mimimiv1.AccountEntry](ctx, a.bus, a.bus.Account(user))
-	if err == nil && !account.GetDeleted() {
-		err = errClientGone
+	if err != nil {
+		return err
 	}
-	return err
+	if !account.GetDeleted() {
+		return errClientGone
+	}
+	return a.settle(ctx, user, "")
 }
 
 // entomb is step (1) of DeleteAccount.

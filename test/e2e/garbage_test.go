@@ -185,10 +185,11 @@ func (e *endpoint) strangers(t *testing.T, r *rand.Rand) {
 	}
 }
 
-// answersAnybody are the procedures that need no proof and that nonsense may happen to ask for something that is there: a key document, and what the inbox says
+// answersAnybody are the procedures that need no proof and that nonsense may happen to ask for something that is there: a published document, and what the inbox says
 // of every name, used or not.
 var answersAnybody = []string{
-	mimimiv1connect.RelayServiceGetKeyDocumentProcedure, mimimiv1connect.InboxServiceGetRecordProcedure, mimimiv1connect.InboxServiceDepositProcedure,
+	mimimiv1connect.RelayServiceGetKeyDocumentProcedure, mimimiv1connect.RelayServiceGetRevocationsProcedure, mimimiv1connect.InboxServiceGetPeerDocumentProcedure,
+	mimimiv1connect.InboxServiceGetRecordProcedure, mimimiv1connect.InboxServiceDepositProcedure,
 }
 
 // relays are the procedures that hand opaque bytes on: nonsense for a service that exists is answered by that service, which cannot open it and says so.

@@ -39,6 +39,20 @@ func Start(t testing.TB) *Domain {
 	return d
 }
 
+// StartReachable starts one node on a loopback port, for tests with processes of their own: Options has its URL.
+func StartReachable(t testing.TB) *Domain {
+	t.Helper()
+	d := &Domain{t: t, layout: layout(1)}
+	s, err := bus.StartServer(bus.ServerOptions{StoreDir: t.TempDir(), Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	d.servers, d.urls = []*bus.Server{s}, s.URL()
+	d.init()
+	return d
+}
+
 // StartCluster starts three nodes on loopback ports, with three replicas of every stream.
 func StartCluster(t testing.TB) *Domain {
 	t.Helper()

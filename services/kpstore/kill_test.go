@@ -1,0 +1,171 @@
+package kpstore
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
+	"mimimi.example/pkg/bus/bustest"
+	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/service"
+)
+
+// asReplica, if set, makes the test's binary a replica of the store, as cmd/kpstore is, with the configuration file that it names.
+const asReplica = "MIMIMI_TEST_KPSTORE"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(asReplica); file != "" {
+		os.Args = []string{"kpstore", "-config", file}
+		service.Main("kpstore", func(path string) (func(context.Context, *service.Env) error, error) {
+			cfg, err := Load(path)
+			return func(ctx context.Context, e *service.Env) error { return Run(ctx, cfg, e) }, err
+		})
+	}
+	os.Exit(m.Run())
+}
+
+// processes are replicas of the store that are processes of their own.
+type processes struct {
+	*world
+	config string // their configuration file
+	public []byte // OHTTP key configuration
+}
+
+func newProcesses(t *testing.T) *processes {
+	t.Helper()
+	p := &processes{world: &world{T: t, domain: bustest.StartReachable(t), now: time.Now()}}
+	dir := t.TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	secret, public := must2(oblivious.GenerateKey(3))
+	o := p.domain.Options("kpstore")
+	p.public = public
+	p.config = file("kpstore.json", must(json.Marshal(map[string]any{
+		"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)},
+		"bus": map[string]any{"url": o.URL, "deployment_key_file": file("deployment.key", o.Layout.DeploymentKey), "partitions": o.Layout.Partitions},
+	})))
+	return p
+}
+
+// start starts a replica. kill is kill -9, and waits until the process has gone.
+func (p *processes) start() (kill func()) {
+	p.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		p.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), asReplica+"="+p.config)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		p.Fatal(err)
+	}
+	kill = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill() // fails only for one that has gone
+		_ = cmd.Wait()         // says that it was killed
+	})
+	p.Cleanup(kill)
+	return kill
+}
+
+// client makes calls that wait two seconds for an answer: the one of a replica that was killed never comes.
+func (p *processes) client() mimimiv1connect.KeyPackageServiceClient {
+	edge := p.domain.Bus("provider")
+	transport := must(oblivious.NewTransport(p.public, func(ctx context.Context, b []byte) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		return edge.Call(ctx, "kpstore", b)
+	}))
+	return mimimiv1connect.NewKeyPackageServiceClient(&http.Client{Transport: transport}, "https://kpstore.invalid")
+}
+
+// TestKill9Claims: 64 claims on 50 sets through two replicas that are processes; one is killed while they run, and then, when a third has come, the other. What
+// is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left; asked again, everybody gets
+// the same answer.
+func TestKill9Claims(t *testing.T) {
+	p := newProcesses(t)
+	kill := []func(){p.start(), p.start()}
+	u, here := p.user(domain), p.replica()
+	u.mustUpload(here, 1, u.items(50, 0)...)
+	tokens := make([][]byte, 16)
+	for i := range tokens {
+		tokens[i] = u.token(here)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	client := p.client()
+	claim := func(r *v1.ClaimRequest) (got *v1.ClaimResponse, tries int) {
+		for ctx.Err() == nil {
+			got, err := client.Claim(ctx, clone(r))
+			tries++
+			if err == nil || connect.CodeOf(err) == connect.CodeResourceExhausted {
+				return got, tries
+			}
+		}
+		t.Error("a claim is not answered")
+		return nil, tries
+	}
+	claim(&v1.ClaimRequest{RequestId: requestID(), ConnectionToken: requestID32()}) // until a replica is up
+
+	requests, answers := make([]*v1.ClaimRequest, 64), make([]*v1.ClaimResponse, 64)
+	var mu sync.Mutex
+	answered, again := 0, 0 // guarded by mu
+	var wg sync.WaitGroup
+	for i := range requests {
+		requests[i] = claimOf(tokens[i%len(tokens)], false)
+		wg.Go(func() {
+			got, tries := claim(requests[i])
+			answers[i] = got
+			mu.Lock()
+			defer mu.Unlock()
+			again += tries - 1
+			switch answered++; answered {
+			case 8:
+				kill[0]()
+				kill = append(kill, p.start())
+			case 32:
+				kill[1]()
+			}
+		})
+	}
+	wg.Wait()
+	served, refused := map[string]bool{}, 0
+	for i, r := range requests {
+		got, _ := claim(r)
+		if !proto.Equal(got, answers[i]) {
+			t.Error("a repeat got another answer")
+		}
+		if answers[i] == nil {
+			refused++
+			continue
+		}
+		name := pseudonym(t, answers[i])
+		if served[name] {
+			t.Error("a set was handed out twice")
+		}
+		served[name] = true
+	}
+	if len(served) != 50 || refused != 14 {
+		t.Errorf("%d sets were handed out and %d claims refused, want 50 and 14", len(served), refused)
+	}
+	if n := len(u.list(here)); n != 0 {
+		t.Errorf("%d sets are left", n)
+	}
+	t.Logf("%d requests were repeated", again)
+}
