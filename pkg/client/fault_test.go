@@ -21,7 +21,7 @@ func bare(t *testing.T) *Client {
 			t.Error(err)
 		}
 	})
-	return &Client{cfg: Config{Now: time.Now}, slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group)}
+	return &Client{cfg: Config{Now: time.Now}, news: make(chan struct{}), slot: make(chan struct{}, 1), store: s, groups: make(map[string]*group)}
 }
 
 // TestWhoIsAtFault: in a conflict over a user or a user pseudonym the leaf that entered later is at fault, in whichever order they are identified; the own leaf never is.
@@ -86,7 +86,7 @@ func TestJudge(t *testing.T) {
 		if b := g.rec.Resync.Blame; (b != nil && b.Proven) != x.proven {
 			t.Errorf("%s: proven %v", x.name, !x.proven)
 		}
-		if e, err := c.Events(0, 0); err != nil || len(e) != x.warned {
+		if e, err := c.Events(t.Context(), 0, 0); err != nil || len(e) != x.warned {
 			t.Errorf("%s: %d warnings (%v)", x.name, len(e), err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 // ForcePolicy offers a policy to the hub that this client's own rules would refuse.
 func ForcePolicy(ctx context.Context, c *Client, group string, change PolicyChange) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -47,7 +47,7 @@ func (c *Client) force(ctx context.Context, g *group, proposals []mls.Proposal, 
 
 // ProposeRemoval offers a standalone proposal to remove a user's first leaf, which no client of this package does.
 func ProposeRemoval(ctx context.Context, c *Client, group string, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		g, err := c.visible(group)
 		if err != nil {
 			return err
@@ -75,7 +75,7 @@ func ProposeRemoval(ctx context.Context, c *Client, group string, user mimimi.Us
 
 // Pending is how many proposals wait for a commit, as c sees it.
 func Pending(c *Client, group string) (n int) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err == nil && g.mls != nil {
 			n = len(g.mls.Public().Pending())
@@ -87,7 +87,7 @@ func Pending(c *Client, group string) (n int) {
 
 // CommitAnyway makes an empty commit, though a leaf is unidentified.
 func CommitAnyway(ctx context.Context, c *Client, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -101,7 +101,7 @@ func CommitAnyway(ctx context.Context, c *Client, group string) error {
 
 // TakeUp makes a commit that takes up whatever waits.
 func TakeUp(ctx context.Context, c *Client, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -112,7 +112,7 @@ func TakeUp(ctx context.Context, c *Client, group string) error {
 
 // Epoch is the group's epoch as c sees it; 0 if it is over.
 func Epoch(c *Client, group string) (epoch uint64) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err == nil && g.mls != nil {
 			epoch = g.mls.Epoch()
@@ -133,7 +133,7 @@ func Copied(ctx context.Context, asker, thief *Client, asked mimimi.User) (group
 		return "", err
 	}
 	key := asker.account.rec.ConnectionKey
-	err = thief.locked(func() error {
+	err = thief.lockedFor(ctx, func() error {
 		stolen, err := thief.newGroup(&groupRecord{GroupID: g.rec.GroupID, Peer: asker.account.rec.User,
 			Join: &joinRecord{Secret: k.Ask.Secret, PeerKey: key, Claim: newRequestID()}})
 		if err != nil {
@@ -147,7 +147,7 @@ func Copied(ctx context.Context, asker, thief *Client, asked mimimi.User) (group
 
 // Knows says how many leaves of a group c has identified, and how many there are.
 func Knows(c *Client, group string) (known, all int) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -179,7 +179,7 @@ func Links(c *Client, user mimimi.User) (n int) {
 // BreakEpoch makes c go on from another init secret than the other members, as a member does whose commits are not to be followed: all that a hub sees of
 // such a commit is right. In the stored state the init secret stands behind the epoch authenticator.
 func BreakEpoch(c *Client, group string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -199,7 +199,7 @@ func BreakEpoch(c *Client, group string) error {
 
 // DropQueue deletes c's queue at its provider, as a provider that loses it does.
 func DropQueue(ctx context.Context, c *Client) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		_, err := call(ctx, c.channels.queue.Delete, &mimimiv1.DeleteQueueRequest{
 			QueueId: c.account.rec.QueueID, Signed: c.signedQueue("delete", newRequestID(), nil),
 		})
@@ -209,7 +209,7 @@ func DropQueue(ctx context.Context, c *Client) error {
 
 // QueueOf is the id of c's queue, and says whether the own leaf in a group names it.
 func QueueOf(c *Client, group string) (id string, named bool) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err == nil {
 			id, named = string(c.account.rec.QueueID), !c.queueless(g)
@@ -221,7 +221,7 @@ func QueueOf(c *Client, group string) (id string, named bool) {
 
 // Bounded is what c makes of an acceptance time in a group.
 func Bounded(c *Client, group string, at int64) (bounded int64, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -237,7 +237,7 @@ func Bounded(c *Client, group string, at int64) (bounded int64, err error) {
 
 // GiveUp makes the entry into the connection group of an accepted request fail for good.
 func GiveUp(c *Client, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		k, _, err := c.contact(user)
 		if err != nil {
 			return err
@@ -252,7 +252,7 @@ func GiveUp(c *Client, user mimimi.User) error {
 
 // AcceptOnly stores that a request was accepted, and does no more.
 func AcceptOnly(c *Client, id string) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		return c.update(func(tx Tx) error {
 			r, err := waitingRequest(tx, id, c.now())
 			if err != nil {
@@ -274,7 +274,7 @@ func LinkOf(c *Client, user mimimi.User) string {
 
 // Alive says whether a group is neither over nor being left.
 func Alive(c *Client, group string) (alive bool) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		alive = err == nil && !g.rec.ending()
 		return nil
@@ -284,14 +284,14 @@ func Alive(c *Client, group string) (alive bool) {
 
 // Forget drops a contact from the store.
 func Forget(c *Client, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(user.Wire())) })
 	})
 }
 
 // CutOff revokes the token that a contact has, so that it can claim nothing more.
 func CutOff(ctx context.Context, c *Client, user mimimi.User) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		k, _, err := c.contact(user)
 		if err != nil {
 			return err
@@ -309,7 +309,7 @@ func SetAddsPerCommit(c *Client, n int) { c.perCommit = n }
 
 // SkipQueue acknowledges everything that waits in c's queue without a look at it.
 func SkipQueue(ctx context.Context, c *Client) error {
-	return c.locked(func() error {
+	return c.lockedFor(context.Background(), func() error {
 		for {
 			after, err := c.position()
 			if err != nil {
@@ -340,7 +340,7 @@ func SkipQueue(ctx context.Context, c *Client) error {
 
 // ResyncNow takes the random time from a resync that is to come.
 func ResyncNow(c *Client, group string) {
-	_ = c.locked(func() error {
+	_ = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil || g.rec.Resync == nil {
 			return err
