@@ -103,6 +103,12 @@ func describe(e client.Event, who, group string) string {
 		return fmt.Sprintf("%s asks for a connection: mimimi accept %s", who, e.Request)
 	case client.EventConnected:
 		return "connected with " + who
+	case client.EventPolicy:
+		return fmt.Sprintf("[%s] %s changed the policy", group, who)
+	case client.EventBanned:
+		return fmt.Sprintf("[%s] %s is banned", group, who)
+	case client.EventUnbanned:
+		return fmt.Sprintf("[%s] %s is not banned any more", group, who)
 	case client.EventDisconnected:
 		return who + " has ended the connection"
 	case client.EventRevoked:

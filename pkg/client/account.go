@@ -75,8 +75,12 @@ type accountRecord struct {
 	OldRecord   []byte `json:"old_record,omitempty"` // the one before: requests for it may still come
 	Published   bool   `json:"published"`            // the record is at the provider
 	QueueMade   bool   `json:"queue_made"`
-	AliasMade   bool   `json:"alias_made"`
-	Complete    bool   `json:"complete"` // the first stock is up
+	// QueueNumber counts the queues that this client has had, from 0. Next… are the keys of one in the making, in place of one that is gone.
+	QueueNumber  int    `json:"queue_number,omitempty"`
+	NextQueueID  []byte `json:"next_queue_id,omitempty"`
+	NextQueueKey []byte `json:"next_queue_key,omitempty"`
+	AliasMade    bool   `json:"alias_made"`
+	Complete     bool   `json:"complete"` // the first stock is up
 }
 
 // account is an accountRecord ready for use.
@@ -334,26 +338,23 @@ func (c *Client) publishRecord(ctx context.Context) error {
 	})
 }
 
-// makeQueue creates the queue over the anonymous channel: nothing in the request ties it to the account (§10).
+// makeQueue creates the queue.
 func (c *Client) makeQueue(ctx context.Context) error {
-	public, id := c.account.queueKey.Public(), c.account.rec.QueueCreateID
-	err := c.spend(ctx, mimimi.TokenQueue, c.account.user.Domain(), id, func(token []byte) error {
-		_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
-			QueueId: c.account.rec.QueueID, PublicKey: public, Token: token, Signed: c.signedQueue(opQueueCreate, id, public),
-		})
+	if err := c.createQueue(ctx, c.account.queueID, c.account.queueKey, c.account.rec.QueueCreateID); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("create queue: %w", err)
 	}
 	return c.saveAccount(func(r *accountRecord) { r.QueueMade = true })
 }
 
 // signedQueue proves a request about the own queue.
 func (c *Client) signedQueue(operation string, id, body []byte) *mimimiv1.Signed {
+	return c.signedBy(c.account.queueID, c.account.queueKey, operation, id, body)
+}
+
+// signedBy proves a request about a queue by its key.
+func (c *Client) signedBy(queue mimimi.QueueID, key mls.SignatureKey, operation string, id, body []byte) *mimimiv1.Signed {
 	return c.signed(id, func(id [16]byte, minute time.Time) []byte {
-		return mimimi.SignQueueRequest(c.account.queueKey, &mimimi.QueueRequest{Operation: operation, Queue: c.account.queueID, RequestID: id,
-			Minute: minute, Body: body})
+		return mimimi.SignQueueRequest(key, &mimimi.QueueRequest{Operation: operation, Queue: queue, RequestID: id, Minute: minute, Body: body})
 	})
 }
 

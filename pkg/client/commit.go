@@ -27,22 +27,27 @@ const (
 
 	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
 	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
+	taskPolicy    taskKind = "policy"     // change the policy
+	taskExpel     taskKind = "expel"      // remove Leaf, whose commit nobody could process
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
 // so that it survives crashes and is made anew when another commit came first.
 type task struct {
-	ID        string    `json:"id"`
-	Kind      taskKind  `json:"kind"`
-	Adds      []*adding `json:"adds,omitempty"`
-	User      string    `json:"user,omitempty"`
-	Client    string    `json:"client,omitempty"` // remove own: its URI
-	NotBefore int64     `json:"not_before,omitempty"`
-	Leaf      uint32    `json:"leaf,omitempty"`
-	Pseudonym string    `json:"pseudonym,omitempty"` // evict: client pseudonym of Leaf
-	Request   []byte    `json:"request,omitempty"`   // leave: id and message of the proposal under way
-	Message   []byte    `json:"message,omitempty"`
-	Tries     int       `json:"tries,omitempty"`
+	ID        string        `json:"id"`
+	Kind      taskKind      `json:"kind"`
+	Adds      []*adding     `json:"adds,omitempty"`
+	User      string        `json:"user,omitempty"`
+	Client    string        `json:"client,omitempty"` // remove own: its URI
+	NotBefore int64         `json:"not_before,omitempty"`
+	Leaf      uint32        `json:"leaf,omitempty"`
+	Pseudonym string        `json:"pseudonym,omitempty"` // evict, expel: client pseudonym of Leaf
+	Policy    *policyRecord `json:"policy,omitempty"`
+	Duty      bool          `json:"duty,omitempty"`    // nobody asked for it
+	Failed    []failedAdd   `json:"failed,omitempty"`  // add: who could not be
+	Request   []byte        `json:"request,omitempty"` // leave: id and message of the proposal under way
+	Message   []byte        `json:"message,omitempty"`
+	Tries     int           `json:"tries,omitempty"`
 }
 
 // adding is one user to be added. What is claimed is stored, so that a commit made anew uses the same set.
@@ -122,7 +127,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 	c.results[t.ID] = why
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
-		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh {
+		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh || t.Duty {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
 			return nil
 		}
@@ -168,7 +173,7 @@ func (g *group) may(t *task) bool {
 // lasting says whether an error of a task is its own, so that trying again will not help. Limited is a service's own answer here, as that no
 // KeyPackages are left; a relay that has too much to do is Unavailable (sealedTo).
 func lasting(err error) bool {
-	for _, e := range []error{ErrDenied, ErrIdentity, ErrMember, ErrNotMember, ErrNotConnected, ErrUnknownUser, ErrGroupOver, mls.ErrInvalid} {
+	for _, e := range []error{ErrBanned, ErrDenied, ErrIdentity, ErrMember, ErrNotMember, ErrNotConnected, ErrUnknownUser, ErrGroupOver, mls.ErrInvalid} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -180,7 +185,6 @@ func lasting(err error) bool {
 func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	var proposals []mls.Proposal
 	var err error
-	welcome := false
 	switch t.Kind {
 	case taskLeave:
 		return c.propose(ctx, g, t)
@@ -192,31 +196,9 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 	case taskAddOwn:
-		if g.pendingRemovals() {
-			return c.stage(g, t.ID+"/first", nil, nil)
-		}
-		if err := c.lacking(g, t); err != nil {
-			return err
-		}
-		if len(t.Adds) == 0 {
-			return c.endTask(g, t.ID)
-		}
-		proposals, err = g.addProposals(t)
-		welcome = true
+		return c.tryAddOwn(g, t)
 	case taskAdd:
-		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
-			return c.stage(g, t.ID+"/first", nil, nil)
-		}
-		// Whoever came in meanwhile, by an earlier try or another member, need not be added.
-		t.Adds = slices.DeleteFunc(t.Adds, func(a *adding) bool { return g.hasUser(a.User) })
-		if len(t.Adds) == 0 {
-			return c.endTask(g, t.ID)
-		}
-		if err := c.claimAll(ctx, g, t); err != nil {
-			return err
-		}
-		proposals, err = g.addProposals(t)
-		welcome = true
+		return c.tryAdd(ctx, g, t)
 	case taskRemove:
 		proposals = g.removeProposals(g.leavesOf(t.User))
 		if len(proposals) == 0 && !g.pendingRemovals() {
@@ -227,14 +209,20 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 		proposals = g.removeProposals([]uint32{t.Leaf})
+	case taskExpel:
+		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym {
+			return c.endTask(g, t.ID)
+		}
+		proposals = g.removeProposals([]uint32{t.Leaf})
+	case taskPolicy:
+		if proposals, err = g.policyProposals(t); err == nil && proposals == nil {
+			return c.endTask(g, t.ID)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if !welcome {
-		t = &task{ID: t.ID}
-	}
-	return c.stage(g, t.ID, proposals, t)
+	return c.stage(g, t.ID, proposals, nil)
 }
 
 // pendingRemovals says whether the next commit must take up a self_remove.
@@ -249,34 +237,6 @@ func (g *group) removeProposals(leaves []uint32) []mls.Proposal {
 		}
 	}
 	return all
-}
-
-// claimAll claims a set of each user to be added and checks it (§6, §8). What is claimed is stored at once.
-func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
-	policy, err := g.policy()
-	if err != nil {
-		return err
-	}
-	for _, a := range t.Adds {
-		if a.Packages != nil {
-			continue
-		}
-		packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
-		if err != nil {
-			return err
-		}
-		err = c.change(g, func(tx Tx) error {
-			a.Packages, a.LinkKeys = packages, keys
-			if last {
-				return c.warn(tx, g.rec.ID, lastResortSentence)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
@@ -434,7 +394,7 @@ func (g *group) welcomeExtensions(t *task) func(next *mls.Group) ([]mls.Extensio
 
 // stage makes a commit, checks it by the rules that the hub will apply, and stores it. Nothing has left this client yet.
 func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *task) error {
-	opts := mls.CommitOptions{Proposals: proposals, HubExtensions: hubExtensions, Path: true, Now: c.now()}
+	opts := mls.CommitOptions{Proposals: proposals, HubExtensions: hubExtensions, Path: true, Now: c.now(), Skip: g.distrusted}
 	if t != nil && len(t.Adds) > 0 {
 		opts.WelcomeExtensions = g.welcomeExtensions(t)
 	}
@@ -444,7 +404,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	}
 	var own *leafSecrets
 	if renewed != nil {
-		if own, err = ownRenewal(renewed); err != nil {
+		if own, err = c.ownRenewal(renewed); err != nil {
 			return err
 		}
 		opts.NewLeaf = &renewed.Change
@@ -465,6 +425,11 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	}
 	return c.change(g, func(Tx) error {
 		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message, Own: own}
+		if t != nil {
+			for _, a := range t.Adds {
+				g.rec.Staged.Adds = append(g.rec.Staged.Adds, a.User)
+			}
+		}
 		if t := g.task(taskID); t != nil {
 			t.Tries++
 		}

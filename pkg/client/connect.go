@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -475,6 +476,11 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	if err != nil {
 		return err
 	}
+	if found && old.State == ContactConnected && subtle.ConstantTimeCompare(old.Token, r.Token) == 1 {
+		// It crossed the own request, by which the connection came about: there is nothing new in it.
+		r.settle()
+		return write(tx, bucketRequests, []byte(r.ID), r)
+	}
 	token, made := mimimi.NewConnectionToken().Bytes(), false
 	var revoke [][]byte
 	switch {
@@ -498,6 +504,11 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	if found {
 		k.Version = old.Version
 	}
+	if found && old.State != ContactDisconnecting { // it is as it was until the new connection stands
+		if k.Before = old; old.Before != nil {
+			k.Before = old.Before
+		}
+	}
 	r.settle()
 	return errors.Join(
 		write(tx, bucketRequests, []byte(r.ID), r),
@@ -508,7 +519,7 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	)
 }
 
-// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is forgotten.
+// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is what it was before.
 func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	if k.Group == "" {
 		return nil // another of the user's clients accepted it
@@ -518,8 +529,11 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 		return err
 	}
 	err = c.made(ctx, k.Group)
-	if _, gerr := c.group(k.Group); !errors.Is(gerr, ErrUnknownGroup) {
+	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
+	}
+	if k.Before != nil {
+		return errors.Join(err, c.restore(k))
 	}
 	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
 		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
@@ -535,30 +549,57 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 
 // connectionEntered follows the own entry into a connection group: every leaf is identified. If all are the requester's, the response goes to them.
 func (c *Client) connectionEntered(tx Tx, g *group) error {
+	if !g.onlyPeer(c.account.rec.User) {
+		return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+	}
+	g.rec.Respond = true
+	return nil
+}
+
+// onlyPeer says whether every leaf of a connection group is the other user's or the own one's.
+func (g *group) onlyPeer(self string) bool {
 	for _, r := range g.rec.Leaves {
-		if r.User != g.rec.Peer && r.User != c.account.rec.User {
-			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+		if r.User != g.rec.Peer && r.User != self {
+			return false
 		}
 	}
-	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found {
-		return err
-	}
-	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
-	if err != nil {
-		return ErrStore
-	}
-	k.Told = c.account.rec.KeyNumber
-	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
-		return err
-	}
-	response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
-	g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal()})
-	return nil
+	return true
+}
+
+// respond posts the own answer in a connection group, for the present epoch only, whose leaves are all the requester's or own ones. If the epoch
+// ends before the answer has its place in the log, it is looked at and posted anew.
+func (c *Client) respond(g *group) error {
+	return c.change(g, func(tx Tx) error {
+		if !g.onlyPeer(c.account.rec.User) {
+			g.rec.Respond = false
+			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+		}
+		k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+		if err != nil {
+			return err
+		}
+		if !found {
+			g.rec.Respond = false
+			return nil
+		}
+		token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+		if err != nil {
+			return ErrStore
+		}
+		k.Told = c.account.rec.KeyNumber
+		if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
+			return err
+		}
+		response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
+		epoch := g.mls.Epoch()
+		g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal(), OnlyIn: &epoch})
+		return nil
+	})
 }
 
 // responseSent completes an accepted connection: the response has its place in the connection group.
 func (c *Client) responseSent(tx Tx, g *group) error {
+	g.rec.Respond = false
 	return c.nowConnected(tx, g, true, func(*contactRecord) error { return nil })
 }
 
@@ -593,7 +634,12 @@ func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contac
 		return nil // cut off meanwhile
 	}
 	acted = acted || k.Ask != nil
-	k.State, k.Ask, k.Group, k.Fingerprints = ContactConnected, nil, g.rec.ID, nil
+	g.rec.Linked = true
+	kept, err := c.keepOne(tx, g)
+	if err != nil {
+		return err
+	}
+	k.State, k.Ask, k.Before, k.Group, k.Fingerprints = ContactConnected, nil, nil, kept, nil
 	c.noteFingerprints(g, k)
 	if acted {
 		err = c.shareContact(tx, k)

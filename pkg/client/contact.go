@@ -72,6 +72,8 @@ type contactRecord struct {
 	Group        string     `json:"group,omitempty"` // local id of the connection group
 	Fingerprints []string   `json:"fingerprints,omitempty"`
 	Ask          *askRecord `json:"ask,omitempty"` // an own request under way
+	// Before is the contact as it was when a further request was accepted, until the connection stands or has failed.
+	Before *contactRecord `json:"before,omitempty"`
 }
 
 // askRecord is an own connection request in the making (docs/protocol.md §5); a step that is done has left its field.

@@ -443,3 +443,21 @@ func (c *Client) welcomedBy(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey
 	})
 	return user, connected, err
 }
+
+// tryAddOwn makes the commit of a task that adds other own clients, whose KeyPackages it holds.
+func (c *Client) tryAddOwn(g *group, t *task) error {
+	if g.pendingRemovals() { // no commit both adds and removes (§6)
+		return c.stage(g, t.ID+"/first", nil, nil)
+	}
+	if err := c.lacking(g, t); err != nil {
+		return err
+	}
+	if len(t.Adds) == 0 {
+		return c.endTask(g, t.ID)
+	}
+	proposals, err := g.addProposals(t)
+	if err != nil {
+		return err
+	}
+	return c.stage(g, t.ID, proposals, t)
+}

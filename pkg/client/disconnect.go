@@ -125,6 +125,9 @@ func (c *Client) expired(k *contactRecord) bool {
 
 // expire gives a connection up: the token is revoked, and the user may be asked again (§5).
 func (c *Client) expire(ctx context.Context, k *contactRecord) error {
+	if k.Before != nil {
+		return c.restore(k)
+	}
 	err := c.update(func(tx Tx) (err error) {
 		k, err = c.endContact(tx, k)
 		return err
@@ -156,6 +159,11 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
 	if err != nil || !found || k.Group != g.rec.ID || k.State != ContactConnected {
 		return err
+	}
+	if other, err := c.otherLink(tx, g); err != nil || other != "" {
+		// Their requests crossed, and the contact keeps another group (keepOne), which this client has not completed yet.
+		k.Group = other
+		return errors.Join(err, c.over(tx, g, "", 0), write(tx, bucketContacts, []byte(k.User), k))
 	}
 	if err := c.over(tx, g, leftSentence, 0); err != nil {
 		return err

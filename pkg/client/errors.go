@@ -50,6 +50,10 @@ var (
 	ErrLinkExpired = errors.New("client: the code has expired")
 	// ErrDeviceRemoved says that this device was removed at another one of the user's.
 	ErrDeviceRemoved = errors.New("client: this device was removed")
+	// ErrBanned says that a user is on the group's ban list.
+	ErrBanned = errors.New("client: banned from this group")
+	// ErrRefused says that the user has refused the group: Unrefuse takes that back.
+	ErrRefused = errors.New("client: this group is refused")
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("client: closed")
 	// ErrDeleted says that the account is being deleted: DeleteAccount or Sync goes on with that.

@@ -52,6 +52,23 @@ type groupRecord struct {
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
+	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
+	Accepted int64 `json:"accepted,omitempty"`
+	Clock    int64 `json:"clock,omitempty"`
+
+	Bans    *banRecord     `json:"bans,omitempty"`
+	Missing *missingRecord `json:"missing,omitempty"`
+	// Refused says that the user does not want the group's deliveries, Told that the queue knows.
+	Refused bool `json:"refused,omitempty"`
+	Told    bool `json:"told,omitempty"`
+	// Respond says that the own answer is due in a connection group, Linked that the connection came about in it, Idle that another one is used.
+	Respond bool `json:"respond,omitempty"`
+	Linked  bool `json:"linked,omitempty"`
+	Idle    bool `json:"idle,omitempty"`
+	// Queue numbers the queue that the own leaf names.
+	Queue int `json:"queue,omitempty"`
+	// Polled is when the log was read last for want of deliveries.
+	Polled int64 `json:"polled,omitempty"`
 	// Refreshed is when the own leaf was made anew last, or came in; RefreshAt is when it will be. RefreshPutOff says that this was put off once.
 	Refreshed     int64 `json:"refreshed,omitempty"`
 	RefreshAt     int64 `json:"refresh_at,omitempty"`
@@ -86,6 +103,10 @@ type leafRecord struct {
 	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
 	AnswerAt int64 `json:"answer_at,omitempty"`
 	Told     bool  `json:"told,omitempty"`
+	// Asked is what a resynced leaf asked this client for, until somebody has answered.
+	Asked *askedRecord `json:"asked,omitempty"`
+	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
+	Place uint64 `json:"place,omitempty"`
 }
 
 // stagedRecord is an own commit that may have left. It is stored before it leaves; what becomes of it is seen in the log.
@@ -95,7 +116,8 @@ type stagedRecord struct {
 	Commit  []byte `json:"commit"` // mls.StagedCommit
 	Message []byte `json:"message"`
 	// Own is the own leaf that the commit makes anew, if it does.
-	Own *leafSecrets `json:"own,omitempty"`
+	Own  *leafSecrets `json:"own,omitempty"`
+	Adds []string     `json:"adds,omitempty"` // the users whom it adds
 }
 
 // heldMessage is content from a leaf that is not identified yet.
@@ -115,6 +137,8 @@ type resyncState struct {
 	Proof   []byte `json:"proof,omitempty"`
 	Info    []byte `json:"info,omitempty"`
 	Tries   int    `json:"tries,omitempty"`
+	// Blame is the commit that could not be processed, if its author or the hub is at fault.
+	Blame *blameRecord `json:"blame,omitempty"`
 }
 
 // group is a groupRecord ready for use.
@@ -126,8 +150,8 @@ type group struct {
 	own   *ownPackage   // leaf secrets; nil until there is a leaf
 }
 
-// pastEpochs is how many epochs' message keys are kept: as many as can end within the ten seconds in which a late message counts, in a busy group.
-const pastEpochs = 8
+// pastEpochs bounds how many epochs' message keys are kept; those of epochs whose messages cannot count any more are erased earlier (forgetKeys).
+const pastEpochs = 128
 
 var protocolRules = mimimi.MLSRules
 
@@ -166,7 +190,7 @@ func loadGroup(tx Tx, id string) (*group, error) {
 	if leaf, found, err := read[leafSecrets](tx, bucketLeaves, []byte(id)); err != nil {
 		return nil, err
 	} else if found {
-		if g.own, err = parseOwnPackage(leaf.Package, leaf.Secrets, leaf.LinkKey); err != nil {
+		if g.own, err = parseOwnPackage(leaf.Package, leaf.Secrets, leaf.LinkKey, leaf.Queue); err != nil {
 			return nil, err
 		}
 	}
@@ -209,6 +233,7 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
 		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
+		g.rec.Bans, g.rec.Missing = nil, nil
 		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others = nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
@@ -287,6 +312,9 @@ func (g *group) syncLeaves(entered int64) error {
 			continue
 		}
 		g.rec.Leaves[m.Index] = &leafRecord{UserPseudonym: cred.UserPseudonym.Wire(), ClientPseudonym: cred.ClientPseudonym.Wire(), Entered: entered}
+		if entered != 0 {
+			g.rec.Leaves[m.Index].Place = g.rec.Last
+		}
 	}
 	for i := range g.rec.Leaves {
 		if !now[i] {
@@ -311,6 +339,8 @@ func (g *group) usable() error {
 	switch {
 	case g.rec.State == GroupOver || g.rec.State == GroupLeaving:
 		return ErrGroupOver
+	case g.rec.Refused:
+		return ErrRefused
 	case g.rec.State != GroupActive || g.mls == nil || !g.identified():
 		return ErrNotReady
 	}
@@ -401,13 +431,31 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 		r.Bad = true // a credential is replaced by another of the same client
 		return nil
 	}
-	for _, other := range g.rec.Leaves { // one user pseudonym for one user, one user for one user pseudonym
-		if other.User != "" && (other.User == cert.User.Wire()) != (other.UserPseudonym == r.UserPseudonym) {
-			r.Bad = true
-			return nil
-		}
+	if r.Entered != 0 && g.rec.Bans.has(cert.User.Wire()) || g.conflicts(leaf, cert.User.Wire()) {
+		r.Bad = true
+		return nil
 	}
 	return c.named(tx, g, leaf, cert, key)
+}
+
+// conflicts says whether a leaf is at fault against one that is identified: one user pseudonym stands for one user, and one user for one user pseudonym. The
+// one that entered later is at fault, whichever was identified first; if that is the other, it is not identified any more.
+func (g *group) conflicts(leaf uint32, user string) bool {
+	r := g.rec.Leaves[leaf]
+	var later []*leafRecord
+	for i, other := range g.rec.Leaves {
+		if other.User == "" || (other.User == user) == (other.UserPseudonym == r.UserPseudonym) {
+			continue
+		}
+		if other.Place <= r.Place || i == g.mls.OwnIndex() {
+			return true
+		}
+		later = append(later, other)
+	}
+	for _, other := range later {
+		other.User, other.Bad = "", true
+	}
+	return false
 }
 
 // named makes a leaf identified and says what follows: a member joined, its content is shown, an own entry is complete.

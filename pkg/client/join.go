@@ -15,11 +15,12 @@ import (
 
 // createRecord is a group in the making. Claim and create repeat their request ids after a crash.
 type createRecord struct {
-	Claim   []byte `json:"claim"`
-	Request []byte `json:"request"`
-	Info    []byte `json:"info,omitempty"`
-	Tree    []byte `json:"tree,omitempty"`
-	Sent    bool   `json:"sent,omitempty"`
+	Claim   []byte        `json:"claim"`
+	Request []byte        `json:"request"`
+	Policy  *policyRecord `json:"policy,omitempty"` // what differs from the default
+	Info    []byte        `json:"info,omitempty"`
+	Tree    []byte        `json:"tree,omitempty"`
+	Sent    bool          `json:"sent,omitempty"`
 }
 
 // joinRecord is an entry by external commit under way (§7).
@@ -33,13 +34,12 @@ type joinRecord struct {
 	Request  []byte            `json:"request,omitempty"`
 	Commit   []byte            `json:"commit,omitempty"` // mls.StagedCommit
 	Message  []byte            `json:"message,omitempty"`
-	Before   []byte            `json:"before,omitempty"`    // mimimi.State of the group that is entered
-	Entered  bool              `json:"entered,omitempty"`   // the commit is in the log: the links are to be exchanged
-	ShownIn  *uint64           `json:"shown_in,omitempty"`  // the epoch in which the own link was shown last
-	Answered bool              `json:"answered,omitempty"`  // the members' links came: this client is identified by them
-	Inviters []uint32          `json:"inviters,omitempty"`  // leaves identified as the inviter's
-	KPRef    []byte            `json:"kp_ref,omitempty"`    // of the own set that was claimed
-	InviteBy string            `json:"invite_by,omitempty"` // the inviter
+	Before   []byte            `json:"before,omitempty"`   // mimimi.State of the group that is entered
+	Entered  bool              `json:"entered,omitempty"`  // the commit is in the log: the links are to be exchanged
+	ShownIn  *uint64           `json:"shown_in,omitempty"` // the epoch in which the own link was shown last
+	Answered bool              `json:"answered,omitempty"` // the members' links came: this client is identified by them
+	Inviters []uint32          `json:"inviters,omitempty"` // leaves identified by the invitation: the inviter's, or all members'
+	KPRef    []byte            `json:"kp_ref,omitempty"`   // of the own set that was claimed
 }
 
 // welcomeRecord is a Welcome whose group cannot be entered before its tree is fetched.
@@ -127,9 +127,13 @@ func (c *Client) makeGroup(ctx context.Context, g *group) error {
 	if err != nil {
 		return err
 	}
+	policy := defaultPolicy(cred.UserPseudonym)
+	if change := g.rec.Create.Policy; change != nil {
+		change.apply(policy)
+	}
 	made, err := mls.NewGroup(mls.GroupConfig{
 		GroupID: g.rec.GroupID, KeyPackage: own.kp, Secrets: &own.secrets,
-		Extensions: mimimi.GroupExtensions(defaultPolicy(cred.UserPseudonym)), Rules: protocolRules(), PastEpochs: pastEpochs,
+		Extensions: mimimi.GroupExtensions(policy), Rules: protocolRules(), PastEpochs: pastEpochs,
 	})
 	if err != nil {
 		return fmt.Errorf("make group: %w", err)
@@ -163,6 +167,7 @@ func (c *Client) nameSelf(g *group) error {
 	}
 	a := c.account
 	r.User, r.Client, r.Fingerprint, r.LinkKey = a.rec.User, a.rec.Client, a.certificate.Fingerprint(), g.own.linkKey.Bytes()
+	g.rec.Queue = g.own.queue
 	return nil
 }
 
@@ -261,7 +266,6 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if err := checkInvitedPolicy(public, j.Mixed); err != nil {
 		return nil, err
 	}
-	user := g.rec.Peer
 	err = c.view(func(tx Tx) error {
 		for _, m := range public.Members() {
 			key, ok := j.linkKey(m)
@@ -275,10 +279,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 			if err != nil {
 				return err
 			}
-			if user == "" {
-				user = cert.User.Wire()
-			}
-			if cert.User.Wire() == user {
+			if g.rec.Peer == "" || cert.User.Wire() == g.rec.Peer {
 				inviters = append(inviters, m.Index)
 			}
 		}
@@ -290,7 +291,6 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if len(inviters) == 0 || g.rec.Peer != "" && !slices.Contains(inviters, gi.Signer) {
 		return nil, ErrBadInvitation
 	}
-	j.InviteBy = user
 	return inviters, nil
 }
 
@@ -365,6 +365,7 @@ func (c *Client) joined(g *group, sequence uint64, accepted int64, position uint
 	if err != nil {
 		return errDamagedGroup
 	}
+	accepted = c.boundAhead(accepted)
 	next, err := before.CheckCommit(staged.Change, timeOf(accepted))
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
@@ -418,7 +419,7 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 }
 
 func (c *Client) newWelcome(d *mimimiv1.Delivery, ref []byte) *welcomeRecord {
-	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: d.Accepted, Received: c.now().Unix()}
+	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: c.boundAhead(d.Accepted), Received: c.now().Unix()}
 }
 
 // welcomeRef returns which of the own KeyPackages a Welcome is for, nil if for none, and how many Welcomes wait for their trees.

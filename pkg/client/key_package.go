@@ -15,6 +15,7 @@ type leafSecrets struct {
 	Package []byte `json:"package"`
 	Secrets []byte `json:"secrets"`
 	LinkKey []byte `json:"link_key"`
+	Queue   int    `json:"queue,omitempty"`
 }
 
 // ownPackage is a packageRecord or leafSecrets, parsed.
@@ -22,10 +23,11 @@ type ownPackage struct {
 	kp      *mls.KeyPackage
 	secrets mls.KeyPackageSecrets
 	linkKey mimimi.LinkKey
+	queue   int
 }
 
-func parseOwnPackage(kp, secrets, linkKey []byte) (*ownPackage, error) {
-	p := new(ownPackage)
+func parseOwnPackage(kp, secrets, linkKey []byte, queue int) (*ownPackage, error) {
+	p := &ownPackage{queue: queue}
 	var errs [3]error
 	p.kp, errs[0] = mls.ParseKeyPackage(kp)
 	errs[1] = p.secrets.UnmarshalBinary(secrets)
@@ -41,7 +43,7 @@ func (p *ownPackage) leaf() (*leafSecrets, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes()}, nil
+	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes(), Queue: p.queue}, nil
 }
 
 // takePackage finds the private halves of an own KeyPackage.
@@ -50,7 +52,7 @@ func (c *Client) takePackage(ref []byte) (*ownPackage, bool, error) {
 	if err != nil || !found {
 		return nil, false, err
 	}
-	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey)
+	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey, r.Queue)
 	return p, err == nil, err
 }
 
@@ -148,6 +150,7 @@ func (c *Client) makePackage(cfg *mimimi.KeyPackageConfig) (*packageRecord, erro
 	return &packageRecord{
 		Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: cfg.UserPseudonym.Wire(), Client: cred.ClientPseudonym.Wire(),
 		LastResort: cfg.LastResort, Basis: basis[:], Made: c.now().Unix(), Due: c.now().Add(life + c.spread()).Unix(), ref: kp.Ref(),
+		Queue: c.account.rec.QueueNumber,
 	}, nil
 }
 

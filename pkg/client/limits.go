@@ -36,6 +36,10 @@ const (
 	maxRequests = 1024
 	// maxInvitations bounds the open invitations that are remembered for one group.
 	maxInvitations = 64
+	// maxShown bounds to how many leaves one who comes in seals its link at a time, and maxAsked to how many one that resynced seals its question: each
+	// costs about 110 bytes, and one answer is enough.
+	maxShown = 64
+	maxAsked = 8
 	// maxHeld bounds the content that is kept for a member who is not identified yet.
 	maxHeld = 256
 	// maxWelcomes bounds the Welcomes that wait because their hub cannot be reached.
@@ -51,6 +55,19 @@ const (
 
 	// unidentifiedFor is how long an external joiner may stay unidentified before a member removes it (protocol.md §4).
 	unidentifiedFor = 10 * time.Minute
+	// askAgain is how long one that resynced waits for an answer before it asks others.
+	askAgain = time.Minute
+	// freshEntry is how long after its entry any member may remove a leaf (protocol.md §4).
+	freshEntry = 24 * time.Hour
+	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock; they may go back in the log by twice that, since an earlier one
+	// may have been at that bound (protocol.md §9). Clocks that are set by the network differ by seconds.
+	clockSlack = 5 * time.Minute
+	// clockWarning is how often the user is told of a hub whose times cannot be right.
+	clockWarning = 24 * time.Hour
+	// lateMessages is how long after an epoch's end a message of it may count (protocol.md §9).
+	lateMessages = 10 * time.Second
+	// pollQueueless is how often the log of a group is read whose deliveries do not reach this client's queue yet.
+	pollQueueless = time.Minute
 	// quietFor is how long a member does nothing of its own accord in a group after the hub refused such a thing.
 	quietFor = time.Minute
 	// turnDelay is the head start that each member has over the next one, by leaf, where one commit of any of them is enough.

@@ -48,7 +48,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 		if err != nil {
 			return err
 		}
-		if err := g.usable(); err == ErrGroupOver {
+		if err := g.usable(); err == ErrGroupOver || err == ErrRefused {
 			return err
 		}
 		if len(g.rec.Outgoing) >= maxOutgoing {
@@ -253,6 +253,10 @@ func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) 
 			Body: o.Body[messageIDSize:]})
 	case mimimi.EnvelopeConnectionResponse:
 		return c.responseSent(tx, g)
+	case mimimi.EnvelopeBanList:
+		if r := g.rec.Leaves[g.mls.OwnIndex()]; r != nil {
+			return c.receiveBans(tx, g, r, o.Body, d.Accepted)
+		}
 	case mimimi.EnvelopeRotation:
 		return c.rotationSent(tx, g, o.Body)
 	}
@@ -290,7 +294,9 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)
 	case mimimi.EnvelopeInvitation:
-		return g.receiveInvitation(e.Body, c.now())
+		return g.receiveInvitation(from, e.Body, c.now())
+	case mimimi.EnvelopeBanList:
+		return c.receiveBans(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
 	case mimimi.EnvelopeDeviceSync:

@@ -103,6 +103,11 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	if d.Sequence <= g.rec.Last || g.rec.State == GroupOver || g.rec.Resync != nil {
 		return c.pass(position)
 	}
+	d, err := c.bounded(g, d)
+	if err != nil {
+		return err
+	}
+	g.forgetKeys(d.Accepted)
 	if g.leaves(d) {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
@@ -242,19 +247,24 @@ var errRefused = errors.New("the hub accepted a commit that breaks a rule")
 
 // follows says whether a commit comes from whom it may: an external joiner, or an identified leaf or its resync (§4).
 func (g *group) follows(ch *mls.Change) bool {
+	for i := range ch.Proposals {
+		if p := &ch.Proposals[i]; p.ByReference && g.distrusted(p) {
+			return false
+		}
+	}
 	if old, ok := mimimi.Resync(ch); ok {
 		return g.trusts(old)
 	}
 	return ch.Sender.Type != mls.SenderMember || g.trusts(ch.Sender.Leaf)
 }
 
-// trusts says whether a leaf is the own one or identified; or may still turn out to be, for one who comes in and finds it there.
+// trusts says whether a leaf is the own one or identified; or may still turn out to be, for one who comes in, or comes back, and finds it there.
 func (g *group) trusts(leaf uint32) bool {
 	if leaf == g.mls.OwnIndex() {
 		return true
 	}
 	r := g.rec.Leaves[leaf]
-	return r != nil && (r.User != "" || r.Entered == 0 && g.rec.State == GroupJoining)
+	return r != nil && (r.User != "" || r.Entered == 0 && (g.rec.State == GroupJoining || g.rec.Missing != nil))
 }
 
 // cannotProcess handles a commit that is in the log and cannot be followed. One that breaks a rule is not followed: the group ends for this client, and
@@ -267,6 +277,7 @@ func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, 
 				setPosition(tx, position))
 		}
 		c.scheduleResync(g)
+		c.accuse(g, why)
 		return errors.Join(c.warn(tx, g.rec.ID, "a change to the group could not be read: the group is entered anew"), setPosition(tx, position))
 	})
 }
@@ -283,7 +294,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
 	var renewed *leafSecrets
 	if own {
-		g.dropTask(g.rec.Staged.Task)
+		g.added(g.rec.Staged, ch)
 		renewed = g.rec.Staged.Own
 	}
 	g.rec.Staged = nil
@@ -328,6 +339,12 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
+		if err := g.tellBans(); err != nil {
+			return err
+		}
+	}
+	if err := c.tellPolicy(tx, g, ch, d.Accepted); err != nil {
+		return err
 	}
 	g.recount()
 	if err := c.checkDelivered(tx, g, d); err != nil {

@@ -62,7 +62,7 @@ func (c *Client) tryRefresh(ctx context.Context, g *group, t *task) error {
 // renewLeaf makes the own leaf anew if it may be time for it and the queue key is known; otherwise it returns nil. A credential is replaced only in a commit that neither
 // adds nor removes anybody: a removed member could still open its link key (§6).
 func (c *Client) renewLeaf(g *group, alone bool) (*mimimi.LeafRenewal, error) {
-	if g.rec.Refreshed == 0 || c.now().Before(timeOf(g.rec.Refreshed).Add(refreshFrom)) {
+	if !c.queueless(g) && (g.rec.Refreshed == 0 || c.now().Before(timeOf(g.rec.Refreshed).Add(refreshFrom))) {
 		return nil, nil
 	}
 	queueKey, ok, err := c.queueKey()
@@ -96,8 +96,8 @@ func refreshed(g *group, r *mimimi.LeafRenewal) (mls.Proposal, error) {
 }
 
 // ownRenewal is a renewed leaf as it is stored with its commit.
-func ownRenewal(r *mimimi.LeafRenewal) (*leafSecrets, error) {
-	return (&ownPackage{kp: r.Package, secrets: *r.Secrets, linkKey: r.LinkKey}).leaf()
+func (c *Client) ownRenewal(r *mimimi.LeafRenewal) (*leafSecrets, error) {
+	return (&ownPackage{kp: r.Package, secrets: *r.Secrets, linkKey: r.LinkKey, queue: c.account.rec.QueueNumber}).leaf()
 }
 
 // takeRenewed makes a renewed leaf the own one, in the transaction that puts its commit in force.
@@ -105,7 +105,7 @@ func (c *Client) takeRenewed(g *group, own *leafSecrets) (err error) {
 	if own == nil {
 		return nil
 	}
-	if g.own, err = parseOwnPackage(own.Package, own.Secrets, own.LinkKey); err != nil {
+	if g.own, err = parseOwnPackage(own.Package, own.Secrets, own.LinkKey, own.Queue); err != nil {
 		return err
 	}
 	c.planRefresh(g)

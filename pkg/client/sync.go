@@ -9,6 +9,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
 )
 
 // Sync fetches everything that waits in queue and inbox, processes it, and does what follows from it: answers joiners, completes connections,
@@ -31,6 +32,11 @@ func (c *Client) Sync(ctx context.Context) error {
 		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
+			if errors.Is(err, errNoQueue) {
+				if err = c.renewQueue(ctx); err == nil {
+					got, err = c.readQueue(ctx)
+				}
+			}
 			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
 			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
@@ -70,6 +76,9 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 		res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
 			QueueId: c.account.rec.QueueID, After: after, Limit: readBatch, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
 		})
+		if problem.KindOf(err) == problem.Denied {
+			return got, fmt.Errorf("read queue: %w: %w", errNoQueue, err)
+		}
 		if err != nil {
 			return got, fmt.Errorf("read queue: %w", err)
 		}
@@ -244,6 +253,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.enterAgain(ctx, g)
 	case r.State == GroupOver || r.State == GroupLeaving:
 		return false, nil
+	case r.Peer != "" && c.idle(g):
+		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
 	case r.Join != nil && g.mls == nil:
@@ -256,6 +267,10 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.welcome(ctx, g)
 	case g.mls == nil:
 		return false, nil
+	case r.Refused != r.Told:
+		return true, c.tellRefused(ctx, g)
+	case r.Refused && !g.hasTask(taskLeave):
+		return false, nil
 	case r.Resync != nil:
 		if c.now().UnixNano() < r.Resync.Due {
 			return false, nil
@@ -263,12 +278,18 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.resync(ctx, g)
 	case r.Behind:
 		return true, c.recover(ctx, g)
+	case c.pollDue(g):
+		return true, c.poll(g)
 	case r.Staged != nil:
 		return true, c.sendStaged(ctx, g)
 	case !r.Confirmed:
 		return true, c.confirm(ctx, g)
 	case r.Join != nil && r.Join.Entered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
 		return true, c.showLink(g)
+	case g.toRevoke() != nil && r.State == GroupActive:
+		return true, c.revoke(ctx, g, g.toRevoke())
+	case c.missingDue(g):
+		return true, c.askMissing(g)
 	}
 	if did, err := c.identifyUnmet(ctx, g); did || err != nil {
 		return did, err
@@ -383,11 +404,24 @@ func (c *Client) duty(g *group) (bool, error) {
 		switch due, evict := c.evictionDue(g, i); {
 		case r.Answer && r.User != "" && g.identified() && c.now().UnixNano() >= r.AnswerAt:
 			return true, c.answer(g, i)
+		case r.Asked != nil && r.User != "" && g.identified() && c.now().Unix() >= r.Asked.Due:
+			return true, c.answerMissing(g, i)
 		case evict && !c.now().Before(due) && !g.hasTask(taskEvict):
 			t := newTask(taskEvict)
 			t.Leaf, t.Pseudonym = i, r.ClientPseudonym
 			return true, c.addTask(g, t)
 		}
+		if due, ok := c.banDue(g, i); ok && !c.now().Before(due) && !g.removing(r.User) {
+			t := newTask(taskRemove)
+			t.User, t.Duty = r.User, true
+			return true, c.addTask(g, t)
+		}
+	}
+	switch {
+	case g.bansWaiting():
+		return true, c.postBans(g)
+	case g.rec.Respond && g.identified() && !g.posted(mimimi.EnvelopeConnectionResponse):
+		return true, c.respond(g)
 	}
 	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
 		return true, c.addTask(g, newTask(taskCommit))
@@ -409,10 +443,10 @@ func (c *Client) evictionDue(g *group, leaf uint32) (time.Time, bool) {
 	switch {
 	case r.User != "" || leaf == g.mls.OwnIndex():
 		return time.Time{}, false
-	case r.Bad:
-		return timeOf(r.Entered).Add(g.turn()), true
 	case r.Entered == 0:
 		return time.Time{}, false
+	case r.Bad:
+		return timeOf(r.Entered).Add(g.turn()), true
 	}
 	return timeOf(r.Entered).Add(unidentifiedFor + g.turn()), true
 }
@@ -450,7 +484,7 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		return next, err
 	}
 	for _, r := range ids {
-		if r.State == GroupOver || r.State == GroupLeaving {
+		if r.State == GroupOver || r.State == GroupLeaving || r.Refused {
 			continue
 		}
 		g, err := c.group(r.ID)
@@ -470,11 +504,19 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		if t, ok := c.commitDue(g); ok {
 			note(t)
 		}
+		if c.queueless(g) {
+			note(timeOf(g.rec.RefreshAt))
+		}
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {
 				note(t)
 			}
-			if r := g.rec.Leaves[i]; r.Answer {
+			if t, ok := c.banDue(g, i); ok {
+				note(t)
+			}
+			if r := g.rec.Leaves[i]; r.Asked != nil && r.User != "" {
+				note(timeOf(r.Asked.Due))
+			} else if r.Answer && r.User != "" {
 				note(time.Unix(0, r.AnswerAt))
 			}
 		}

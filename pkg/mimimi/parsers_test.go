@@ -99,6 +99,17 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{encode(func(b *builder) { addVector(b, blob.kem); addVector(b, blob.ciphertext) })}},
 		{"SealedLinks", marshalled(ParseSealedLinks),
 			[][]byte{(&SealedLinks{Receivers: []uint32{1, 5}, Sealed: [][]byte{[]byte("a"), bytes.Repeat([]byte("b"), 100)}}).Marshal()}},
+		{"missing leaves", func(b []byte) ([]byte, error) {
+			leaves, err := parseLeaves(b)
+			return marshalLeaves(leaves), err
+		}, [][]byte{marshalLeaves([]uint32{0, 3, 1023}), marshalLeaves(nil)}},
+		{"BanList", func(b []byte) ([]byte, error) {
+			l, err := ParseBanList(b)
+			if err != nil {
+				return nil, err
+			}
+			return l.Marshal()
+		}, [][]byte{must((&BanList{Number: 7, Users: []User{p.user, must(ParseUser("mimi://b.example/u/bob"))}}).Marshal()), must((&BanList{}).Marshal())}},
 		{"JoinerLink", marshalled(ParseJoinerLink), [][]byte{(&JoinerLink{3, k1}).Marshal()}},
 		{"Invitation", marshalled(ParseInvitation), [][]byte{invitation.Marshal()}},
 		{"Policy", func(b []byte) ([]byte, error) {
@@ -209,6 +220,8 @@ func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
 func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
 func FuzzSealedLinkKeys(f *testing.F)         { fuzz(f, "sealed link keys") }
 func FuzzSealedLinks(f *testing.F)            { fuzz(f, "SealedLinks") }
+func FuzzMissingLeaves(f *testing.F)          { fuzz(f, "missing leaves") }
+func FuzzBanList(f *testing.F)                { fuzz(f, "BanList") }
 func FuzzJoinerLink(f *testing.F)             { fuzz(f, "JoinerLink") }
 func FuzzInvitation(f *testing.F)             { fuzz(f, "Invitation") }
 func FuzzPolicy(f *testing.F)                 { fuzz(f, "Policy") }

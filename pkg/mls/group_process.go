@@ -200,7 +200,7 @@ func (s *groupState) stage(msg []byte, ac *authenticatedContent, opts ProcessOpt
 	staged := &StagedCommit{Message: bytes.Clone(msg), Change: t.change, content: ac}
 	if !t.removes(s.private.index) {
 		if staged.next, err = s.follow(t, ac, opts); err != nil {
-			return nil, err
+			return nil, &CommitError{Change: t.change, err: err}
 		}
 	}
 	if err := t.check(); err != nil {

@@ -53,6 +53,19 @@ func (g *Group) Merge(c *StagedCommit) error {
 	return nil
 }
 
+// ForgetEpochs erases what is kept of the past epochs before one: their late messages cannot be opened any more.
+func (g *Group) ForgetEpochs(before uint64) {
+	s := g.s
+	n := 0
+	for n < len(s.past) && s.past[n].epoch >= before { // newest first
+		n++
+	}
+	for _, p := range s.past[n:] {
+		p.erase()
+	}
+	s.past = s.past[:n:n]
+}
+
 // forget erases the past epochs beyond those that are kept.
 func (s *groupState) forget() {
 	if len(s.past) <= s.keep {

@@ -81,6 +81,9 @@ const (
 	revocationTime = 48 * time.Hour
 	// revocationMargin is how long after its end a certificate may still have to be revoked: as the lists keep it (protocol §3).
 	revocationMargin = 100 * 24 * time.Hour
+	// queueLife is how long a queue is kept that its owner does not read, in whole days: a client that is away for longer finds its leaves too old anyway
+	// (protocol §4). What waits in it goes earlier, by the bus's age of entries.
+	queueLife = 100 * 24 * time.Hour
 	// recordTime and recordRenewal are how clients date their records and how often they publish a new one: records of users who do not
 	// exist are dated alike.
 	recordTime    = 60 * 24 * time.Hour
