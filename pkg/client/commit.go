@@ -220,63 +220,107 @@ func (g *group) removeProposals(leaves []uint32) []mls.Proposal {
 	return all
 }
 
-// claimAll claims a set of each user to be added and checks it (§6, §8). What is claimed is stored at once.
+// claimAll claims a set of each user to be added and checks it (§6, §8). What is claimed is stored, some at a time.
 func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
 	policy, err := g.policy()
 	if err != nil {
 		return err
 	}
+	var open []*adding
 	for _, a := range t.Adds {
-		if a.Packages != nil {
-			continue
+		if a.Packages == nil {
+			open = append(open, a)
 		}
-		packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
-		if err != nil {
-			return err
-		}
-		err = c.change(g, func(tx Tx) error {
-			a.Packages, a.LinkKeys = packages, keys
-			if last {
-				return c.warn(tx, g.rec.ID, lastResortSentence)
-			}
-			return nil
-		})
-		if err != nil {
+	}
+	for some := range slices.Chunk(open, claimsAtOnce) {
+		if err := c.claimSome(ctx, g, some, policy.LastResort); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
-// that it was a last-resort set.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
+// claimSome claims sets at the same time and stores what it got, also if others failed, in one transaction. A crash before it repeats the claims with the same
+// request ids, which get the same answers. It returns an error that lasts, if there is one, or else the first.
+func (c *Client) claimSome(ctx context.Context, g *group, some []*adding, lastResort bool) error {
+	claims, errs := make([]*claim, len(some)), make([]error, len(some))
+	for i, a := range some {
+		claims[i], errs[i] = c.prepareClaimFor(ctx, a, lastResort)
+	}
+	c.askAll(ctx, claims, errs)
+	packages, keys := make([][][]byte, len(some)), make([][][]byte, len(some))
+	for i, a := range some {
+		if errs[i] == nil {
+			packages[i], keys[i], errs[i] = c.checkSet(a, claims[i].set)
+		}
+	}
+	err := c.change(g, func(tx Tx) error {
+		for i, a := range some {
+			if errs[i] != nil {
+				continue
+			}
+			a.Packages, a.LinkKeys = packages[i], keys[i]
+			if claims[i].lastResort {
+				if err := c.warn(tx, g.rec.ID, lastResortSentence); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil && lasting(err) }); i >= 0 {
+		return errs[i]
+	}
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+		return errs[i]
+	}
+	return nil
+}
+
+// prepareClaimFor makes ready to claim a contact's set.
+func (c *Client) prepareClaimFor(ctx context.Context, a *adding, lastResort bool) (*claim, error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
 	contact, err := c.connected(user)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
-	key, token, err := contact.secrets()
+	_, token, err := contact.secrets()
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
-	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
+	return c.prepareClaim(ctx, user.Domain(), token, a.Request, lastResort)
+}
+
+// checkSet identifies each KeyPackage of a claimed set with a link key made of the contact's connection key.
+func (c *Client) checkSet(a *adding, set []*mls.KeyPackage) (packages, keys [][]byte, err error) {
+	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
+	}
+	contact, err := c.connected(user)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, _, err := contact.secrets()
+	if err != nil {
+		return nil, nil, err
 	}
 	pseudonym := ""
-	for _, kp := range all {
+	for _, kp := range set {
 		link, name, err := c.checkClaimed(kp, user, key)
 		if err != nil || pseudonym != "" && name != pseudonym {
-			return nil, nil, false, errors.Join(ErrIdentity, err)
+			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
 		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
 	}
-	return packages, keys, last, nil
+	return packages, keys, nil
 }
 
 // checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
@@ -376,6 +420,7 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	}
 	return c.change(g, func(Tx) error {
 		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
+		g.staged = staged
 		if t := g.task(taskID); t != nil {
 			t.Tries++
 		}
@@ -383,13 +428,25 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	})
 }
 
+// ownCommit returns the stored commit. That it was made or read in this process already saves a large group's work.
+func (g *group) ownCommit() (*mls.StagedCommit, error) {
+	if g.staged == nil || !bytes.Equal(g.staged.Message, g.rec.Staged.Message) {
+		staged, err := mls.ParseStagedCommit(g.rec.Staged.Commit, protocolRules())
+		if err != nil {
+			return nil, errDamagedGroup
+		}
+		g.staged = staged
+	}
+	return g.staged, nil
+}
+
 // sendStaged offers the stored commit to the hub. The answers: accepted, then it is merged at its place in the log; stale or refused, then the log says
 // what came first, and perhaps that an earlier try of this very commit was accepted; no answer, then it stays and is offered again, under the same id.
 func (c *Client) sendStaged(ctx context.Context, g *group) error {
 	s := g.rec.Staged
-	staged, err := mls.ParseStagedCommit(s.Commit, protocolRules())
+	staged, err := g.ownCommit()
 	if err != nil {
-		return errDamagedGroup
+		return err
 	}
 	hub, err := c.hub(ctx, g.id.Domain())
 	if err != nil {

@@ -14,15 +14,17 @@ import (
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
 //	pins      domain → pinRecord
-//	groups    local id → groupRecord
+//	groups    local id → groupRecord: changes with every message
+//	rosters   local id → rosterRecord: changes with the members
 //	groupids  group id → local id
-//	ratchets  local id → mls.Group: changes with every message
+//	publics   local id → mls.PublicGroup: changes with commits and proposals
+//	ratchets  local id → the private half of mls.Group: changes with every message
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
 //	events    seq → eventRecord
 //	purses    operation/epoch/domain → purseRecord: anonymous tokens
 //	spending  operation/request id → spendingRecord: tokens that are being spent, or were
 //	messages  local id ‖ message id → seq: a message is shown once
-const storeFormat = 1
+const storeFormat = 2
 
 const (
 	bucketMeta     = "meta"
@@ -31,7 +33,9 @@ const (
 	bucketPackages = "packages"
 	bucketPins     = "pins"
 	bucketGroups   = "groups"
+	bucketRosters  = "rosters"
 	bucketGroupIDs = "groupids"
+	bucketPublics  = "publics"
 	bucketRatchets = "ratchets"
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"
