@@ -113,6 +113,9 @@ const (
 const (
 	// maxDeliveries of one Notify (federation.proto).
 	maxDeliveries = 256
+	// notifyBytes is about the most that one Notify of several deliveries holds, all their recipients included: about 6,000 queues to write to, a second or two at
+	// the peer, well within notifyTimeout. A larger delivery goes alone.
+	notifyBytes = 1 << 20
 	// maxRecipients of one delivery: a group has at most 1,000 leaves (protocol §9).
 	maxRecipients = 1000
 	// maxNoticeRecipients of one low-stock notice: a KeyPackage set has at most 16 (protocol §8).
