@@ -71,6 +71,7 @@ type deliverer struct {
 	queues *queues
 	peers  *peers
 	keys   map[uint32]mls.HPKEPrivateKey
+	opened opened
 	m      *metrics
 	log    *slog.Logger
 }
@@ -129,7 +130,9 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
-	id, err := mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	id, err := d.opened.queue(pseudonym, r.GetEncryptedQueueId(), func() (mimimi.QueueID, error) {
+		return mimimi.OpenQueueID(d.key, d.domain, pseudonym, r.GetEncryptedQueueId())
+	})
 	if err != nil { // a member put something else into its leaf: its own loss
 		d.m.NotOpened.Add(ctx, 1)
 		return nil

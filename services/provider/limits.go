@@ -173,6 +173,8 @@ const (
 	queueEntries = 40000
 	// maxMarks bounds how many groups an owner confirms and refuses: the record with both is read at every delivery, 32 KiB at most.
 	maxMarks = 1000
+	// maxOpened bounds the sealed queue IDs whose queue is remembered: half a kilobyte each.
+	maxOpened = 1 << 16
 	// ledgerEntries bounds the memory for what is known to wait in queues, over all queues of a replica: 16 bytes each.
 	ledgerEntries = 1 << 20
 	// ledgerSync is how often a queue that is written to is compared with the stream, which other replicas change too.
