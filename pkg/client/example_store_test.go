@@ -1,12 +1,28 @@
 package client_test
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
 
 	"mimimi.example/pkg/client"
 )
+
+// An app that keeps its state elsewhere brings a Store of its own. This one is as small as one can be: it forgets everything with the process.
+func ExampleStore() {
+	ctx := context.Background()
+	c, err := client.Register(ctx, client.Config{Store: newMemory(), Provider: theWorld.a.Info()}, unique("alice"))
+	check(err)
+	defer c.Close()
+	id, err := c.CreateGroup(ctx, "notes")
+	check(err)
+	groups, err := c.Groups(ctx)
+	check(err)
+	fmt.Println(len(groups), groups[0].ID == id, groups[0].State)
+	// Output: 1 true active
+}
 
 // memory is a Store that keeps everything in the process: for tests, and as a pattern for an app's own. What a Store owes is in the comments of client.Store.
 type memory struct {
