@@ -213,7 +213,7 @@ func (w *worker) drop() {
 	}
 	w.arrived = nil
 	for key, queue := range w.keys {
-		n := max(1, w.begun[key]) // are in its goroutine's hands
+		n := max(1, w.begun[key]) // are in its goroutine's hands, or about to be
 		for _, h := range queue[n:] {
 			delete(w.held, h.m.Sequence)
 		}
@@ -276,7 +276,7 @@ func (w *worker) work(ctx context.Context, key string) {
 			delete(w.held, h.m.Sequence)
 			w.given++
 		}
-		w.keys[key] = w.keys[key][done:]
+		w.keys[key], w.begun[key] = w.keys[key][done:], 0
 		if done == 0 || len(w.keys[key]) == 0 {
 			delete(w.keys, key)
 			delete(w.begun, key)

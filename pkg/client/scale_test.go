@@ -36,7 +36,6 @@ func TestSixtyFour(t *testing.T) { playLarge(t, 64, 24) }
 // crowd is a large group in the making: alice, who acts, and others of two domains who are added in commits of a batch.
 type crowd struct {
 	tb      testing.TB
-	start   time.Time
 	rows    []row
 	alice   *person
 	wire    *client.Traffic // alice's
@@ -50,7 +49,6 @@ type row struct {
 	step           string
 	time           time.Duration
 	up, down, disk int64
-	note           string
 }
 
 func playLarge(tb testing.TB, leaves, batch int) {
