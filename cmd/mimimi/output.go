@@ -37,6 +37,8 @@ func explanation(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNotRegistered):
 		return err.Error() + ": run `mimimi register` first, or name the right folder with -dir"
+	case errors.Is(err, client.ErrKey):
+		return err.Error() + ": give the passphrase that it was registered with, by -passphrase-file"
 	case errors.Is(err, client.ErrNotConnected):
 		return err.Error() + ": run `mimimi connect`, and wait until the other side has accepted"
 	case errors.Is(err, client.ErrUnknownDevice):

@@ -18,7 +18,10 @@ import (
 )
 
 // world is two domains that federate, each with all its services, for all tests of the package.
-type world struct{ a, b *domain.Domain }
+type world struct {
+	a, b *domain.Domain
+	dir  string // of their state
+}
 
 var theWorld *world
 
@@ -40,7 +43,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		ctx := context.Background()
-		w := new(world)
+		w := &world{dir: dir}
 		for _, d := range []struct {
 			to          **domain.Domain
 			name, other string

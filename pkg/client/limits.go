@@ -21,6 +21,8 @@ const (
 	// maxStockRounds bounds how often one look at the stock begins anew because another client of the user was faster; the rest follows with the next.
 	maxStockRounds = 3
 
+	// claimsAtOnce bounds the claims under way for one commit: 200 users, one after the other, would be 200 times the way to their stores and back.
+	claimsAtOnce = 16
 	// maxCommitTries bounds how often a commit that came second is made anew before the caller is told.
 	maxCommitTries = 8
 	// maxSyncRounds bounds the rounds of one Sync: a peer that answers everything at once must not keep it going for ever.

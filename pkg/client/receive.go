@@ -230,7 +230,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 // stagedFor returns the commit of a delivery, staged: the stored one if it is the own.
 func (c *Client) stagedFor(g *group, d *mimimiv1.Delivery) (*mls.StagedCommit, error) {
 	if s := g.rec.Staged; s != nil && bytes.Equal(s.Message, d.Message) {
-		return mls.ParseStagedCommit(s.Commit, protocolRules())
+		return g.ownCommit()
 	}
 	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
 	if err != nil {
@@ -297,7 +297,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		g.added(g.rec.Staged, ch)
 		renewed = g.rec.Staged.Own
 	}
-	g.rec.Staged = nil
+	g.rec.Staged, g.staged = nil, nil
 	keys := g.openLinkUpdate(ch)
 	if err := g.mls.Merge(staged); err != nil {
 		return fmt.Errorf("merge commit: %w", err)
