@@ -384,8 +384,8 @@ func (d *Domain) Observe(f func(subject, reply string, header map[string][]strin
 	}, nil
 }
 
-// Operator is a connection to the domain's bus as whoever runs it has, for tests of what an operator can do. The caller closes it.
-func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "operator") }
+// Operator is a connection to the domain's bus as whoever runs its hub has, for tests of what an operator can do. The caller closes it.
+func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub") }
 
 // Careless publishes an empty message past the bus's rules, as a careless change of a service would: for tests of what looks for leaks.
 func (d *Domain) Careless(subject string, header map[string][]string) error {
