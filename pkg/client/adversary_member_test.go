@@ -263,6 +263,12 @@ func (i *impostor) keyPackageWith(cred mls.Credential) (*mls.KeyPackage, *mls.Ke
 	check(i.t, err)
 	name, err := mimimi.NewClientPseudonym(i.domain)
 	check(i.t, err)
+	return i.keyPackageOf(cred, name, key)
+}
+
+// keyPackageOf makes a KeyPackage with any credential.
+func (i *impostor) keyPackageOf(cred mls.Credential, name mimimi.ClientPseudonym, key mls.SignatureKey) (*mls.KeyPackage, *mls.KeyPackageSecrets) {
+	i.t.Helper()
 	queue, err := mimimi.SealQueueID(i.queueKey, name, mimimi.NewQueueID())
 	check(i.t, err)
 	kp, keys, err := mls.NewKeyPackage(mls.KeyPackageConfig{
