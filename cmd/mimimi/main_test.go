@@ -84,7 +84,7 @@ func TestPrintEvent(t *testing.T) {
 func TestEveryEventHasWords(t *testing.T) {
 	kinds := []client.EventKind{
 		client.EventMessage, client.EventSent, client.EventJoined, client.EventLeft, client.EventRemoved, client.EventRequest,
-		client.EventConnected, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
+		client.EventConnected, client.EventGroupJoined, client.EventGroupOver, client.EventWarning, client.EventKeyDocument,
 	}
 	var seen []string
 	for _, k := range kinds[1:] {

@@ -104,6 +104,8 @@ func describe(e client.Event, who, group string) string {
 		return fmt.Sprintf("[%s] you are in", group)
 	case client.EventGroupOver:
 		return fmt.Sprintf("[%s] over: %s", group, e.Text)
+	case client.EventKeyDocument:
+		return fmt.Sprintf("keys of %s: %s", e.Domain, e.Text)
 	}
 	if e.Group != "" {
 		return fmt.Sprintf("[%s] %s: %s", group, e.Kind, e.Text)

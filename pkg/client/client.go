@@ -40,6 +40,9 @@ type Client struct {
 	waited   string            // the task that a call waits for
 	told     bool              // the transaction under way adds to the events
 	news     chan struct{}     // closed, and replaced, when a transaction has added to the events
+
+	comparing bool               // a key document is being compared
+	refused   map[string]refusal // by domain: key documents that are not used
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage

@@ -24,6 +24,7 @@ const (
 	EventGroupJoined EventKind = "group_joined" // Group: this client is in the group and may take part
 	EventGroupOver   EventKind = "group_over"   // Group, Text: this client is no longer in the group
 	EventWarning     EventKind = "warning"      // Text, Group if it is about one: something that the user should know
+	EventKeyDocument EventKind = "key_document" // Domain, Text: a domain's keys are not what others are shown, so they are not used
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.
@@ -37,6 +38,7 @@ type Event struct {
 	Request string // id, for Accept and Reject
 	Body    []byte // content of a message
 	Text    string // a constant sentence
+	Domain  string
 }
 
 // MessageID names a message; it is the same for all members of the group.
@@ -52,6 +54,7 @@ type eventRecord struct {
 	Request string    `json:"request,omitempty"`
 	Body    []byte    `json:"body,omitempty"`
 	Text    string    `json:"text,omitempty"`
+	Domain  string    `json:"domain,omitempty"`
 }
 
 // addEvent appends to the list. A zero time means now.
@@ -128,7 +131,7 @@ func parseEvent(key, value []byte) (Event, error) {
 		return Event{}, ErrStore
 	}
 	e := Event{Seq: fromBigEndian(key), Kind: r.Kind, Time: time.Unix(r.Time, 0).UTC(), Group: r.Group, Message: r.Message, Request: r.Request,
-		Body: r.Body, Text: r.Text}
+		Body: r.Body, Text: r.Text, Domain: r.Domain}
 	if r.User != "" {
 		u, err := mimimi.ParseUser(r.User)
 		if err != nil {

@@ -63,6 +63,11 @@ const (
 	// inviteFor is an invitation's lifetime if the caller names none.
 	inviteFor = 7 * 24 * time.Hour
 
+	// maxWitnesses bounds how many other domains are asked about one key document before it is put off.
+	maxWitnesses = 3
+	// compareAgain is how long a key document that could not be compared, or was refused, is left alone.
+	compareAgain = time.Hour
+
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second
 	// dialTimeout bounds each of connecting and the TLS handshake, so that one dead address does not use up a call's time.

@@ -29,7 +29,7 @@ func (c *Client) Sync(ctx context.Context) error {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		errs = append(errs, c.refillStock(ctx), c.compareDocuments(ctx))
 		return distinct(errs)
 	})
 }
