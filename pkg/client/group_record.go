@@ -45,6 +45,9 @@ type groupRecord struct {
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
+	// Heard is how far the members were heard in the last epochs; LeftOut is one more than the epoch in which it was last said that something is missing.
+	Heard   []*heardRecord `json:"heard,omitempty"`
+	LeftOut uint64         `json:"left_out,omitempty"`
 }
 
 // leafRecord is what is known of one leaf. It is identified if User is set.
@@ -185,7 +188,7 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
 		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync = nil, nil, nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Heard = nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}
