@@ -84,3 +84,12 @@ func ClaimFrom(ctx context.Context, c *Client, user mimimi.User) (set []*mls.Key
 	})
 	return set, keys, err
 }
+
+// ResyncNow takes away the random time that a client waits before it enters a group anew.
+func ResyncNow(c *Client, group string) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	if g, err := c.group(group); err == nil && g.rec.Resync != nil {
+		g.rec.Resync.Due = 0
+	}
+}

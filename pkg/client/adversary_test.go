@@ -186,6 +186,13 @@ func (o *operator) hub() mimimiv1connect.HubServiceClient {
 	return mimimiv1connect.NewHubServiceClient(inProcess{o.services["hub request"]}, "http://hub.invalid", rpc.WithAcceptCompression("gzip", nil, nil))
 }
 
+// relay is the domain's honest relay.
+func (o *operator) relay() mimimiv1connect.RelayServiceClient {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return mimimiv1connect.NewRelayServiceClient(inProcess{o.services["provider anonymous"]}, "http://relay.invalid", rpc.WithAcceptCompression("gzip", nil, nil))
+}
+
 // deliveries has the operator of the hub, and that of the provider which is in league with it, change what of a group's log is delivered: f returns what goes
 // in place of a delivery, nil for nothing. It sees queue entries and the log alike.
 func deliveries(t *testing.T, hub, provider *operator, f func(d *mimimiv1.Delivery) *mimimiv1.Delivery) (undo func()) {
@@ -305,8 +312,10 @@ func (o *operator) impostor(t *testing.T, domain, user string) *impostor {
 	t.Helper()
 	var identity mls.SignatureKey
 	o.key(t, "identity.key", &identity)
-	var queue mls.HPKEPrivateKey
-	o.key(t, "queue-1.key", &queue)
+	res, err := o.relay().GetKeyDocument(t.Context(), &mimimiv1.GetKeyDocumentRequest{Domain: domain})
+	check(t, err)
+	doc, err := mimimi.ParseKeyDocument(res.Document)
+	check(t, err)
 	name, err := mimimi.ParseUser(user)
 	check(t, err)
 	device, err := mimimi.NewClient(domain)
@@ -316,7 +325,7 @@ func (o *operator) impostor(t *testing.T, domain, user string) *impostor {
 	cert, err := mimimi.IssueClientCertificate(identity, name, device, certKey.Public(), time.Now(), 365*24*time.Hour)
 	check(t, err)
 	return &impostor{t: t, o: o, domain: domain, cert: cert, certKey: certKey, key: mimimi.NewConnectionKey(),
-		queueKey: mimimi.QueueKey{Domain: domain, KeyID: 1, Public: queue.Public()}}
+		queueKey: doc.QueueKeys[len(doc.QueueKeys)-1]}
 }
 
 // keyPackage makes a KeyPackage under a user pseudonym, a fresh one if there is none.
