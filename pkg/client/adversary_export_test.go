@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
@@ -92,4 +93,25 @@ func ResyncNow(c *Client, group string) {
 	if g, err := c.group(group); err == nil && g.rec.Resync != nil {
 		g.rec.Resync.Due = 0
 	}
+}
+
+// Waiting reads what waits in c's queue, and leaves it there.
+func Waiting(ctx context.Context, c *Client) (all []*mimimiv1.QueueEntry, err error) {
+	err = c.locked(func() error {
+		after, err := c.position()
+		for more := true; more && err == nil; {
+			var res *mimimiv1.ReadQueueResponse
+			res, err = call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
+				QueueId: c.account.rec.QueueID, After: after, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
+			})
+			if err == nil {
+				more = res.More && len(res.Entries) > 0
+				for _, e := range res.Entries {
+					all, after = append(all, e), e.Position
+				}
+			}
+		}
+		return err
+	})
+	return all, err
 }

@@ -190,6 +190,9 @@ func newEvil(t *testing.T) *evil {
 // patienceWithJoiners is a little more than the time for which the hub's rules let no second joiner in.
 const patienceWithJoiners = 10*time.Minute + 2*time.Second
 
+// forMembers is content that no hub reads.
+const forMembers = "for members only"
+
 // flow is something that honest people do with a hub that joins by itself.
 type flow struct {
 	people []*person
@@ -276,6 +279,9 @@ func (e *evil) infiltrate(t *testing.T, v *vault, x *infiltrator, f flow, point 
 	until(t, fmt.Sprintf("point %d: the end", point), func() bool { follow(); return f.over() }, f.people...)
 	follow()
 	v.unknownTo(t, e.o)
+	if e.o.knows([]byte(forMembers)) {
+		t.Errorf("point %d: the hub has read a message", point)
+	}
 	return reached
 }
 
@@ -316,7 +322,7 @@ func (e *evil) add(t *testing.T, v *vault) flow {
 	t.Helper()
 	alice, bob, group := e.pair(t, v)
 	return flow{people: []*person{alice, bob},
-		run:  func() { _ = alice.c.Add(t.Context(), group, bob.c.User()); alice.send(group, "for members only") },
+		run:  func() { _ = alice.c.Add(t.Context(), group, bob.c.User()); alice.send(group, forMembers) },
 		done: func() bool { return alice.members(group) == 2 && bob.group() != "" },
 		over: func() bool { return client.Unidentified(alice.c, group) == 0 && alice.waiting(group) == 0 },
 	}
@@ -333,7 +339,7 @@ func (e *evil) join(t *testing.T, v *vault) flow {
 			if err == nil {
 				joined, _ = bob.c.Join(t.Context(), link)
 			}
-			alice.send(group, "for members only")
+			alice.send(group, forMembers)
 		},
 		done: func() bool { return alice.members(group) == 2 && joined != "" && bob.members(joined) == 2 },
 		over: func() bool {
