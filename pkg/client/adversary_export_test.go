@@ -19,7 +19,7 @@ type Insider struct {
 
 // Inside returns what c has of a group.
 func Inside(c *Client, group string) (in *Insider, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(context.Background(), func() error {
 		g, err := c.group(group)
 		if err != nil {
 			return err
@@ -62,7 +62,7 @@ func Unidentified(c *Client, group string) (n int) {
 
 // ClaimFrom claims a set of a contact's, checks nothing, and returns it with the link keys of its leaves.
 func ClaimFrom(ctx context.Context, c *Client, user mimimi.User) (set []*mls.KeyPackage, keys []mimimi.LinkKey, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(context.Background(), func() error {
 		k, err := c.connected(user)
 		if err != nil {
 			return err
@@ -97,7 +97,7 @@ func ResyncNow(c *Client, group string) {
 
 // Waiting reads what waits in c's queue, and leaves it there.
 func Waiting(ctx context.Context, c *Client) (all []*mimimiv1.QueueEntry, err error) {
-	err = c.locked(func() error {
+	err = c.lockedFor(context.Background(), func() error {
 		after, err := c.position()
 		for more := true; more && err == nil; {
 			var res *mimimiv1.ReadQueueResponse

@@ -301,7 +301,7 @@ func (e *evil) connection(t *testing.T, v *vault) flow {
 		over: func() bool {
 			clean := client.Unidentified(alice.c, client.ConnectionGroup(alice.c, bob.c.User())) == 0 &&
 				client.Unidentified(bob.c, client.ConnectionGroup(bob.c, alice.c.User())) == 0
-			contacts, _ := bob.c.Contacts()
+			contacts, _ := bob.c.Contacts(t.Context())
 			return clean && (alice.connected(bob) && bob.connected(alice) || len(contacts) == 0 && len(bob.requests()) == 0)
 		},
 	}

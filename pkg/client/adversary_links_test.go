@@ -19,7 +19,7 @@ import (
 // sees says whether a person sees another one in a group.
 func (p *person) sees(group string, other *person) bool {
 	p.t.Helper()
-	all, err := p.c.Members(group)
+	all, err := p.c.Members(p.t.Context(), group)
 	return err == nil && slices.ContainsFunc(all, func(m client.GroupMember) bool { return m.User == other.c.User() })
 }
 
@@ -47,7 +47,7 @@ func TestSwappedLinkKeys(t *testing.T) {
 	check(t, err)
 	group := c.group[c.alice]
 	until(t, "both are removed", func() bool {
-		all, err := c.alice.c.Members(group)
+		all, err := c.alice.c.Members(t.Context(), group)
 		return err == nil && len(all) == 3 && client.Unidentified(c.alice.c, group) == 0 && client.Unidentified(c.bob.c, c.group[c.bob]) == 0 &&
 			len(carol.events(client.EventGroupOver))+len(carol.groups()) < 2
 	}, c.alice, c.bob)
@@ -142,12 +142,12 @@ func TestTwoIdentitiesForOneCiphertext(t *testing.T) {
 	_, err = offer(t, in.ID, adding(t, in, append(adds, kp), append(keys, first), func(all []*mimimi.LinkKey) { all[len(all)-1] = &second }))
 	check(t, err)
 	until(t, "alice sees carol, and nobody else", func() bool {
-		all, err := c.alice.c.Members(c.group[c.alice])
+		all, err := c.alice.c.Members(t.Context(), c.group[c.alice])
 		return err == nil && len(all) == 4 && client.Unidentified(c.alice.c, c.group[c.alice]) == 0
 	}, c.alice)
 	until(t, "carol sees everybody, and nobody else", func() bool { return carol.group() != "" && carol.members(carol.group()) == 4 }, carol)
 	for p, g := range map[*person]string{c.alice: c.group[c.alice], carol: carol.group()} {
-		all, err := p.c.Members(g)
+		all, err := p.c.Members(t.Context(), g)
 		check(t, err)
 		for _, m := range all {
 			if m.User == spy.cert.User {
@@ -243,7 +243,7 @@ func TestKeyPackagesOfTheWrongUser(t *testing.T) {
 				return res, nil
 			})
 			wantError(t, "add", c.alice.c.Add(t.Context(), id, c.bob.c.User()), client.ErrIdentity)
-			if all, err := c.alice.c.Members(id); err != nil || len(all) != 1 {
+			if all, err := c.alice.c.Members(t.Context(), id); err != nil || len(all) != 1 {
 				t.Errorf("the group has %d members", len(all))
 			}
 		})

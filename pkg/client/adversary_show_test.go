@@ -236,7 +236,7 @@ func (p *person) await(what string, is func([]*mimimiv1.QueueEntry) bool) {
 		if err == nil && is(all) {
 			return
 		}
-		check(p.t, p.w.Reset(p.c))
+		check(p.t, p.w.Reset(ctx, p.c))
 		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
 		_ = p.w.Wait(short)
 		stop()
