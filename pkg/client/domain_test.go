@@ -17,10 +17,11 @@ import (
 	"mimimi.example/pkg/redeem/redeemtest"
 )
 
-// world is two domains that federate, each with all its services, for all tests of the package.
+// world is two domains that federate, each with all its services and its operator, for all tests of the package.
 type world struct {
-	a, b *domain.Domain
-	dir  string // of their state
+	a, b     *domain.Domain
+	opA, opB *operator
+	dir      string // of their state
 }
 
 var theWorld *world
@@ -46,12 +47,14 @@ func TestMain(m *testing.M) {
 		w := &world{dir: dir}
 		for _, d := range []struct {
 			to          **domain.Domain
+			operator    **operator
 			name, other string
-		}{{&w.a, "a.localhost", "b.localhost"}, {&w.b, "b.localhost", "a.localhost"}} {
-			*d.to, err = domain.Start(ctx, domain.Options{
-				Dir: filepath.Join(dir, d.name), Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
+		}{{&w.a, &w.opA, "a.localhost", "b.localhost"}, {&w.b, &w.opB, "b.localhost", "a.localhost"}} {
+			*d.operator = newOperator(filepath.Join(dir, d.name))
+			*d.to, err = domain.Start(ctx, (*d.operator).options(domain.Options{
+				Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
 				TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey,
-			})
+			}))
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
@@ -121,9 +124,14 @@ type person struct {
 // register makes a user whose name is unique to the test.
 func register(t *testing.T, d *domain.Domain, name string) *person {
 	t.Helper()
-	p := &person{t: t, name: name, cfg: client.Config{
-		Dir: t.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1,
-	}}
+	return registerConfig(t, name, client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1})
+}
+
+// registerConfig is register with a configuration, whose folder it makes.
+func registerConfig(t *testing.T, name string, cfg client.Config) *person {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	p := &person{t: t, name: name, cfg: cfg}
 	c, err := client.Register(t.Context(), p.cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 	if err != nil {
 		t.Fatalf("%s: register: %v", name, err)

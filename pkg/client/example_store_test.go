@@ -14,12 +14,12 @@ import (
 func ExampleStore() {
 	ctx := context.Background()
 	c, err := client.Register(ctx, client.Config{Store: newMemory(), Provider: theWorld.a.Info()}, unique("alice"))
-	check(err)
+	must(err)
 	defer c.Close()
 	id, err := c.CreateGroup(ctx, "notes")
-	check(err)
+	must(err)
 	groups, err := c.Groups(ctx)
-	check(err)
+	must(err)
 	fmt.Println(len(groups), groups[0].ID == id, groups[0].State)
 	// Output: 1 true active
 }

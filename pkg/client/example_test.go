@@ -42,21 +42,21 @@ func Example() {
 	defer bot.Close()
 	defer alice.Close()
 
-	check(alice.Connect(ctx, bot.User()))
+	must(alice.Connect(ctx, bot.User()))
 	answering, hush := context.WithCancel(ctx)
 	done := make(chan error)
 	go func() { done <- echo(answering, bot, 0) }()
 	await(ctx, alice, client.EventConnected)
 
 	group, err := alice.CreateGroup(ctx, "echo")
-	check(err)
-	check(alice.Add(ctx, group, bot.User()))
+	must(err)
+	must(alice.Add(ctx, group, bot.User()))
 	_, err = alice.Send(ctx, group, []byte("hello"))
-	check(err)
+	must(err)
 	fmt.Printf("%s\n", await(ctx, alice, client.EventMessage).Body)
 
 	hush()
-	check(<-done)
+	must(<-done)
 	// Output: you said: hello
 }
 
@@ -64,18 +64,18 @@ func Example() {
 func ExampleRegister() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "alice")
-	check(err)
+	must(err)
 	defer os.RemoveAll(dir)
 
 	info, err := client.LoadProviderInfo(theWorld.a.ClientFile())
-	check(err)
+	must(err)
 	name := unique("alice") // the last part of mimi://a.localhost/u/NAME
 	c, err := client.Register(ctx, client.Config{Dir: dir, Provider: info}, name)
-	check(err)
-	check(c.Close())
+	must(err)
+	must(c.Close())
 
 	c, err = client.Open(ctx, client.Config{Dir: dir})
-	check(err)
+	must(err)
 	defer c.Close()
 	fmt.Println(c.User().Domain(), c.User().Wire() == "mimi://a.localhost/u/"+name)
 	// Output: a.localhost true
@@ -89,9 +89,9 @@ func ExampleClient_Connect() {
 	defer alice.Close()
 	defer bob.Close()
 
-	check(alice.Connect(ctx, bob.User()))
+	must(alice.Connect(ctx, bob.User()))
 	request := await(ctx, bob, client.EventRequest)
-	check(bob.Accept(ctx, request.Request))
+	must(bob.Accept(ctx, request.Request))
 
 	inSync, stopSync := context.WithCancel(ctx)
 	done := keepInSync(inSync, bob)
@@ -101,14 +101,14 @@ func ExampleClient_Connect() {
 	<-done
 
 	own, err := bob.Fingerprint(ctx)
-	check(err)
+	must(err)
 	v, err := alice.Verify(ctx, bob.User())
-	check(err)
+	must(err)
 	fmt.Println(request.User == alice.User(), len(v.Theirs) == 1 && v.Theirs[0] == own)
 
 	// Errors can be matched.
 	nobody, err := mimimi.ParseUser("mimi://b.localhost/u/nobody")
-	check(err)
+	must(err)
 	fmt.Println(errors.Is(alice.Connect(ctx, nobody), client.ErrUnknownUser))
 	// Output:
 	// true true
@@ -124,12 +124,12 @@ func ExampleClient_CreateGroup() {
 	defer guest.Close()
 
 	group, err := alice.CreateGroup(ctx, "friends")
-	check(err)
+	must(err)
 	link, err := alice.Invite(ctx, group, client.InviteOptions{Uses: 1})
-	check(err)
+	must(err)
 
 	joined, err := guest.Join(ctx, link) // the link comes by another way
-	check(err)
+	must(err)
 	inSync, stopSync := context.WithCancel(ctx)
 	done := keepInSync(inSync, alice) // the inviter's client lets the guest in
 	await(ctx, guest, client.EventGroupJoined)
@@ -137,7 +137,7 @@ func ExampleClient_CreateGroup() {
 	<-done
 
 	members, err := guest.Members(ctx, joined)
-	check(err)
+	must(err)
 	for _, m := range members {
 		fmt.Println(m.Self, m.Admin, m.Identified)
 	}
@@ -153,15 +153,15 @@ func ExampleClient_Stream() {
 	alice := newcomer(ctx, "alice")
 	defer alice.Close()
 	group, err := alice.CreateGroup(ctx, "notes")
-	check(err)
+	must(err)
 	for i := range 3 {
 		_, err := alice.Send(ctx, group, fmt.Appendf(nil, "note %d", i))
-		check(err)
+		must(err)
 	}
 
 	var last uint64
 	for e, err := range alice.Stream(ctx, 0) {
-		check(err)
+		must(err)
 		last = e.Seq
 		if e.Kind == client.EventSent {
 			fmt.Printf("%s\n", e.Body)
@@ -169,7 +169,7 @@ func ExampleClient_Stream() {
 		}
 	}
 	for e, err := range alice.Stream(ctx, last) {
-		check(err)
+		must(err)
 		fmt.Printf("%s\n", e.Body)
 		if string(e.Body) == "note 2" {
 			break
@@ -185,18 +185,18 @@ func ExampleClient_Stream() {
 func ExampleConfig_passphrase() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "alice")
-	check(err)
+	must(err)
 	defer os.RemoveAll(dir)
 	cfg := client.Config{Dir: filepath.Join(dir, "state"), Provider: theWorld.a.Info(), Passphrase: "correct horse battery staple"}
 	c, err := client.Register(ctx, cfg, unique("alice"))
-	check(err)
-	check(c.Close())
+	must(err)
+	must(c.Close())
 
 	_, err = client.Open(ctx, client.Config{Dir: cfg.Dir, Passphrase: "a guess"})
 	fmt.Println(errors.Is(err, client.ErrKey))
 	c, err = client.Open(ctx, client.Config{Dir: cfg.Dir, Passphrase: cfg.Passphrase})
-	check(err)
-	check(c.Close())
+	must(err)
+	must(c.Close())
 	// Output: true
 }
 
@@ -206,14 +206,14 @@ func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().U
 // newcomer registers somebody whose state is kept in memory.
 func newcomer(ctx context.Context, name string) *client.Client {
 	c, err := client.Register(ctx, client.Config{Store: newMemory(), Provider: theWorld.a.Info(), Stock: client.Stock{OneTime: 4, LastResort: 1}}, unique(name))
-	check(err)
+	must(err)
 	return c
 }
 
 // await returns the first event of a kind.
 func await(ctx context.Context, c *client.Client, kind client.EventKind) client.Event {
 	for e, err := range c.Stream(ctx, 0) {
-		check(err)
+		must(err)
 		if e.Kind == kind {
 			return e
 		}
@@ -227,14 +227,14 @@ func keepInSync(ctx context.Context, c *client.Client) <-chan struct{} {
 	go func() {
 		defer close(done)
 		for _, err := range c.Stream(ctx, 0) {
-			check(err)
+			must(err)
 		}
 	}()
 	return done
 }
 
 // check ends an example that cannot go on.
-func check(err error) {
+func must(err error) {
 	if err != nil {
 		panic(err)
 	}

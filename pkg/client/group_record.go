@@ -80,6 +80,9 @@ type groupRecord struct {
 	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
+	// Heard is how far the members were heard in the last epochs; LeftOut is one more than the epoch in which it was last said that something is missing.
+	Heard   []*heardRecord `json:"heard,omitempty"`
+	LeftOut uint64         `json:"left_out,omitempty"`
 }
 
 // rosterRecord is the part of a group that changes with its members.
@@ -259,7 +262,7 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 		g.mls, g.rules, g.own = nil, nil, nil
 		g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil
 		g.rec.Bans, g.rec.Missing = nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others = nil, nil, nil, nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others, g.rec.Heard = nil, nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}

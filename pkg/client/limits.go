@@ -122,6 +122,10 @@ const (
 	rotateTurn  = 10 * time.Minute
 	// recordTurn is how much later than the one before it each own client publishes a connection record that is old.
 	recordTurn = 3 * 24 * time.Hour
+	// maxWitnesses bounds how many other domains are asked about one key document before it is put off.
+	maxWitnesses = 3
+	// compareAgain is how long a key document that could not be compared, or was refused, is left alone.
+	compareAgain = time.Hour
 
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second
