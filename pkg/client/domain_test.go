@@ -28,7 +28,7 @@ var theWorld *world
 
 // quotas are smaller than a provider's own, so that a registration costs a fifth of a second and less: the signing is most of it.
 var quotas = map[mimimi.TokenOperation]uint16{
-	mimimi.TokenQueue: 5, mimimi.TokenUpload: 8, mimimi.TokenGroup: 6, mimimi.TokenClaim: 20, mimimi.TokenConnect: 8,
+	mimimi.TokenQueue: 5, mimimi.TokenUpload: 12, mimimi.TokenGroup: 6, mimimi.TokenClaim: 24, mimimi.TokenConnect: 8,
 }
 
 func TestMain(m *testing.M) {
