@@ -242,3 +242,21 @@ func DeviceID(c *Client) string { return c.account.rec.Client }
 
 // Buckets are what is erased with an account.
 func Buckets() []string { return buckets }
+
+// IssuerKey is the key of c's domain for the tokens of claims, in the present week.
+func IssuerKey(c *Client) string {
+	pin, found, err := get[pinRecord](c.store, bucketPins, []byte(c.account.user.Domain()))
+	if err != nil || !found {
+		return ""
+	}
+	doc, err := mimimi.ParseKeyDocument(pin.Document)
+	if err != nil {
+		return ""
+	}
+	for _, k := range doc.IssuerKeys {
+		if k.Operation == mimimi.TokenClaim {
+			return string(k.SPKI) // the first one is the present week's
+		}
+	}
+	return ""
+}

@@ -295,7 +295,7 @@ func TestIssuerKeys(t *testing.T) {
 	if _, err := stranger.open(mimimi.TokenClaim, epoch, entry); err != errIssuerSeal {
 		t.Errorf("opened under another identity key: %v", err)
 	}
-	own := must(newIssuer(d.cfg, must(loadKeys(d.cfg)), replicas[0].bus, d.clock.Now))
+	own := must(newIssuer(d.cfg, must(loadKeys(d.cfg, d.clock.Now)), replicas[0].bus, d.clock.Now))
 	for what, f := range map[string]func() error{
 		"another operation": func() error { _, err := own.open(mimimi.TokenGroup, epoch, entry); return err },
 		"another epoch":     func() error { _, err := own.open(mimimi.TokenClaim, epoch+1, entry); return err },
