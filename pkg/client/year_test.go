@@ -32,7 +32,7 @@ type upkeep struct {
 
 	issuerKeys             int
 	queue, credential, key string
-	issuerKey              string
+	issuerKey              uint64
 	queueKey               uint32
 	certificate, refreshed time.Time
 }
@@ -53,7 +53,7 @@ func (u *upkeep) look(p *person, group string, at *calendar) {
 	changed(&u.key, client.OwnKey(p.c), &u.keys)
 	changed(&u.certificate, client.CertificateEnd(p.c), &u.certificates)
 	changed(&u.queueKey, client.SealedUnder(queue), &u.queueKeys)
-	changed(&u.issuerKey, client.IssuerKey(p.c), &u.issuerKeys)
+	changed(&u.issuerKey, client.IssuerEpoch(p.c), &u.issuerKeys)
 	if first {
 		u.issuerKeys = 0
 		u.leaves, u.credentials, u.keys, u.certificates, u.queueKeys = 0, 0, 0, 0, 0
@@ -69,7 +69,7 @@ func changed[T comparable](was *T, is T, n *int) {
 
 // fewTokens are quotas for people who do little: a year has fifty batches for each client.
 var fewTokens = map[mimimi.TokenOperation]uint16{
-	mimimi.TokenQueue: 1, mimimi.TokenUpload: 4, mimimi.TokenGroup: 4, mimimi.TokenClaim: 20, mimimi.TokenConnect: 8,
+	mimimi.TokenQueue: 1, mimimi.TokenUpload: 4, mimimi.TokenGroup: 4, mimimi.TokenClaim: 12, mimimi.TokenConnect: 8,
 }
 
 // year is two domains and some people, whose clock a test puts forward.
@@ -125,6 +125,8 @@ func TestYear(t *testing.T) {
 	for _, p := range []*person{bob, carol, erin} {
 		connect(t, alice, p)
 	}
+	y.at.pass(8 * day) // the week's tokens went into the connections
+	until(t, "new tokens", func() bool { return true }, alice, bob, carol, erin)
 	group, err := alice.c.CreateGroup(t.Context(), "friends")
 	if err != nil {
 		t.Fatalf("create: %v", err)
