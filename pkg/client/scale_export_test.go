@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync/atomic"
+	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
@@ -53,6 +54,14 @@ func ConfirmGroup(ctx context.Context, c, member *Client, group string) error {
 		return err
 	})
 }
+
+// FillPurse puts tokens of this week into the store of a client, registered or not.
+func FillPurse(s Store, o mimimi.TokenOperation, domain string, now time.Time, tokens [][]byte) error {
+	return s.Update(func(tx Tx) error { return putInto(tx, o, mimimi.TokenEpoch(now), domain, tokens) })
+}
+
+// StoreOf is the store of a client.
+func StoreOf(c *Client) Store { return c.store }
 
 // Rest closes c's connections.
 func Rest(c *Client) { c.channels.close() }

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -20,6 +22,7 @@ import (
 	"mimimi.example/cmd/mimimi/domain"
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 // BenchmarkThousand fills a group with 1,000 leaves through all services, lets it talk, removes a member and lets one in by an invitation. It prints time and bytes
@@ -111,7 +114,11 @@ func (c *crowd) populate(n int) {
 	for i := range n {
 		g.Go(func() error {
 			d := []*domain.Domain{theWorld.a, theWorld.b}[i%2]
-			m, err := client.Register(ctx, client.Config{Store: newMemory(), Provider: d.Info(), Stock: client.Stock{OneTime: 1, LastResort: 1}},
+			store := newMemory()
+			if err := errors.Join(fill(store, d, mimimi.TokenQueue, 1), fill(store, d, mimimi.TokenUpload, 1)); err != nil {
+				return err
+			}
+			m, err := client.Register(ctx, client.Config{Store: store, Provider: d.Info(), Stock: client.Stock{OneTime: 1, LastResort: 1}},
 				"m"+run+"-"+strconv.Itoa(i))
 			if err != nil {
 				return err
@@ -125,6 +132,9 @@ func (c *crowd) populate(n int) {
 		})
 	}
 	c.must("populate", g.Wait())
+	for i, d := range []*domain.Domain{theWorld.a, theWorld.b} {
+		c.must("tokens", fill(client.StoreOf(c.alice.c), d, mimimi.TokenClaim, (n+1-i)/2))
+	}
 	c.tb.Cleanup(func() {
 		for _, m := range c.members {
 			if err := m.Close(); err != nil {
@@ -132,6 +142,20 @@ func (c *crowd) populate(n int) {
 			}
 		}
 	})
+}
+
+// fill gives a client tokens that a domain redeems, as its quota would in the course of some weeks: the signing is measured elsewhere.
+func fill(s client.Store, d *domain.Domain, o mimimi.TokenOperation, n int) error {
+	name, now := d.Info().Domain, time.Now()
+	var tokens [][]byte
+	for range n {
+		seed := make([]byte, 32)
+		if _, err := rand.Read(seed); err != nil {
+			return err
+		}
+		tokens = append(tokens, redeemtest.Token(o, name, name, now, seed))
+	}
+	return client.FillPurse(s, o, name, now, tokens)
 }
 
 // addBatch adds some by one commit, and returns the last of them, who enters by its Welcome.
