@@ -24,6 +24,17 @@ const lockPoll = 50 * time.Millisecond
 type folderFlags struct {
 	Dir  string `required:"" type:"path" help:"Folder of the client's state."`
 	JSON bool   `help:"Print JSON."`
+	// What would tie a user's groups together if it happened in all of them at once is spread over this time.
+	Spread time.Duration `default:"24h" help:"Time over which what touches all of your groups is spread, so that it does not tie them together; 0s: at once."`
+}
+
+// config is the client's configuration.
+func (f *folderFlags) config() client.Config {
+	spread := f.Spread
+	if spread == 0 {
+		spread = -1 // at once; to client.Config 0 means the default
+	}
+	return client.Config{Dir: f.Dir, Spread: spread}
 }
 
 // open opens the folder's client, waiting for another command that uses it. It makes no folder.
@@ -34,7 +45,7 @@ func (f *folderFlags) open(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for {
-		c, err := client.Open(ctx, client.Config{Dir: f.Dir})
+		c, err := client.Open(ctx, f.config())
 		if !errors.Is(err, client.ErrLocked) {
 			return c, err
 		}
@@ -279,7 +290,7 @@ func (l *listenCommand) Run(ctx context.Context, out io.Writer) error {
 			return nil // told to stop: what was not stored comes again
 		}
 		if err != nil {
-			if w == nil || l.Once {
+			if w == nil || l.Once || errors.Is(err, client.ErrDeviceRemoved) {
 				return err
 			}
 			if err := l.complain(out, err); err != nil {

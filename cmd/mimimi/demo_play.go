@@ -38,6 +38,7 @@ type person struct {
 func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, error) {
 	cfg := client.Config{
 		Dir: filepath.Join(s.dir, "people", name), Provider: s.domains[domainName].Info(), Tap: s.canaries.tap(name, domainName),
+		Spread: -1, // nobody at a terminal waits a day, or before the first token is spent
 	}
 	c, err := client.Register(ctx, cfg, name+surname)
 	if err != nil {

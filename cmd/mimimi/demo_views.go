@@ -26,7 +26,8 @@ type canaries struct {
 var canaryKinds = map[string]string{
 	client.TapUser: "user identifier", client.TapClient: "client identifier", client.TapCertificate: "client certificate",
 	client.TapConnectionKey: "connection key", client.TapConnectionToken: "connection token", client.TapLinkKey: "identity link key",
-	client.TapQueueID: "queue ID", client.TapInviteSecret: "invite secret", client.TapPseudonym: "pseudonym", client.TapContent: "content",
+	client.TapQueueID: "queue ID", client.TapInviteSecret: "invite secret", client.TapPseudonym: "pseudonym", client.TapToken: "anonymous token", client.TapRequestToken: "connection request's anonymous token",
+	client.TapContent: "content",
 }
 
 // tap returns what one person's client reports to. A value belongs to the domain of whoever reports it first, which is who made it; a user's URI says itself. All of the demo's

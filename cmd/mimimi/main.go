@@ -30,6 +30,7 @@ type cli struct {
 	Disconnect disconnectCommand `cmd:"" group:"client" help:"End the connection with a contact, or take back a request."`
 	Verify     verifyCommand     `cmd:"" group:"client" help:"Show the fingerprints to compare with a contact."`
 	Group      groupCommand      `cmd:"" group:"client" help:"Create and manage groups."`
+	Device     deviceCommand     `cmd:"" group:"client" help:"Link and manage the user's own devices."`
 	Send       sendCommand       `cmd:"" group:"client" help:"Send a message to a group."`
 	Listen     listenCommand     `cmd:"" group:"client" help:"Print what happens, as it happens."`
 	Account    accountCommand    `cmd:"" group:"client" help:"Delete the account."`

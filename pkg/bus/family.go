@@ -35,6 +35,15 @@ type Family struct {
 	Readers []string // services
 }
 
+// Senders are the services that may publish to one subject of the family besides its Writers, and are shown nothing of what others publish there: the
+// KeyPackage store to its own domain's outbox, with its notices of a low stock. Their permission is to publish to that one subject, and no more.
+func (f Family) Senders() []string {
+	if f.Stream == streamOutbox {
+		return []string{serviceKPStore}
+	}
+	return nil
+}
+
 // Families returns the table of subjects.
 func Families() []Family {
 	only := func(s ...string) []string { return s }
@@ -57,6 +66,7 @@ func Families() []Family {
 		{"revoked.*", streamRevoked, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider)},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore)},
+		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider)},
 		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin)},
 	}
 }

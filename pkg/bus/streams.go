@@ -21,6 +21,7 @@ const (
 	streamLinks      = "LINKS"
 	streamRevoked    = "REVOKED"
 	streamSpent      = "SPENT"
+	streamIssuer     = "ISSUER"
 	streamQueueMeta  = "QUEUEMETA"
 	streamDead       = "DEAD"
 )
@@ -76,6 +77,8 @@ var streamLimits = map[string]limit{
 	streamQueueMeta: {age: 110 * day, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// A token is valid for its week and the next; its mark carries a TTL, and the age is the backstop.
 	streamSpent: {age: 35 * day, bytes: 16 * gib, perSubject: 1, size: 4 * kib, consumers: 1, duplicates: time.Minute, refuse: true, ttl: true},
+	// Issuer keys, sealed under a secret of the provider: made up to two weeks before their own, and of use until two weeks after it began. Five a week.
+	streamIssuer: {age: 42 * day, bytes: gib, perSubject: 1, size: 16 * kib, consumers: 1, duplicates: time.Minute, refuse: true},
 	// What nobody looked at for 30 days goes, and so does the oldest when full: a full DEAD must not stop the living.
 	streamDead: {age: 30 * day, bytes: gib, perSubject: none, size: 16 * kib, consumers: 1, duplicates: 2 * time.Minute},
 }
@@ -119,6 +122,7 @@ func (l Layout) streams() []jetstream.StreamConfig {
 		l.stream(streamLinks, streamLinks, "link.*"),
 		l.stream(streamRevoked, streamRevoked, "revoked.*"),
 		l.stream(streamSpent, streamSpent, "spent.*.*"),
+		l.stream(streamIssuer, streamIssuer, "issuer.*.*"),
 		l.stream(streamQueueMeta, streamQueueMeta, "queuemeta.*"),
 		l.stream(streamDead, streamDead, "dead.*"))
 }

@@ -146,6 +146,11 @@ func (b *Bus) Spent(epoch uint64, nonceHash []byte) Subject {
 	return Subject{name: "spent." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("spent", nonceHash), stream: streamSpent}
 }
 
+// IssuerKey holds the domain's private key for one operation's tokens of an epoch, sealed: issuer.<epoch>.<t>. Publish with ExpectLast 0.
+func (b *Bus) IssuerKey(epoch uint64, name []byte) Subject {
+	return Subject{name: "issuer." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("issuer", name), stream: streamIssuer}
+}
+
 // Dead holds what this service could not process: dead.<service>.
 func (b *Bus) Dead() Subject { return Subject{name: "dead." + b.service, stream: streamDead} }
 

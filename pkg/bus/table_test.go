@@ -23,7 +23,7 @@ func all(b *bus.Bus, name string) map[string]bus.Subject {
 	return map[string]bus.Subject{
 		"handshakes": b.GroupHandshakes(n), "messages": b.GroupMessages(n), "outbox": b.Outbox(name), "body": b.Body(n), "queue": b.Queue(n), "queue meta": b.QueueMeta(n),
 		"set": b.KeyPackageSet(n, n), "alias": b.KeyPackageAlias(n), "claim": b.KeyPackageClaim(n), "served": b.KeyPackageServed(n), "inbox": b.Inbox(name),
-		"request": b.InboxRequest(n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "links": b.Links(name), "revocations": b.Revocations(name), "dead": b.Dead(),
+		"request": b.InboxRequest(n), "issuer": b.IssuerKey(7, n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "links": b.Links(name), "revocations": b.Revocations(name), "dead": b.Dead(),
 	}
 }
 
@@ -47,7 +47,7 @@ func TestTable(t *testing.T) {
 	}
 	services := []string{"hub", "kpstore", "fanout", "provider", "admin"}
 	for _, f := range families {
-		for _, s := range slices.Concat(f.Writers, f.Readers) {
+		for _, s := range slices.Concat(f.Writers, f.Readers, f.Senders()) {
 			if !slices.Contains(services, s) {
 				t.Errorf("%s: unknown service %q", f.Pattern, s)
 			}

@@ -52,6 +52,16 @@ type accountRecord struct {
 	RotateAt   int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
 	RenewAt    int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
 	RenewID    []byte `json:"renew_id,omitempty"`  // of the renewal under way
+	// SecretsNumber counts the secrets that the user's clients share. OldWriteKey and OldRecordKey are those before a client was removed.
+	SecretsNumber uint64 `json:"secrets_number,omitempty"`
+	OldWriteKey   []byte `json:"old_write_key,omitempty"`
+	OldRecordKey  []byte `json:"old_record_key,omitempty"`
+	// DeviceGroup is the group id of the user's own clients. Link is set until a new client is one of them. Removed says that this client was removed, Erased that it has
+	// forgotten everything.
+	DeviceGroup []byte      `json:"device_group,omitempty"`
+	Link        *linkRecord `json:"link,omitempty"`
+	Removed     bool        `json:"removed,omitempty"`
+	Erased      bool        `json:"erased,omitempty"`
 	// RecordStale says that the connection record holds an earlier certificate.
 	RecordStale   bool   `json:"record_stale,omitempty"`
 	RegisterID    []byte `json:"register_id"`
@@ -66,11 +76,12 @@ type accountRecord struct {
 	Published   bool   `json:"published"`            // the record is at the provider
 	QueueMade   bool   `json:"queue_made"`
 	// QueueNumber counts the queues that this client has had, from 0. Next… are the keys of one in the making, in place of one that is gone.
-	QueueNumber  int    `json:"queue_number,omitempty"`
-	NextQueueID  []byte `json:"next_queue_id,omitempty"`
-	NextQueueKey []byte `json:"next_queue_key,omitempty"`
-	AliasMade    bool   `json:"alias_made"`
-	Complete     bool   `json:"complete"` // the first stock is up
+	QueueNumber     int    `json:"queue_number,omitempty"`
+	NextQueueID     []byte `json:"next_queue_id,omitempty"`
+	NextQueueKey    []byte `json:"next_queue_key,omitempty"`
+	NextQueueCreate []byte `json:"next_queue_create,omitempty"`
+	AliasMade       bool   `json:"alias_made"`
+	Complete        bool   `json:"complete"` // the first stock is up
 }
 
 // account is an accountRecord ready for use.
@@ -80,7 +91,9 @@ type account struct {
 	client        mimimi.Client
 	certKey       mls.SignatureKey
 	recordKey     mls.HPKEPrivateKey
+	oldRecordKey  *mls.HPKEPrivateKey // nil if it was never replaced
 	writeKey      mls.SignatureKey
+	oldWriteKey   *mls.SignatureKey // nil if it was never replaced
 	queueKey      mls.SignatureKey
 	queueID       mimimi.QueueID
 	connectionKey mimimi.ConnectionKey
@@ -92,9 +105,15 @@ type account struct {
 
 func (r *accountRecord) parse() (*account, error) {
 	a := &account{rec: r}
-	var errs [10]error
+	var errs [12]error
 	a.user, errs[0] = mimimi.ParseUser(r.User)
 	a.client, errs[1] = mimimi.ParseClient(r.Client)
+	if r.Erased {
+		if errors.Join(errs[:]...) != nil {
+			return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
+		}
+		return a, nil
+	}
 	errs[2] = a.certKey.UnmarshalBinary(r.CertificateKey)
 	errs[3] = a.recordKey.UnmarshalBinary(r.RecordKey)
 	errs[4] = a.writeKey.UnmarshalBinary(r.WriteKey)
@@ -104,6 +123,14 @@ func (r *accountRecord) parse() (*account, error) {
 	a.selfToken, errs[8] = mimimi.ConnectionTokenFrom(r.SelfToken)
 	if r.Certificate != nil {
 		a.certificate, errs[9] = mimimi.ParseClientCertificate(r.Certificate)
+	}
+	if r.OldWriteKey != nil {
+		a.oldWriteKey = new(mls.SignatureKey)
+		errs[10] = a.oldWriteKey.UnmarshalBinary(r.OldWriteKey)
+	}
+	if r.OldRecordKey != nil {
+		a.oldRecordKey = new(mls.HPKEPrivateKey)
+		errs[11] = a.oldRecordKey.UnmarshalBinary(r.OldRecordKey)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
@@ -158,7 +185,7 @@ func (c *Client) register(ctx context.Context, user mimimi.User) error {
 	switch {
 	case err != nil:
 		return err
-	case found && old.User != user.Wire():
+	case found && (old.User != user.Wire() || old.Link != nil):
 		return ErrRegistered
 	case !found:
 		rec, err := newAccountRecord(c.cfg.Provider, user)
@@ -192,6 +219,9 @@ func (c *Client) tapAccount() {
 // completeAccount does what is left of the registration, and renews the connection record in time.
 func (c *Client) completeAccount(ctx context.Context) error {
 	r := c.account.rec
+	if r.Removed {
+		return ErrDeviceRemoved
+	}
 	steps := []struct {
 		done bool
 		do   func(context.Context) error
@@ -276,9 +306,11 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 	})
 }
 
-// recordIsOld says whether half of the published record's time is over.
+// recordIsOld says whether half of the published record's time is over, and it is this client's turn to publish another: the user's clients share one.
 func (c *Client) recordIsOld() bool {
-	return c.account.record == nil || c.account.rec.RecordStale || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
+	r := c.account.record
+	return r == nil || c.account.rec.RecordStale && (c.leads() || r.Certificate.Client == c.account.client || !c.isOwnClient(r.Certificate.Client.Wire())) ||
+		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*recordTurn
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.
@@ -302,7 +334,9 @@ func (c *Client) publishRecord(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("publish connection record: %w", err)
 	}
-	return c.saveAccount(func(r *accountRecord) { r.Published = true })
+	return c.update(func(tx Tx) error {
+		return c.shareSecrets(tx, func(r *accountRecord) { r.Published = true })
+	})
 }
 
 // makeQueue creates the queue.
@@ -327,9 +361,12 @@ func (c *Client) signedBy(queue mimimi.QueueID, key mls.SignatureKey, operation 
 
 // signedStore proves a request of the owner to the KeyPackage store.
 func (c *Client) signedStore(operation string, id, body []byte) *mimimiv1.Signed {
+	return c.signedStoreBy(c.account.writeKey, operation, id, body)
+}
+
+func (c *Client) signedStoreBy(key mls.SignatureKey, operation string, id, body []byte) *mimimiv1.Signed {
 	return c.signed(id, func(id [16]byte, minute time.Time) []byte {
-		return mimimi.SignStoreRequest(c.account.writeKey, &mimimi.StoreRequest{Operation: operation, WriteKey: c.account.writeKey.Public(),
-			RequestID: id, Minute: minute, Body: body})
+		return mimimi.SignStoreRequest(key, &mimimi.StoreRequest{Operation: operation, WriteKey: key.Public(), RequestID: id, Minute: minute, Body: body})
 	})
 }
 
@@ -366,6 +403,11 @@ func (c *Client) revokeAlias(ctx context.Context, token mimimi.ConnectionToken) 
 	_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
 		WriteKey: c.account.writeKey.Public(), TokenHash: hash[:], Signed: c.signedStore(opRevokeAlias, newRequestID(), hash[:]),
 	})
+	if old := c.account.oldWriteKey; old != nil && isFinal(err) { // a token of the index before a client was removed
+		_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
+			WriteKey: old.Public(), TokenHash: hash[:], Signed: c.signedStoreBy(*old, opRevokeAlias, newRequestID(), hash[:]),
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("revoke alias: %w", err)
 	}
@@ -381,8 +423,13 @@ func (c *Client) firstStock(ctx context.Context) error {
 
 // complete says whether the registration is complete.
 func (c *Client) complete() error {
-	if c.account.rec.Deleting != deleteNothing {
+	switch r := c.account.rec; {
+	case r.Deleting != deleteNothing:
 		return ErrDeleted
+	case r.Removed:
+		return ErrDeviceRemoved
+	case r.Link != nil:
+		return problem.New(problem.Unavailable, "the device is not linked yet: approve it at another one, and sync")
 	}
 	if !c.account.rec.Complete {
 		return problem.New(problem.Unavailable, "the registration is not complete: sync first")

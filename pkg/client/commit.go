@@ -26,6 +26,9 @@ const (
 	taskRefresh taskKind = "refresh" // make the own leaf anew
 	taskPolicy  taskKind = "policy"  // change the policy
 	taskExpel   taskKind = "expel"   // remove Leaf, whose commit nobody could process
+
+	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
+	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -35,6 +38,8 @@ type task struct {
 	Kind      taskKind      `json:"kind"`
 	Adds      []*adding     `json:"adds,omitempty"`
 	User      string        `json:"user,omitempty"`
+	Client    string        `json:"client,omitempty"` // remove own: its URI
+	NotBefore int64         `json:"not_before,omitempty"`
 	Leaf      uint32        `json:"leaf,omitempty"`
 	Pseudonym string        `json:"pseudonym,omitempty"` // evict, expel: client pseudonym of Leaf
 	Policy    *policyRecord `json:"policy,omitempty"`
@@ -129,6 +134,12 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 		if waited {
 			return nil
 		}
+		if (t.Kind == taskAddOwn || t.Kind == taskRemoveOwn) && !isFinal(why) && !errors.Is(why, ErrDenied) {
+			// Others came first too often: it is owed all the same.
+			t.Tries, t.NotBefore = 0, c.now().Add(quietFor).Unix()
+			g.rec.Tasks = append(g.rec.Tasks, t)
+			return nil
+		}
 		return c.warn(tx, g.rec.ID, "a change to the group could not be made")
 	})
 }
@@ -136,7 +147,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 // runTask does the next thing for the first task that can go on. It reports whether there was one.
 func (c *Client) runTask(ctx context.Context, g *group) (bool, error) {
 	for _, t := range g.rec.Tasks {
-		if !g.may(t) {
+		if !g.may(t) || c.now().Unix() < t.NotBefore {
 			continue
 		}
 		if t.Tries >= maxCommitTries {
@@ -179,6 +190,25 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 		return c.propose(ctx, g, t)
 	case taskRefresh:
 		return c.tryRefresh(ctx, g, t)
+	case taskRemoveOwn:
+		proposals = g.removeProposals(g.leavesOfClient(c.account.rec.User, t.Client))
+		if len(proposals) == 0 && !g.pendingRemovals() {
+			return c.endTask(g, t.ID)
+		}
+	case taskAddOwn:
+		if g.pendingRemovals() {
+			return c.stage(g, t.ID+"/first", nil, nil)
+		}
+		if err := c.lacking(g, t); err != nil {
+			return err
+		}
+		if len(t.Adds) == 0 {
+			return c.endTask(g, t.ID)
+		}
+		if proposals, err = g.addProposals(t); err != nil {
+			return err
+		}
+		return c.stage(g, t.ID, proposals, t)
 	case taskAdd:
 		return c.tryAdd(ctx, g, t)
 	case taskRemove:
@@ -523,6 +553,9 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
+		if err := c.shareLeft(tx, g); err != nil {
+			return err
+		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)
 		}

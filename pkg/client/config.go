@@ -115,6 +115,8 @@ const (
 	TapQueueID         = "queue id"         // own
 	TapInviteSecret    = "invite secret"    // of an own invitation
 	TapPseudonym       = "pseudonym"        // user or client pseudonym of an own leaf
+	TapToken           = "token"            // anonymous token that is about to leave
+	TapRequestToken    = "request token"    // the same for a connection request
 	TapContent         = "content"          // content of a message sent
 )
 

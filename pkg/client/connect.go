@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
@@ -12,6 +11,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -101,7 +101,7 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User, old *contactRecor
 	if old != nil {
 		k.Revoke = old.tokens()
 	}
-	return k, c.update(func(tx Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
+	return k, c.update(func(tx Tx) error { return c.shareContact(tx, k) })
 }
 
 // fetchRecord gets and verifies a user's connection record. The answer about an unknown user looks the same, and does not verify.
@@ -172,6 +172,9 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 	g, err := c.connectionGroup(ctx, k)
 	if err != nil {
 		return err
+	}
+	if g.hasTask(taskAddOwn) {
+		return ErrNotReady // first all own clients (§5)
 	}
 	secret, err := mimimi.InviteSecretFrom(k.Ask.Secret)
 	if err != nil {
@@ -272,7 +275,10 @@ func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
 	if err != nil {
 		return err
 	}
-	_, err = call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: k.Ask.Deposit, User: k.User, SealedRequest: k.Ask.Sealed})
+	err = c.spend(ctx, mimimi.TokenConnect, user.Domain(), k.Ask.Deposit, func(token []byte) error {
+		_, err := call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: k.Ask.Deposit, User: k.User, SealedRequest: k.Ask.Sealed, Token: token})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("deposit connection request: %w", err)
 	}
@@ -290,6 +296,9 @@ func (c *Client) readInbox(ctx context.Context) error {
 		return err
 	}
 	for range maxSyncRounds {
+		if done, err := c.ackInbox(ctx); !done || err != nil {
+			return err
+		}
 		res, err := call(ctx, c.channels.account.FetchInbox, &mimimiv1.FetchInboxRequest{
 			Client: c.account.rec.Client, Signed: c.signedAccount(opFetchInbox, newRequestID(), nil),
 		})
@@ -299,22 +308,47 @@ func (c *Client) readInbox(ctx context.Context) error {
 		if len(res.Items) == 0 {
 			return nil
 		}
-		if err := c.update(func(tx Tx) error { return c.storeRequests(tx, res.Items) }); err != nil {
-			return err
-		}
 		last := res.Items[len(res.Items)-1].Position
-		_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
-			Client: c.account.rec.Client, Position: last, Signed: c.signedAccount(opAckInbox, newRequestID(), bigEndian(last)),
+		err = c.update(func(tx Tx) error {
+			return errors.Join(c.storeRequests(tx, res.Items, true), tx.Put(bucketMeta, keyInbox, bigEndian(last)))
 		})
 		if err != nil {
-			return fmt.Errorf("acknowledge inbox: %w", err)
+			return err
 		}
 	}
-	return nil
+	_, err := c.ackInbox(ctx)
+	return err
 }
 
-// storeRequests stores sealed requests under the hash of each, and forgets those that have expired.
-func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem) error {
+// ackInbox acknowledges what was fetched, once the user's other clients have been told: what only this client has would be lost with it. It says whether nothing is left to
+// acknowledge.
+func (c *Client) ackInbox(ctx context.Context) (done bool, err error) {
+	var last []byte
+	err = c.view(func(tx Tx) error {
+		last = bytes.Clone(tx.Get(bucketMeta, keyInbox))
+		return nil
+	})
+	if err != nil || last == nil {
+		return err == nil, err
+	}
+	if len(last) != 8 {
+		return false, ErrStore
+	}
+	if told, err := c.flushDevices(ctx); err != nil || !told {
+		return false, err
+	}
+	_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
+		Client: c.account.rec.Client, Position: fromBigEndian(last), Signed: c.signedAccount(opAckInbox, newRequestID(), last),
+	})
+	if err != nil {
+		return false, fmt.Errorf("acknowledge inbox: %w", err)
+	}
+	return true, c.update(func(tx Tx) error { return tx.Delete(bucketMeta, keyInbox) })
+}
+
+// storeRequests stores sealed requests under the hash of each, and forgets those that have expired. tell says that the user's other clients are told: who fetches a
+// request takes it out of the inbox that all of them share.
+func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem, tell bool) error {
 	waiting := 0
 	var expired []string
 	err := each(tx, bucketRequests, func(k []byte, r *requestRecord) error {
@@ -339,8 +373,16 @@ func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem) error {
 			continue
 		}
 		waiting++
-		h := sha256.Sum256(item.SealedRequest)
-		id := "sealed-" + hex.EncodeToString(h[:16])
+		id := sealedID(item.SealedRequest)
+		if tx.Get(bucketRequests, []byte(id)) != nil {
+			continue
+		}
+		if tell {
+			shared := &mimimiv1.SharedRequest{SealedRequest: item.SealedRequest}
+			if err := c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Request{Request: shared}}); err != nil {
+				return err
+			}
+		}
 		if err := write(tx, bucketRequests, []byte(id), requestRecord{ID: id, State: requestSealed, Received: c.now().Unix(),
 			Sealed: item.SealedRequest}); err != nil {
 			return err
@@ -387,11 +429,25 @@ func (c *Client) openRequests(ctx context.Context) error {
 
 // unseal opens a request for the present connection record or the one before.
 func (c *Client) unseal(sealed []byte) (*mimimi.ConnectionRequest, error) {
-	req, err := mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.record, c.now())
-	if err != nil && c.account.oldRecord != nil {
-		return mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.oldRecord, c.now())
+	a := c.account
+	keys := []mls.HPKEPrivateKey{a.recordKey}
+	if a.oldRecordKey != nil {
+		keys = append(keys, *a.oldRecordKey)
 	}
-	return req, err
+	var last error = mimimi.ErrUnauthenticated
+	for _, record := range []*mimimi.ConnectionRecord{a.record, a.oldRecord} {
+		for _, key := range keys {
+			if record == nil || !bytes.Equal(record.HPKEKey, key.Public()) {
+				continue
+			}
+			req, err := mimimi.OpenConnectionRequest(sealed, key, record, c.now())
+			if err == nil {
+				return req, nil
+			}
+			last = err
+		}
+	}
+	return nil, last
 }
 
 // opened stores a verified request under its own id, unless that was seen before; nil drops it.
@@ -407,7 +463,7 @@ func (c *Client) opened(tx Tx, sealed *requestRecord, req *mimimi.ConnectionRequ
 	err := write(tx, bucketRequests, []byte(id), requestRecord{
 		ID: id, State: requestWaiting, Received: sealed.Received, From: from, NotAfter: req.NotAfter.Unix(),
 		Fingerprint: req.RequesterCertificate.Fingerprint(), Group: []byte(req.ConnectionGroup.Wire()), Secret: req.InviteSecret.Bytes(),
-		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(),
+		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(), Sealed: sealed.Sealed,
 	})
 	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventRequest, User: from, Request: id}))
 }
@@ -471,6 +527,9 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	}
 	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
 		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}
+	if found {
+		k.Version = old.Version
+	}
 	if found && old.State != ContactDisconnecting { // it is as it was until the new connection stands
 		if k.Before = old; old.Before != nil {
 			k.Before = old.Before
@@ -479,14 +538,18 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	r.settle()
 	return errors.Join(
 		write(tx, bucketRequests, []byte(r.ID), r),
-		write(tx, bucketContacts, []byte(k.User), k),
 		write(tx, bucketGroups, []byte(rec.ID), rec),
 		tx.Put(bucketGroupIDs, rec.GroupID, []byte(rec.ID)),
+		c.shareContact(tx, k),
+		c.shareSettled(tx, r.ID),
 	)
 }
 
 // accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is what it was before.
 func (c *Client) accept(ctx context.Context, k *contactRecord) error {
+	if k.Group == "" {
+		return nil // another of the user's clients accepted it
+	}
 	k, err := c.makeAlias(ctx, k)
 	if err != nil {
 		return err
@@ -494,6 +557,13 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	err = c.made(ctx, k.Group)
 	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
+	}
+	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
+		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
+			k.Group, k.Since = "", c.now().Add(acceptedElsewhere-requestFor).Unix()
+			return nil
+		})
+		return cerr
 	}
 	if k.Before != nil {
 		return errors.Join(err, c.restore(k))
@@ -556,7 +626,7 @@ func (c *Client) respond(g *group) error {
 // responseSent completes an accepted connection: the response has its place in the connection group.
 func (c *Client) responseSent(tx Tx, g *group) error {
 	g.rec.Respond = false
-	return c.nowConnected(tx, g, func(*contactRecord) error { return nil })
+	return c.nowConnected(tx, g, true, func(*contactRecord) error { return nil })
 }
 
 // receiveResponse completes an own request.
@@ -570,14 +640,14 @@ func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte)
 	}
 	c.tap(TapConnectionKey, res.Key.Bytes())
 	c.tap(TapConnectionToken, res.Token.Bytes())
-	return c.nowConnected(tx, g, func(k *contactRecord) error {
+	return c.nowConnected(tx, g, false, func(k *contactRecord) error {
 		k.Key, k.Token, k.Number, k.OldKeys = res.Key.Bytes(), res.Token.Bytes(), 0, nil
 		return nil
 	})
 }
 
 // nowConnected makes the peer of a connection group a contact that is connected.
-func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) error) error {
+func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contactRecord) error) error {
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
 	if err != nil || !found {
 		return err
@@ -594,11 +664,15 @@ func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) err
 	if err != nil {
 		return err
 	}
+	acted = acted || k.Ask != nil
 	k.State, k.Ask, k.Before, k.Group, k.Fingerprints = ContactConnected, nil, nil, kept, nil
-	for _, i := range g.leavesOf(g.rec.Peer) {
-		k.Fingerprints = append(k.Fingerprints, g.rec.Leaves[i].Fingerprint)
+	c.noteFingerprints(g, k)
+	if acted {
+		err = c.shareContact(tx, k)
+	} else { // whoever asked or accepted tells
+		err = write(tx, bucketContacts, []byte(k.User), k)
 	}
-	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil || was == ContactConnected {
+	if err != nil || was == ContactConnected {
 		return err
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventConnected, User: k.User})

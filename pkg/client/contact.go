@@ -64,6 +64,9 @@ type contactRecord struct {
 	NextToken []byte   `json:"next_token,omitempty"`
 	NextMade  bool     `json:"next_made,omitempty"`
 	Revoke    [][]byte `json:"revoke,omitempty"`
+	// Version counts the contact among the user's clients. SharedGroup is the connection group's id while this client is not in it.
+	Version     uint64 `json:"version,omitempty"`
+	SharedGroup []byte `json:"shared_group,omitempty"`
 	// Since is when this client accepted the other's request.
 	Since        int64      `json:"since,omitempty"`
 	Group        string     `json:"group,omitempty"` // local id of the connection group
@@ -201,7 +204,7 @@ func (c *Client) Reject(ctx context.Context, id string) error {
 				return err
 			}
 			r.settle()
-			return write(tx, bucketRequests, []byte(id), r)
+			return errors.Join(write(tx, bucketRequests, []byte(id), r), c.shareSettled(tx, id))
 		})
 	})
 }

@@ -19,7 +19,6 @@ const (
 
 const (
 	opDeleteIndex   = "delete index"
-	opQueueDelete   = "delete"
 	opDeleteAccount = "delete account"
 )
 
@@ -110,7 +109,7 @@ func (c *Client) goOnDeleting(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.erase()
+	return c.eraseStore()
 }
 
 func (c *Client) deleteIndex(ctx context.Context) error {
@@ -156,8 +155,8 @@ func (c *Client) deleteUser(ctx context.Context) error {
 	return nil
 }
 
-// erase removes everything from the store, and the package's own file itself, and closes the client.
-func (c *Client) erase() error {
+// eraseStore removes everything from the store, and the package's own file itself, and closes the client.
+func (c *Client) eraseStore() error {
 	clear(c.groups)
 	err := c.store.update(func(tx Tx) error {
 		for _, b := range buckets {

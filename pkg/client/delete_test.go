@@ -4,6 +4,9 @@ import (
 	"errors"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 
 	"mimimi.example/pkg/client"
@@ -81,5 +84,30 @@ func TestDeleteAccount(t *testing.T) {
 		_ = again.Close()
 	} else if problem.KindOf(err) != problem.Denied {
 		t.Errorf("the name is refused by %v", err)
+	}
+}
+
+// TestEveryBucketIsErased: whoever adds a bucket adds it to what is erased with an account.
+func TestEveryBucketIsErased(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no source: %v", err)
+	}
+	constant := regexp.MustCompile(`(?m)^\s*(?:const )?bucket[A-Z]\w*\s*= "(\w+)"`)
+	found := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range constant.FindAllStringSubmatch(string(b), -1) {
+			found++
+			if m[1] != "seal" && !slices.Contains(client.Buckets(), m[1]) {
+				t.Errorf("bucket %q is not erased with the account", m[1])
+			}
+		}
+	}
+	if found <= len(client.Buckets()) {
+		t.Errorf("%d buckets found, want the seal's and %d", found, len(client.Buckets()))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 )
 
@@ -33,8 +32,7 @@ func (c *Client) Disconnect(ctx context.Context, user mimimi.User) error {
 				return nil
 			}
 			k, err = c.endContact(tx, k)
-			return errors.Join(err, c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Contact{
-				Contact: &mimimiv1.SharedContact{User: user.Wire(), Gone: true}}}))
+			return err
 		})
 		if err != nil {
 			return err
@@ -62,7 +60,10 @@ func (c *Client) endContact(tx Tx, k *contactRecord) (*contactRecord, error) {
 			return nil, err
 		}
 	}
-	k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens()}
+	if err := c.shareGone(tx, k); err != nil {
+		return nil, err
+	}
+	k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens(), Version: k.Version + 1}
 	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil || !knows {
 		return k, err
 	}
@@ -139,7 +140,7 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 
 // checkPeer ends a connection whose other side has left the connection group with all its clients.
 func (c *Client) checkPeer(tx Tx, g *group) error {
-	if g.rec.Peer == "" || g.mls == nil || g.rec.State == GroupOver {
+	if !g.rec.PeerIn || g.mls == nil || g.rec.State == GroupOver { // another own client may know of the connection's end before this one of its beginning
 		return nil
 	}
 	for _, r := range g.rec.Leaves {
@@ -168,6 +169,9 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 		return err
 	}
 	k.Group = "" // it is over already
+	if !c.leads() {
+		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key
+	}
 	if _, err := c.endContact(tx, k); err != nil {
 		return err
 	}

@@ -233,3 +233,12 @@ func OwesContacts(c *Client) bool {
 	}
 	return err != nil
 }
+
+// SelfToken is the token with which c claims own sets.
+func SelfToken(c *Client) string { return string(c.account.rec.SelfToken) }
+
+// DeviceID is c's own name.
+func DeviceID(c *Client) string { return c.account.rec.Client }
+
+// Buckets are what is erased with an account.
+func Buckets() []string { return buckets }

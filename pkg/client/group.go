@@ -55,7 +55,7 @@ func (c *Client) visible(id string) (*group, error) {
 		return nil, err
 	}
 	g, err := c.group(id)
-	if err == nil && g.rec.Peer != "" {
+	if err == nil && g.rec.hidden() {
 		err = ErrUnknownGroup
 	}
 	return g, err
@@ -77,7 +77,7 @@ func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyC
 		if err != nil {
 			return err
 		}
-		g, err := c.newGroup(&groupRecord{GroupID: []byte(gid.Wire()), Name: name, Create: &createRecord{Claim: newRequestID(), Request: newRequestID(), Policy: change}})
+		g, err := c.newGroup(&groupRecord{GroupID: []byte(gid.Wire()), Name: name, NameNumber: 1, Create: &createRecord{Claim: newRequestID(), Request: newRequestID(), Policy: change}})
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (c *Client) Groups(ctx context.Context) (all []Group, err error) {
 		}
 		slices.SortStableFunc(records, func(a, b *groupRecord) int { return int(a.Created - b.Created) })
 		for _, r := range records {
-			if r.Peer != "" {
+			if _, waits := c.waiting[r.ID]; r.hidden() || waits && r.Welcome != nil {
 				continue
 			}
 			g := Group{ID: r.ID, Name: r.Name, State: r.State, Waiting: len(r.Outgoing), Refused: r.Refused}
@@ -132,9 +132,10 @@ func (c *Client) SetGroupName(ctx context.Context, group, name string) error {
 		if err != nil {
 			return err
 		}
-		return c.change(g, func(Tx) error {
+		return c.change(g, func(tx Tx) error {
 			g.rec.Name = name
-			return nil
+			g.rec.NameNumber++
+			return c.shareGroup(tx, g, nil)
 		})
 	})
 }
@@ -265,8 +266,8 @@ func (c *Client) Leave(ctx context.Context, group string) error {
 		if err := g.usable(); err == ErrGroupOver || g.mls == nil {
 			return err
 		}
-		if len(g.rec.Leaves) == 1 {
-			return c.change(g, func(tx Tx) error { return c.over(tx, g, leftSentence, 0) })
+		if g.onlyOwn(c.account.rec.User) { // nobody is there to take the leaving up
+			return c.change(g, func(tx Tx) error { return errors.Join(c.shareLeft(tx, g), c.over(tx, g, leftSentence, 0)) })
 		}
 		return c.perform(ctx, g, newTask(taskLeave))
 	})

@@ -12,10 +12,19 @@ import (
 
 // groupRecord is all that a client keeps of a group but its ratchet state and its leaf's secrets, which stand in buckets of their own.
 type groupRecord struct {
-	ID      string     `json:"id"`
-	GroupID []byte     `json:"group_id"`
-	Name    string     `json:"name,omitempty"`
-	Peer    string     `json:"peer,omitempty"` // connection group: the other user
+	ID      string `json:"id"`
+	GroupID []byte `json:"group_id"`
+	Name    string `json:"name,omitempty"`
+	Peer    string `json:"peer,omitempty"`    // connection group: the other user
+	Devices bool   `json:"devices,omitempty"` // the group of the user's own clients
+	// PeerIn says that this client has seen the other user in the connection group.
+	PeerIn bool `json:"peer_in,omitempty"`
+	// NameNumber counts Name among the user's clients.
+	NameNumber uint64 `json:"name_number,omitempty"`
+	// Others are the user's other clients in the set that this client entered with: they are added next.
+	Others []ownPart `json:"others,omitempty"`
+	// TellAll says that everything is to be told to the other clients, once nothing else waits.
+	TellAll bool       `json:"tell_all,omitempty"`
 	Created int64      `json:"created"`
 	State   GroupState `json:"state"`
 
@@ -91,8 +100,9 @@ type leafRecord struct {
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
 	Secret []byte `json:"secret,omitempty"`
 	Answer bool   `json:"answer,omitempty"`
-	// AnswerDue is when it is this client's turn to answer, seconds since 1970.
-	AnswerDue int64 `json:"answer_due,omitempty"`
+	// AnswerAt is when this client answers, after the user's clients before it; Told says that another has begun to.
+	AnswerAt int64 `json:"answer_at,omitempty"`
+	Told     bool  `json:"told,omitempty"`
 	// Asked is what a resynced leaf asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
@@ -224,13 +234,16 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 		g.mls, g.rules, g.own = nil, nil, nil
 		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
 		g.rec.Bans, g.rec.Missing = nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync = nil, nil, nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others = nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}
 	}
 	if g.rules != nil {
 		g.rec.Rules = g.rules.Marshal()
+	}
+	if g.rec.Devices {
+		c.noteOwn(g)
 	}
 	errs := []error{write(tx, bucketGroups, id, g.rec)}
 	if g.rec.State != GroupOver || tx.Get(bucketGroupIDs, g.rec.GroupID) == nil { // one may be in a group again
@@ -280,7 +293,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return nil
 	}
 	g.rec.State = GroupOver
-	if g.rec.Peer != "" {
+	if g.rec.hidden() {
 		return nil
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
@@ -453,7 +466,14 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r.Certificate = hashName(cert)
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
-	if r.Entered != 0 && first && r.Was == "" && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
+	g.rec.PeerIn = g.rec.PeerIn || r.User == g.rec.Peer
+	if g.rec.Devices && r.Entered != 0 && r.Was == "" && leaf != g.mls.OwnIndex() && r.User == c.account.rec.User {
+		c.tap(TapClient, []byte(r.Client))
+		if err := c.addEvent(tx, eventRecord{Kind: EventDeviceAdded, Device: r.Client}); err != nil {
+			return err
+		}
+	}
+	if r.Entered != 0 && first && r.Was == "" && !g.rec.hidden() && leaf != g.mls.OwnIndex() {
 		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
 			return err
 		}
@@ -469,11 +489,18 @@ func (c *Client) entered(tx Tx, g *group) error {
 	if g.rec.State != GroupJoining || g.mls == nil || g.rec.Create != nil || !g.identified() || g.rec.Join != nil && !g.rec.Join.Answered {
 		return nil
 	}
+	joined := g.rec.Join != nil
 	g.rec.State, g.rec.Join = GroupActive, nil
-	if g.rec.Peer != "" {
-		return c.connectionEntered(tx, g)
+	var err error
+	switch {
+	case g.rec.Peer != "" && joined:
+		err = c.connectionEntered(tx, g)
+	case g.rec.Peer != "":
+		err = c.connectionShared(tx, g)
+	case !g.rec.Devices:
+		err = c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
 	}
-	return c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
+	return errors.Join(err, c.bringOthers(tx, g, joined))
 }
 
 func (g *group) hasUser(user string) bool {

@@ -14,6 +14,7 @@ import (
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 func wantError(t *testing.T, what string, got, want error) {
@@ -156,7 +157,7 @@ func clocked(t *testing.T) (ahead *atomic.Int64, here func(name string) *person)
 	t.Helper()
 	ahead = new(atomic.Int64)
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	d, err := domain.Start(t.Context(), domain.Options{Dir: t.TempDir(), Domain: "c.localhost", Now: now})
+	d, err := domain.Start(t.Context(), domain.Options{Dir: t.TempDir(), Domain: "c.localhost", Now: now, TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func clocked(t *testing.T) (ahead *atomic.Int64, here func(name string) *person)
 	})
 	return ahead, func(name string) *person {
 		t.Helper()
-		p := &person{t: t, name: name, cfg: client.Config{Dir: t.TempDir(), Provider: d.Info(), Now: now, Stock: client.Stock{OneTime: 4, LastResort: 2}}}
+		p := &person{t: t, name: name, cfg: client.Config{Dir: t.TempDir(), Provider: d.Info(), Now: now, Stock: client.Stock{OneTime: 4, LastResort: 2}, Spread: -1}}
 		c, err := client.Register(t.Context(), p.cfg, name)
 		if err != nil {
 			t.Fatalf("%s: register: %v", name, err)

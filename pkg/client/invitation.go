@@ -98,7 +98,10 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 	}
 	link := inv.Marshal()
 	told := *inv
-	told.LinkKeys = nil // members know them
+	told.LinkKeys = make(map[uint32]mimimi.LinkKey) // members know the others'
+	for _, i := range g.leavesOf(c.account.rec.User) {
+		told.LinkKeys[i] = inv.LinkKeys[i]
+	}
 	body := told.Marshal()
 	c.tap(TapInviteSecret, secret.Bytes())
 	err = c.change(g, func(Tx) error {
@@ -119,7 +122,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 			return nil
 		}))
 	}
-	if g.rec.Peer != "" {
+	if g.rec.Peer != "" && len(g.rec.Leaves) == 1 {
 		return link, nil
 	}
 	return link, c.change(g, func(Tx) error {
@@ -196,7 +199,7 @@ func (g *group) receiveInvitation(from *leafRecord, body []byte, now time.Time) 
 
 // tellInvitations posts the open invitations again, for newcomers that this client let in.
 func (g *group) tellInvitations() {
-	if g.rec.Peer != "" {
+	if g.rec.Peer != "" && len(g.leavesOf(g.rec.Peer)) > 0 {
 		return
 	}
 	for _, r := range g.rec.Invitations {

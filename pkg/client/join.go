@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -48,6 +49,7 @@ type welcomeRecord struct {
 	Epoch    uint64 `json:"epoch"`
 	Sequence uint64 `json:"sequence"`
 	Accepted int64  `json:"accepted"`
+	Received int64  `json:"received,omitempty"`
 }
 
 // newLocalID returns a group's name within this client: it says nothing about the group.
@@ -102,18 +104,22 @@ func (c *Client) create(ctx context.Context, g *group) error {
 		return err
 	}
 	r := g.rec.Create
-	res, err := call(ctx, hub.CreateGroup, &mimimiv1.CreateGroupRequest{RequestId: r.Request, GroupInfo: r.Info, RatchetTree: r.Tree})
+	var res *mimimiv1.CreateGroupResponse
+	err = c.spend(ctx, mimimi.TokenGroup, g.id.Domain(), r.Request, func(token []byte) (err error) {
+		res, err = call(ctx, hub.CreateGroup, &mimimiv1.CreateGroupRequest{RequestId: r.Request, GroupInfo: r.Info, RatchetTree: r.Tree, Token: token})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("create group: %w", err)
 	}
-	return c.change(g, func(Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.rec.Create, g.rec.State, g.rec.Last = nil, GroupActive, res.Sequence
-		return nil
+		return c.bringOthers(tx, g, true)
 	})
 }
 
 func (c *Client) makeGroup(ctx context.Context, g *group) error {
-	own, err := c.claimOwn(ctx, g.rec.Create.Claim)
+	own, others, err := c.claimOwn(ctx, g.rec.Create.Claim)
 	if err != nil {
 		return err
 	}
@@ -133,7 +139,7 @@ func (c *Client) makeGroup(ctx context.Context, g *group) error {
 		return fmt.Errorf("make group: %w", err)
 	}
 	return c.change(g, func(tx Tx) error {
-		g.mls, g.own = made, own
+		g.mls, g.own, g.rec.Others = made, own, others
 		exts, err := hubExtensions(made)
 		if err != nil {
 			return err
@@ -170,12 +176,12 @@ func (c *Client) nameSelf(g *group) error {
 func (c *Client) join(ctx context.Context, g *group) error {
 	j := g.rec.Join
 	if g.own == nil {
-		own, err := c.claimOwn(ctx, j.Claim)
+		own, others, err := c.claimOwn(ctx, j.Claim)
 		if err != nil {
 			return err
 		}
 		err = c.change(g, func(Tx) error {
-			g.own, j.KPRef = own, own.kp.Ref()
+			g.own, g.rec.Others, j.KPRef = own, others, own.kp.Ref()
 			return nil
 		})
 		if err != nil {
@@ -398,7 +404,7 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 	if ref == nil || waiting >= maxWelcomes {
 		return c.pass(position)
 	}
-	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: c.newWelcome(d, ref)})
+	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: c.newWelcome(d, ref), Devices: bytes.Equal(d.GroupId, c.account.rec.DeviceGroup)})
 	if err != nil {
 		return c.pass(position) // no group id
 	}
@@ -413,7 +419,7 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 }
 
 func (c *Client) newWelcome(d *mimimiv1.Delivery, ref []byte) *welcomeRecord {
-	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: c.boundAhead(d.Accepted)}
+	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: c.boundAhead(d.Accepted), Received: c.now().Unix()}
 }
 
 // welcomeRef returns which of the own KeyPackages a Welcome is for, nil if for none, and how many Welcomes wait for their trees.
@@ -460,7 +466,7 @@ func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) er
 
 // enterAgain begins the membership of a kept Welcome, now that the first one is known to be over.
 func (c *Client) enterAgain(ctx context.Context, g *group) error {
-	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Welcome: g.rec.Again, Behind: true}, func(tx Tx) error {
+	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, NameNumber: g.rec.NameNumber, Devices: g.rec.Devices, Welcome: g.rec.Again, Behind: true}, func(tx Tx) error {
 		g.rec.Again = nil
 		return c.putGroup(tx, g)
 	})
@@ -513,10 +519,20 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 	if err := c.meet(ctx, made.Public().Members()); err != nil {
 		return err
 	}
-	if ok, err := c.isContact(made, info.Signer, keys); err != nil || !ok {
-		return errors.Join(err, c.dropGroup(g))
+	shared, wait, ok, err := c.mayEnter(g, made, info.Signer, keys)
+	switch {
+	case err != nil:
+		return err
+	case wait:
+		c.waiting[g.rec.ID] = c.applied
+		return nil
+	case !ok:
+		return c.dropGroup(g)
 	}
 	return c.change(g, func(tx Tx) error {
+		if shared != nil {
+			g.rec.Peer, g.rec.Name, g.rec.NameNumber = shared.Peer, shared.Name, shared.Number
+		}
 		g.mls, g.rules, g.own, g.rec.Last, g.rec.Welcome = made, rules, own, w.Sequence, nil
 		g.rec.Epochs = mimimi.NewEpochs(w.Epoch).Records()
 		if err := errors.Join(g.syncLeaves(0), c.nameSelf(g), c.usePackage(tx, w.Ref)); err != nil {
@@ -548,11 +564,36 @@ func welcomeKeys(info *mls.GroupInfo, made *mls.Group, own *ownPackage) ([]*mimi
 	return keys, k != nil && k.Equal(own.linkKey) && keys[info.Signer] != nil
 }
 
-// isContact says whether a leaf is a contact's or the own user's.
-func (c *Client) isContact(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey) (ok bool, err error) {
+// mayEnter says whether a group may be entered by a Welcome: whoever signed it is a contact, or an own client that has said what the group is (shared). What another own
+// client knows and has not said yet is waited for.
+func (c *Client) mayEnter(g *group, made *mls.Group, signer uint32, keys []*mimimi.LinkKey) (shared *sharedGroupRecord, wait, ok bool, err error) {
+	user, connected, err := c.welcomedBy(made, signer, keys)
+	if err != nil {
+		return nil, false, false, err
+	}
+	own := user == c.account.rec.User
+	if g.rec.Devices {
+		return nil, false, own, nil
+	}
+	shared, told, err := get[sharedGroupRecord](c.store, bucketShared, g.rec.GroupID)
+	if err != nil {
+		return nil, false, false, err
+	}
+	late := !c.now().Before(timeOf(g.rec.Welcome.Received).Add(welcomeWait))
+	switch {
+	case own:
+		return shared, !told && !late, true, nil
+	case connected:
+		return shared, false, true, nil
+	}
+	return nil, (len(c.own) > 1 || c.account.rec.Link != nil) && !late, false, nil
+}
+
+// welcomedBy identifies the leaf that signed a Welcome, and says whether it is a contact's that is connected. The user is empty if the leaf is not identified.
+func (c *Client) welcomedBy(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey) (user string, connected bool, err error) {
 	node, found := made.Public().Member(leaf)
 	if !found {
-		return false, nil
+		return "", false, nil
 	}
 	err = c.view(func(tx Tx) error {
 		cert, err := identifyLive(tx, node, *keys[leaf], timeZero)
@@ -562,13 +603,10 @@ func (c *Client) isContact(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey)
 		if err != nil {
 			return err
 		}
-		if cert.User == c.account.user {
-			ok = true
-			return nil
-		}
-		contact, found, err := read[contactRecord](tx, bucketContacts, []byte(cert.User.Wire()))
-		ok = found && contact.State == ContactConnected
+		user = cert.User.Wire()
+		contact, found, err := read[contactRecord](tx, bucketContacts, []byte(user))
+		connected = found && contact.State == ContactConnected
 		return err
 	})
-	return ok, err
+	return user, connected, err
 }

@@ -168,8 +168,14 @@ func (c *Client) upload(ctx context.Context, batch []*packageRecord) error {
 	if err != nil {
 		return err
 	}
-	req.Signed = c.signedStore(opUpload, newRequestID(), body)
-	if _, err := call(ctx, s.Upload, req); err != nil {
+	// The same KeyPackages have the same request id, and so the same token: a repeat after a crash costs none.
+	id := body[:16]
+	err = c.spend(ctx, mimimi.TokenUpload, c.account.user.Domain(), id, func(token []byte) error {
+		req.Token, req.Signed = token, c.signedStore(opUpload, id, body)
+		_, err := call(ctx, s.Upload, req)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("upload KeyPackages: %w", err)
 	}
 	return nil
@@ -194,7 +200,11 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 	if err != nil {
 		return nil, false, err
 	}
-	res, err := call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort})
+	var res *mimimiv1.ClaimResponse
+	err = c.spend(ctx, mimimi.TokenClaim, domain, id, func(anonymous []byte) (err error) {
+		res, err = call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort, Token: anonymous})
+		return err
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("claim KeyPackages: %w", err)
 	}
@@ -210,28 +220,4 @@ func (c *Client) claim(ctx context.Context, domain string, token mimimi.Connecti
 		return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 	}
 	return all, res.LastResort, nil
-}
-
-// claimOwn claims one own set from the own store, as anyone would (§8), and returns it with its private halves.
-func (c *Client) claimOwn(ctx context.Context, id []byte) (*ownPackage, error) {
-	all, lastResort, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
-	if err != nil {
-		return nil, err
-	}
-	if lastResort {
-		if err := c.update(func(tx Tx) error { return c.warn(tx, "", ownLastResortSentence) }); err != nil {
-			return nil, err
-		}
-	}
-	p, found, err := c.takePackage(all[0].Ref())
-	switch {
-	case err != nil:
-		return nil, err
-	case !found || len(all) != 1:
-		return nil, fmt.Errorf("claim an own KeyPackage set: %w", ErrIdentity)
-	}
-	if cred, err := mimimi.ParsePseudonymousCredential(p.kp.Leaf().Credential()); err == nil {
-		c.tap(TapPseudonym, []byte(cred.UserPseudonym.Wire()), []byte(cred.ClientPseudonym.Wire()))
-	}
-	return p, nil
 }

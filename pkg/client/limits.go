@@ -91,6 +91,34 @@ const (
 	// inviteFor is an invitation's lifetime if the caller names none.
 	inviteFor = 7 * 24 * time.Hour
 
+	// linkFor is how long an offer waits at the provider, linkGiveUp how long a new client waits to be brought in once it was answered: two steps of
+	// ten minutes at the provider, and some more. approvalFor is how long the other side goes on with it.
+	linkFor     = 10 * time.Minute
+	linkGiveUp  = 40 * time.Minute
+	approvalFor = 30 * time.Minute
+	// linkPoll is how often the mailbox is looked at while a new client is expected: somebody is waiting at two screens.
+	linkPoll = 2 * time.Second
+	// maxDevices is the most clients of one user: as many as a provider takes.
+	maxDevices = 10
+	// maxSync bounds what is told to the other clients in one message, and maxChanges in how many parts.
+	maxSync    = 24 << 10
+	maxChanges = 256
+	// maxHanded is how many KeyPackages go into one such message: they have at most 1.5 kB each.
+	maxHanded = 12
+	// welcomeWait is how long a Welcome waits for what another own client has to say of its group or its sender, and a client that is being added for its Welcome.
+	welcomeWait = time.Hour
+	// handAgain is when a KeyPackage for a group is made anew that nobody has used: before the one before it is too old to enter.
+	handAgain = 60 * 24 * time.Hour
+	// leftFor is how long it is remembered that the user left a group that this client was not in yet.
+	leftFor = 24 * time.Hour
+	// acceptedElsewhere is how long a client that could not complete an accepted request waits for another of the user's to say that it did.
+	acceptedElsewhere = 10 * time.Minute
+	// removalTurn is how long the client at which another was removed goes first; rotateTurn is how much longer it has for the user's new secrets.
+	removalTurn = time.Minute
+	rotateTurn  = 10 * time.Minute
+	// recordTurn is how much later than the one before it each own client publishes a connection record that is old.
+	recordTurn = 3 * 24 * time.Hour
+
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second
 	// dialTimeout bounds each of connecting and the TLS handshake, so that one dead address does not use up a call's time.
@@ -105,6 +133,12 @@ const (
 	// backoffFirst and backoffMost bound the pause before a lost Watch stream is opened again.
 	backoffFirst = 250 * time.Millisecond
 	backoffMost  = 15 * time.Second
+	// maxTokenTries bounds how many tokens one request tries, and how many steps lead to one: finishing an exchange, the week's batch, a new exchange.
+	maxTokenTries = 4
+	// issuePauseMost is the longest pause between a batch of tokens and the first that is spent. A person waits for it, once.
+	issuePauseMost = 2 * time.Second
+	// issueAhead is how long a client that has this week's tokens waits at least before it asks for the next week's.
+	issueAhead = 24 * time.Hour
 	// spreadOver is the time over which what touches all groups of a user is spread (protocol.md §8).
 	spreadOver = 24 * time.Hour
 )

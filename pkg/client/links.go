@@ -77,7 +77,8 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 		if from.Secret == nil {
 			inv.Used++
 		}
-		from.Secret, from.Answer, from.AnswerDue = inv.Secret, true, c.now().Add(turnAt(at)).Unix()
+		from.Secret, from.Answer = inv.Secret, true
+		from.AnswerAt = c.now().Add(max(g.ownTurn(c.account.rec.User), turnAt(at))).UnixNano()
 		if err := c.learn(tx, g, leaf, *keys[0], timeOf(from.Entered), true); err != nil {
 			return err
 		}
@@ -102,7 +103,7 @@ func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, bo
 	}
 	for _, i := range links.Receivers {
 		if r := g.rec.Leaves[i]; r != nil {
-			r.Asked, r.Answer = nil, false
+			r.Asked = nil
 		}
 	}
 	at := slices.Index(links.Receivers, g.mls.OwnIndex())
@@ -168,4 +169,10 @@ func (c *Client) answer(g *group, leaf uint32) error {
 		r.Answer = false
 		return nil
 	})
+}
+
+// ownTurn is how long this client lets the user's clients before it in the group answer a joiner: all of them were shown the joiner's link.
+func (g *group) ownTurn(user string) time.Duration {
+	n := slices.Index(g.leavesOf(user), g.mls.OwnIndex())
+	return time.Duration(max(0, n)) * turnDelay
 }

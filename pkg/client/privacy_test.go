@@ -18,7 +18,7 @@ import (
 // registerWith is register with a stock of KeyPackages of its own.
 func registerWith(t *testing.T, d *domain.Domain, name string, stock client.Stock) *person {
 	t.Helper()
-	p := &person{t: t, name: name, cfg: client.Config{Dir: t.TempDir(), Provider: d.Info(), Stock: stock}}
+	p := &person{t: t, name: name, cfg: client.Config{Dir: t.TempDir(), Provider: d.Info(), Stock: stock, Spread: -1}}
 	c, err := client.Register(t.Context(), p.cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 	if err != nil {
 		t.Fatalf("%s: register: %v", name, err)

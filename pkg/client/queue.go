@@ -17,8 +17,11 @@ var errNoQueue = errors.New("client: the queue is gone")
 // createQueue creates a queue over the anonymous channel: nothing in the request ties it to the account (§10). Saying it again changes nothing.
 func (c *Client) createQueue(ctx context.Context, id mimimi.QueueID, key mls.SignatureKey, request []byte) error {
 	public := key.Public()
-	_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
-		QueueId: id.Bytes(), PublicKey: public, Signed: c.signedBy(id, key, opQueueCreate, request, public),
+	err := c.spend(ctx, mimimi.TokenQueue, c.account.user.Domain(), request, func(token []byte) error {
+		_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
+			QueueId: id.Bytes(), PublicKey: public, Token: token, Signed: c.signedBy(id, key, opQueueCreate, request, public),
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("create queue: %w", err)
@@ -33,7 +36,7 @@ func (c *Client) createQueue(ctx context.Context, id mimimi.QueueID, key mls.Sig
 // The new queue's keys are stored before it is made; a crash after it is made makes it once more, under the same id.
 func (c *Client) renewQueue(ctx context.Context) error {
 	a := c.account
-	err := c.createQueue(ctx, a.queueID, a.queueKey, newRequestID())
+	err := c.createQueue(ctx, a.queueID, a.queueKey, a.rec.QueueCreateID) // the id keeps a client whose clock is wrong from using up its tokens
 	if err == nil {
 		return c.update(func(tx Tx) error { return c.behindAll(tx, func(*groupRecord) {}) })
 	}
@@ -50,7 +53,7 @@ func (c *Client) renewQueue(ctx context.Context) error {
 			return err
 		}
 		if err := c.saveAccount(func(r *accountRecord) {
-			r.NextQueueID, r.NextQueueKey, r.QueueCreateID = mimimi.NewQueueID().Bytes(), b, newRequestID()
+			r.NextQueueID, r.NextQueueKey, r.NextQueueCreate = mimimi.NewQueueID().Bytes(), b, newRequestID()
 		}); err != nil {
 			return err
 		}
@@ -66,11 +69,12 @@ func (c *Client) nextQueue(ctx context.Context) error {
 	if err := errors.Join(err, key.UnmarshalBinary(r.NextQueueKey)); err != nil {
 		return fmt.Errorf("%w: the account is damaged", ErrStore)
 	}
-	if err := c.createQueue(ctx, id, key, r.QueueCreateID); err != nil {
+	if err := c.createQueue(ctx, id, key, r.NextQueueCreate); err != nil {
 		return err // also if the clock is wrong, so that no request is taken: the old queue may still be there
 	}
 	c.tap(TapQueueID, r.NextQueueID)
-	r.QueueID, r.QueueKey, r.NextQueueID, r.NextQueueKey = r.NextQueueID, r.NextQueueKey, nil, nil
+	r.QueueID, r.QueueKey, r.QueueCreateID = r.NextQueueID, r.NextQueueKey, r.NextQueueCreate
+	r.NextQueueID, r.NextQueueKey, r.NextQueueCreate = nil, nil, nil
 	r.QueueNumber++
 	next, err := r.parse()
 	if err != nil {

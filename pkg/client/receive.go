@@ -111,7 +111,11 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	if g.leaves(d) {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
+			var told error
+			if g.rec.LeaveAt == 0 {
+				told = c.shareLeft(tx, g)
+			}
+			return errors.Join(told, c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	switch {
@@ -208,7 +212,11 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
+			var removed error
+			if g.rec.Devices {
+				removed = c.removedHere(tx)
+			}
+			return errors.Join(removed, c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
@@ -317,8 +325,14 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if len(ch.Removed) > 0 && len(gone) > 0 {
 		g.rec.Invitations = nil // every removal voids them (§7)
 	}
-	for _, r := range g.rec.Leaves {
+	for i, r := range g.rec.Leaves {
 		r.Leaving = false
+		if r.Told && !own && i != ch.Committer.Index {
+			r.Answer, r.Told = false, false // another own client has let it in
+		}
+	}
+	if own && g.rec.Devices && len(ch.Added) > 0 {
+		g.rec.TellAll = true
 	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
@@ -384,6 +398,9 @@ func (g *group) inherit(ch *mls.Change, gone map[uint32]*leafRecord) {
 
 // tellGone makes the events for users whose last leaf has gone.
 func (c *Client) tellGone(tx Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
+	if g.rec.Devices {
+		return c.tellDevicesGone(tx, g, gone)
+	}
 	if g.rec.Peer != "" {
 		return nil
 	}

@@ -240,6 +240,11 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		if err := c.nameSelf(g); err != nil {
 			return err
 		}
+		if g.rec.Devices { // what the others said meanwhile is lost
+			if err := g.postSync(&mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Ask{Ask: true}}); err != nil {
+				return err
+			}
+		}
 		if !g.identified() {
 			g.rec.Missing = new(missingRecord)
 		}

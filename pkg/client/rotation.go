@@ -27,7 +27,7 @@ type rotation struct {
 func (c *Client) rotateKey(tx Tx, how rotation) error {
 	key := mimimi.NewConnectionKey()
 	c.tap(TapConnectionKey, key.Bytes())
-	err := c.putAccount(tx, func(r *accountRecord) {
+	err := c.shareSecrets(tx, func(r *accountRecord) {
 		r.NextNumber = max(r.KeyNumber, r.NextNumber) + 1
 		r.NextKey = key.Bytes()
 		r.RotateAt, r.SwitchAt = c.nextRotation(), c.lastSwitch()

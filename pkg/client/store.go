@@ -9,7 +9,7 @@ import (
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
 //
-//	meta      "format", "account", "position", "acked", "stock", "sequence"
+//	meta      "format", "account", "position", "acked", "stock", "wallet", "inbox", "sequence"
 //	contacts  user URI → contactRecord
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
@@ -20,7 +20,14 @@ import (
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
 //	revocations  domain → revocationRecord: what domains say of revoked certificates
 //	events    seq → eventRecord
+//	purses    operation/epoch/domain → purseRecord: anonymous tokens
+//	spending  operation/request id → spendingRecord: tokens that are being spent, or were
 //	messages  local id ‖ message id → seq: a message is shown once
+//	approvals client URI → approvalRecord: new clients that were let in here
+//	shared    group id → sharedGroupRecord: groups of the user that this client is not in
+//	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
+//	removals  client URI → removalRecord
+//	gone      user URI → goneRecord: contacts that ended
 const storeFormat = 1
 
 const (
@@ -35,12 +42,21 @@ const (
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"
 	bucketMessages = "messages"
+
+	bucketApprovals = "approvals"
+	bucketShared    = "shared"
+	bucketBring     = "bring"
+	bucketRemovals  = "removals"
+	bucketGone      = "gone"
+	bucketPurses    = "purses"
+	bucketSpending  = "spending"
 )
 
 // buckets are all buckets but that of the seal: what is erased with an account.
 var buckets = []string{
 	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
-	bucketMessages, bucketRevocations,
+	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
+	bucketPurses, bucketSpending,
 }
 
 var (
@@ -49,6 +65,8 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyInbox    = []byte("inbox") // up to where the inbox was fetched and not acknowledged
+	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event
 )
 
@@ -174,6 +192,11 @@ func (c *Client) update(f func(tx Tx) error) error {
 	}
 	clear(c.groups)
 	c.reloadAccount()
+	if c.account != nil {
+		if err := c.loadOwn(); err != nil {
+			return fmt.Errorf("%w: %w", errWrite, err)
+		}
+	}
 	if own == nil {
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}

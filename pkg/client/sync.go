@@ -22,11 +22,14 @@ func (c *Client) Sync(ctx context.Context) error {
 		if c.account.rec.Deleting != deleteNothing {
 			return c.goOnDeleting(ctx)
 		}
+		if done, err := c.syncDevice(ctx); done || err != nil {
+			return err
+		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
 		if err := c.completeAccount(ctx); err != nil {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.readInbox(ctx)}
+		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			if errors.Is(err, errNoQueue) {
@@ -34,12 +37,17 @@ func (c *Client) Sync(ctx context.Context) error {
 					got, err = c.readQueue(ctx)
 				}
 			}
-			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
-			if err != nil || got == 0 || ctx.Err() != nil {
+			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
+			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
 			}
 		}
+		if c.account.rec.Removed {
+			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
+		}
 		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
+		_, err := c.flushDevices(ctx)
+		errs = append(errs, err)
 		return distinct(errs)
 	})
 }
@@ -77,6 +85,9 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 		for _, e := range res.Entries {
 			if e.Position <= after {
 				continue
+			}
+			if c.account.rec.Removed {
+				return got, nil // the rest is for nobody
 			}
 			if err := c.receiveEntry(ctx, e); err != nil {
 				if ctx.Err() != nil {
@@ -249,6 +260,10 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	case r.Join != nil && g.mls == nil:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
+		if seen, waits := c.waiting[r.ID]; waits && seen == c.applied && c.now().Before(timeOf(r.Welcome.Received).Add(welcomeWait)) {
+			return false, nil
+		}
+		delete(c.waiting, r.ID)
 		return true, c.welcome(ctx, g)
 	case g.mls == nil:
 		return false, nil
@@ -281,6 +296,12 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	}
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
+	}
+	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+		return true, c.change(g, func(tx Tx) error {
+			g.rec.TellAll = false
+			return c.tellAll(tx, g)
+		})
 	}
 	if did, err := c.duty(g); did || err != nil {
 		return did, err
@@ -381,7 +402,7 @@ func (c *Client) duty(g *group) (bool, error) {
 	for _, i := range g.indices() {
 		r := g.rec.Leaves[i]
 		switch due, evict := c.evictionDue(g, i); {
-		case r.Answer && r.User != "" && g.identified() && c.now().Unix() >= r.AnswerDue:
+		case r.Answer && r.User != "" && g.identified() && c.now().UnixNano() >= r.AnswerAt:
 			return true, c.answer(g, i)
 		case r.Asked != nil && r.User != "" && g.identified() && c.now().Unix() >= r.Asked.Due:
 			return true, c.answerMissing(g, i)
@@ -449,6 +470,15 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			next = t
 		}
 	}
+	for _, due := range []func() (time.Time, error){c.approvalDue, c.bringDue, c.removalDue} {
+		t, err := due()
+		if err != nil {
+			return next, err
+		}
+		if !t.IsZero() {
+			note(t)
+		}
+	}
 	ids, err := list[groupRecord](c.store, bucketGroups)
 	if err != nil {
 		return next, err
@@ -486,8 +516,8 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			}
 			if r := g.rec.Leaves[i]; r.Asked != nil && r.User != "" {
 				note(timeOf(r.Asked.Due))
-			} else if r.Answer && r.User != "" {
-				note(timeOf(r.AnswerDue))
+			} else if r.Answer {
+				note(time.Unix(0, r.AnswerAt))
 			}
 		}
 	}

@@ -12,10 +12,11 @@ type KeyDocument struct {
 	Domain              string
 	Number              uint64 // of the week; never goes back
 	NotBefore, NotAfter time.Time
-	IdentityKey         []byte     // Ed25519, 32 bytes; pinned by readers
-	QueueKeys           []QueueKey // current last; all of Domain
-	OHTTPKeys           []OHTTPKey // one per service
-	Signature           []byte     // by IdentityKey
+	IdentityKey         []byte      // Ed25519, 32 bytes; pinned by readers
+	QueueKeys           []QueueKey  // current last; all of Domain
+	OHTTPKeys           []OHTTPKey  // one per service
+	IssuerKeys          []IssuerKey // ascending by epoch, then operation: of the week, the one before and the next (§11)
+	Signature           []byte      // by IdentityKey
 }
 
 // OHTTPKey is one service's RFC 9458 key configuration.
@@ -42,6 +43,14 @@ func (d *KeyDocument) tbs() []byte {
 			for _, k := range d.OHTTPKeys {
 				addName(b, k.Service)
 				addVector(b, k.Config)
+			}
+		})
+		addList(b, func(b *builder) {
+			for _, k := range d.IssuerKeys {
+				addName(b, string(k.Operation))
+				b.AddUint64(k.Epoch)
+				b.AddUint16(k.Quota)
+				addVector(b, k.SPKI)
 			}
 		})
 	})
@@ -95,6 +104,7 @@ func (d *KeyDocument) read(s *input) bool {
 		readSized(s, keySize, &d.IdentityKey) &&
 		readList(s, maxQueueKeys, d.readQueueKey) &&
 		readList(s, maxOHTTPKeys, d.readOHTTPKey) &&
+		readList(s, maxIssuerKeys, d.readIssuerKey) &&
 		readSized(s, signatureSize, &d.Signature)
 }
 
@@ -113,6 +123,42 @@ func (d *KeyDocument) readOHTTPKey(s *input) bool {
 	k.Service = string(service)
 	d.OHTTPKeys = append(d.OHTTPKeys, k)
 	return ok
+}
+
+func (d *KeyDocument) readIssuerKey(s *input) bool {
+	var operation []byte
+	var k IssuerKey
+	ok := readVector(s, &operation) && len(operation) >= 1 && len(operation) <= maxOperationName && only(string(operation), " ") &&
+		s.ReadUint64(&k.Epoch) && k.Epoch <= maxUnix &&
+		s.ReadUint16(&k.Quota) && k.Quota <= MaxTokenBatch &&
+		readSized(s, issuerKeySize, &k.SPKI) && issuerModulus(k.SPKI) != nil
+	k.Operation = TokenOperation(operation)
+	if n := len(d.IssuerKeys); n > 0 {
+		last := d.IssuerKeys[n-1]
+		ok = ok && (last.Epoch < k.Epoch || last.Epoch == k.Epoch && last.Operation < k.Operation)
+	}
+	d.IssuerKeys = append(d.IssuerKeys, k)
+	return ok
+}
+
+// IssuerKey returns the issuer key of an operation and epoch, nil if the document has none.
+func (d *KeyDocument) IssuerKey(operation TokenOperation, epoch uint64) *IssuerKey {
+	for i := range d.IssuerKeys {
+		if k := &d.IssuerKeys[i]; k.Operation == operation && k.Epoch == epoch {
+			return k
+		}
+	}
+	return nil
+}
+
+// IssuerKeysOf returns the issuer keys of one epoch, in the order of operations.
+func (d *KeyDocument) IssuerKeysOf(epoch uint64) (keys []IssuerKey) {
+	for _, k := range d.IssuerKeys {
+		if k.Epoch == epoch {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Verify checks the document's signature, that its identity key is the pinned one, and its dates. With pinned nil the key is taken as

@@ -17,6 +17,8 @@ const (
 	linkCiphertextSize   = hashSize + linkPlaintextSize + tagSize
 	requestPlaintextSize = 2048
 	minPadded            = 256
+	linkAnswerSize       = 512  // three names of one domain, four keys
+	linkPackageSize      = 2048 // a KeyPackage has at most 1.5 kB with the longest names
 )
 
 // Limits of names, checked at registration (§0).
@@ -45,6 +47,7 @@ const (
 	maxOHTTPKeys     = 16  // three services, old and new
 	maxOHTTPConfig   = 256 // an RFC 9458 key configuration of suite 1 has about 45 bytes
 	maxServiceName   = 16
+	maxIssuerKeys    = 48 // of three weeks, for five operations; three times as many as are needed
 	maxOperationName = 32
 	// maxRevoked keeps a list of revocations below 2.7 MB, a third of the bus's largest payload: in a domain of a million clients, one in fifteen lost or
 	// given up within a certificate's life.

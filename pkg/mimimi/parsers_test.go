@@ -40,7 +40,7 @@ func parserCases(t testing.TB) []parserCase {
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
 	doc := &KeyDocument{Domain: "a.example", Number: 9, NotBefore: noon, NotAfter: noon.Add(week), QueueKeys: []QueueKey{d.queueKey},
-		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}}
+		OHTTPKeys: []OHTTPKey{{Service: "hub", Config: []byte("config")}, {Service: "kpstore"}}, IssuerKeys: testIssuerKeys(t)[:2]}
 	wantOK(t, SignKeyDocument(doc, d.identity))
 	revocations := &RevocationList{Domain: "a.example", Number: 3, IssuedAt: noon, NotAfter: noon.Add(2 * day), Entries: []RevokedCertificate{
 		{alice.cert.Hash(), alice.cert.NotAfter}, {[32]byte{1}, alice.cert.NotAfter}}}
@@ -131,7 +131,16 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"LinkOffer", marshalled(ParseLinkOffer), [][]byte{newLinking(t, "a.example", "alice").offer.Marshal()}},
+		{"LinkAnswer", func(b []byte) ([]byte, error) {
+			a := new(LinkAnswer)
+			if err := decode(b, a.read); err != nil {
+				return nil, err
+			}
+			return a.marshal(), nil
+		}, [][]byte{newLinking(t, "a.example", "alice").answer.marshal()}},
 		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
+		{"Token", marshalled(ParseToken), [][]byte{testToken(t, &testIssuerKeys(t)[0], "a.example", "b.example", 1).Marshal()}},
 	}
 }
 
@@ -221,7 +230,10 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzLinkOffer(f *testing.F)              { fuzz(f, "LinkOffer") }
+func FuzzLinkAnswer(f *testing.F)             { fuzz(f, "LinkAnswer") }
 func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
+func FuzzToken(f *testing.F)                  { fuzz(f, "Token") }
 
 // FuzzPadded covers the two structures that zeros follow.
 func FuzzPadded(f *testing.F) {

@@ -1,15 +1,29 @@
 package mimimi
 
-// Redeemer stands where an anonymous token will be spent (§11).
+import (
+	"context"
+	"time"
+)
+
+// Redeemer is where an anonymous token is spent (§11).
 type Redeemer interface {
-	// Redeem spends token for the operation under requestID. A retry with the same token and request id succeeds again; the same token
-	// with another id does not. The spending must be durable on return.
-	Redeem(operation string, token []byte, requestID [16]byte) error
+	// Redeem spends s.Token. The spending is durable on return. A repeat with the same request id for the same deed succeeds again; anything else with the
+	// same token does not. Its errors are problems: Denied if the token is missing, not good for this or spent; Unavailable if that cannot be told now.
+	Redeem(ctx context.Context, s *Spending) (*Receipt, error)
 }
 
-// AcceptAll is a Redeemer that accepts everything, also no token at all. It limits nobody: until anonymous tokens are there, whoever
-// can reach a service can use up its storage, and a deployment that uses AcceptAll says so at start.
-type AcceptAll struct{}
+// Spending is a token and what it is spent for.
+type Spending struct {
+	Operation TokenOperation
+	Token     []byte
+	RequestID [16]byte
+	// Deed is what the request asks for, or a hash of it: one token pays for one deed, also if another request has the same id.
+	Deed []byte
+}
 
-// Redeem returns nil.
-func (AcceptAll) Redeem(string, []byte, [16]byte) error { return nil }
+// Receipt says what became of a spending.
+type Receipt struct {
+	Issuer string    // the domain that issued the token
+	First  time.Time // when it was first spent for this request; whole seconds
+	Again  bool      // it was spent for this request before
+}

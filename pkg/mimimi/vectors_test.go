@@ -2,17 +2,25 @@ package mimimi
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hpke"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha3"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base32"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -47,6 +55,7 @@ const (
 	vecUserPseudonym   = "mimi://a.example/u/22222222-2222-4222-8222-222222222222"
 	vecClientPseudonym = "mimi://a.example/d/33333333-3333-4333-8333-333333333333"
 	vecGroup           = "mimi://hub.example/g/44444444-4444-4444-8444-444444444444"
+	vecOldClient       = "mimi://a.example/d/66666666-6666-4666-8666-666666666666"
 	vecResponder       = "mimi://b.example/u/bob"
 	vecResponderClient = "mimi://b.example/d/55555555-5555-4555-8555-555555555555"
 )
@@ -87,6 +96,16 @@ func makeVectors() vectors {
 	return v
 }
 
+func (v vectors) vectorsOfLink(cert *ClientCertificate) {
+	offer := &LinkOffer{cert.User, cert.Client, cert.SignatureKey, vecHPKE().Public()}
+	v.set("LinkOffer", offer.Marshal())
+	v["LinkOffer code"] = offer.Code()
+	v.set("sealed LinkAnswer", must(SealLinkAnswer(&LinkAnswer{
+		must(ParseClient(vecOldClient)), fill(0x14), must(ParseGroupID([]byte(vecGroup))), must(ParseUserPseudonym(vecUserPseudonym)),
+		must(ConnectionKeyFrom(fill(0x0a))), vecKey(1).Public(),
+	}, offer)))
+}
+
 func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionToken, invite InviteSecret) {
 	bob := must(IssueClientCertificate(vecKey(4), must(ParseUser(vecResponder)), must(ParseClient(vecResponderClient)), vecKey(5).Public(), noon, 365*day))
 	record := must(NewConnectionRecord(bob, vecKey(5), vecHPKE().Public(), noon.Add(60*day)))
@@ -97,6 +116,7 @@ func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionT
 		ConnectionGroup: must(ParseGroupID([]byte(vecGroup))), InviteSecret: invite, RequesterKey: must(ConnectionKeyFrom(fill(0x0a))),
 		RequesterToken: token, Responder: record.User, ResponderRecordHash: hash}
 	v.set("sealed ConnectionRequest", must(SealConnectionRequest(request, vecKey(2), record)))
+	v.vectorsOfLink(cert)
 	v.set("ConnectionResponse", (&ConnectionResponse{must(ConnectionKeyFrom(fill(0x0a))), token}).Marshal())
 	v.set("Rotation", (&Rotation{9, must(ConnectionKeyFrom(fill(0x0a))), &token, true}).Marshal())
 	sealed := must(SealQueueID(QueueKey{7, vecHPKE().Public(), "a.example"}, must(ParseClientPseudonym(vecClientPseudonym)), must(QueueIDFrom(fill(0x0e)))))
@@ -138,9 +158,11 @@ func (v vectors) vectorsOfRequests() {
 	v.set("OwnerID", owner[:])
 	v.set("QueueRequest signature", SignQueueRequest(vecKey(8), &QueueRequest{"read", must(QueueIDFrom(fill(0x0e))), id, noon, []byte("body")}))
 	doc := &KeyDocument{Domain: "a.example", Number: 2969, NotBefore: noon, NotAfter: noon.Add(week),
-		QueueKeys: []QueueKey{{7, vecHPKE().Public(), "a.example"}}, OHTTPKeys: []OHTTPKey{{"hub", []byte("config")}}}
+		QueueKeys: []QueueKey{{7, vecHPKE().Public(), "a.example"}}, OHTTPKeys: []OHTTPKey{{"hub", []byte("config")}},
+		IssuerKeys: []IssuerKey{*must(NewIssuerKey(TokenClaim, 2969, 8, &readRFC9578().key.PublicKey))}}
 	_ = must(0, SignKeyDocument(doc, vecKey(1)))
 	v.set("KeyDocument", doc.Marshal())
+	v.vectorsOfTokens()
 }
 
 // TestVectors compares the package with testdata/vectors.json, which any other implementation can use too, and re-derives the file's
@@ -261,6 +283,7 @@ func rederive(t *testing.T, v vectors) map[string]bool {
 	is("join_token hash", sha(str("MIMIMI 1.0 JoinToken"), join))
 
 	rederiveConnections(t, v, is, done, pub, credential)
+	rederiveLink(t, v, is, done, pub)
 	rederiveGroups(t, v, is, done, pub, link)
 	rederiveRequests(is, pub)
 	return done
@@ -290,6 +313,19 @@ func rederiveConnections(t *testing.T, v vectors, is func(string, []byte), done 
 	kem, ct := queue[len(head):len(head)+32], queue[len(head)+33:]
 	id := hpkeOpen(t, pub, nil, cat(str("MIMIMI 1.0 EncryptedQueueID"), str("a.example"), str(vecClientPseudonym)), kem, ct)
 	done["sealed EncryptedQueueID"] = bytes.HasPrefix(queue, head) && queue[len(head)+32] == 48 && bytes.Equal(id, fill(0x0e))
+}
+
+func rederiveLink(t *testing.T, v vectors, is func(string, []byte), done map[string]bool, pub []byte) {
+	t.Helper()
+	offer := cat(str("MIMIMI 1.0 LinkOffer"), u16(1), str(vecUser), str(vecClient), vec(public(2)), vec(pub))
+	is("LinkOffer", offer)
+	code := base32.StdEncoding.EncodeToString(sha(str("MIMIMI 1.0 LinkOffer code"), vec(offer)))[:12]
+	done["LinkOffer code"] = v["LinkOffer code"] == code[:4]+"-"+code[4:8]+"-"+code[8:]
+	sealed := v.bytes(t, "sealed LinkAnswer")
+	got := hpkeOpen(t, pub, nil, cat(str("MIMIMI 1.0 LinkAnswer"), vec(offer)), sealed[:32], sealed[32:])
+	want := make([]byte, 512)
+	copy(want, cat(str(vecOldClient), vec(fill(0x14)), str(vecGroup), str(vecUserPseudonym), fill(0x0a), vec(public(1))))
+	done["sealed LinkAnswer"] = bytes.Equal(got, want)
 }
 
 func rederiveGroups(t *testing.T, v vectors, is func(string, []byte), done map[string]bool, pub, link []byte) {
@@ -336,6 +372,58 @@ func rederiveRequests(is func(string, []byte), pub []byte) {
 	signed("QueueRequest signature", 8, "MIMIMI 1.0 QueueRequest", cat(str("read"), vec(fill(0x0e)), id, unix(noon), str("body")))
 	label := "MIMIMI 1.0 KeyDocument"
 	tbs := cat(str(label), u16(1), str("a.example"), u64(2969), unix(noon), unix(noon.Add(7*24*time.Hour)), vec(public(1)),
-		vec(u32(7), vec(pub)), vec(str("hub"), str("config")))
+		vec(u32(7), vec(pub)), vec(str("hub"), str("config")), vec(str("claim"), u64(2969), u16(8), vec(issuerSPKI())))
 	is("KeyDocument", cat(tbs, vec(signLabel(1, label, tbs))))
+	rederiveTokens(is)
+}
+
+// issuerSPKI builds the key of RFC 9578's vectors from its ASN.1.
+func issuerSPKI() []byte {
+	type algorithm struct {
+		OID        asn1.ObjectIdentifier
+		Parameters asn1.RawValue `asn1:"optional"`
+	}
+	type pss struct {
+		Hash algorithm `asn1:"explicit,tag:0"`
+		MGF  algorithm `asn1:"explicit,tag:1"`
+		Salt int       `asn1:"explicit,tag:2"`
+	}
+	der := func(v any) asn1.RawValue { return asn1.RawValue{FullBytes: must(asn1.Marshal(v))} }
+	sha384 := algorithm{OID: asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}}
+	mgf := algorithm{OID: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}, Parameters: der(sha384)}
+	public := x509.MarshalPKCS1PublicKey(&readRFC9578().key.PublicKey)
+	return must(asn1.Marshal(struct {
+		Algorithm algorithm
+		Key       asn1.BitString
+	}{algorithm{OID: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}, Parameters: der(pss{sha384, mgf, 48})}, asn1.BitString{Bytes: public, BitLength: 8 * len(public)}}))
+}
+
+// rederiveTokens signs without blinding, and blinds the signed encoding by arithmetic alone.
+func rederiveTokens(is func(string, []byte)) {
+	key, spki := readRFC9578().key, issuerSPKI()
+	is("issuer key", spki)
+	short := func(b []byte) []byte { return cat(u16(uint16(len(b))), b) }
+	context := sha(str("MIMIMI 1.0 TokenContext"), str("claim"), u64(2969))
+	challenge := cat(u16(2), short([]byte("a.example")), u8(32), context, short([]byte("b.example")))
+	is("token challenge", challenge)
+	seed := sha(str("MIMIMI 1.0 TokenSeed"), vec(fill(0x0f)), str("claim"), u32(3))
+	is("token seed", seed)
+
+	stream := sha3.SumSHAKE256(cat(str("MIMIMI 1.0 TokenBlind"), vec(seed)), 32+48+64*256)
+	nonce, salt, rest := stream[:32], stream[32:80], stream[80:]
+	r := new(big.Int).SetBytes(rest[:256])
+	for r.Cmp(key.N) >= 0 { // the first of the stream's numbers that is below the modulus
+		rest = rest[256:]
+		r.SetBytes(rest[:256])
+	}
+	input := cat(u16(2), nonce, sha(challenge), sha(spki))
+	digest := sha512.Sum384(input)
+	authenticator := must(key.Sign(bytes.NewReader(salt), digest[:], &rsa.PSSOptions{SaltLength: 48, Hash: crypto.SHA384}))
+	token := cat(str("a.example"), input, authenticator)
+	is("Token", token)
+	is("token spent name", sha(str("MIMIMI 1.0 TokenSpent"), str("a.example"), sha(spki), nonce))
+	e := big.NewInt(65537)
+	encoded := new(big.Int).Exp(new(big.Int).SetBytes(authenticator), e, key.N)
+	encoded.Mul(encoded, r.Exp(r, e, key.N)).Mod(encoded, key.N)
+	is("token blinded", encoded.FillBytes(make([]byte, 256)))
 }

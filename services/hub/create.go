@@ -10,10 +10,9 @@ import (
 )
 
 var (
-	errNotOurs     = problem.New(problem.Invalid, "protocol §1: a group is created at the hub that its id names")
-	errNotNew      = problem.New(problem.Invalid, "protocol §9: a new group is at epoch 0 and has one leaf, which signs its GroupInfo")
-	errTaken       = problem.New(problem.Denied, "protocol §1: a group id is never used twice")
-	errCreateToken = problem.New(problem.Denied, "protocol §11: the token is not accepted")
+	errNotOurs = problem.New(problem.Invalid, "protocol §1: a group is created at the hub that its id names")
+	errNotNew  = problem.New(problem.Invalid, "protocol §9: a new group is at epoch 0 and has one leaf, which signs its GroupInfo")
+	errTaken   = problem.New(problem.Denied, "protocol §1: a group id is never used twice")
 )
 
 // newGroupID reads the id of the group that a GroupInfo is for.

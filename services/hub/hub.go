@@ -30,8 +30,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
-	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem"
 	"mimimi.example/pkg/service"
 )
 
@@ -48,7 +48,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	s := &server{
 		domain:   cfg.Domain,
 		store:    &store{log: env.Bus, names: env.Bus, cache: newCache(cacheWeight)},
-		redeemer: mimimi.AcceptAll{}, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
+		redeemer: redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus)), now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(s, env))
 	if err != nil {

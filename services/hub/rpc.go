@@ -15,9 +15,6 @@ import (
 
 const requestIDLen = 16
 
-// opCreateGroup is the operation that a creation's token is spent for.
-const opCreateGroup = "create group"
-
 var (
 	errSize        = problem.New(problem.Invalid, "protocol §9: a field is missing or larger than the hub takes")
 	errSenderKey   = problem.New(problem.Denied, "protocol §9: the signature does not verify under the epoch sender key")

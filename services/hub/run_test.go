@@ -20,6 +20,7 @@ import (
 	"mimimi.example/pkg/bus/bustest"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 	"mimimi.example/pkg/telemetry"
 )
@@ -54,6 +55,7 @@ func deploy(t *testing.T, d *bustest.Domain, c *clock, tap func(string, ...[]byt
 	t.Helper()
 	secret, config, err := oblivious.GenerateKey(1)
 	ok(t, err)
+	redeemtest.Provide(t, d.Bus("provider"), hubDomain, c.now)
 	file := filepath.Join(t.TempDir(), "ohttp")
 	ok(t, os.WriteFile(file, secret, 0o600))
 	cfg := &Config{Domain: hubDomain, Bus: service.BusConfig{URL: "nats://x", DeploymentKeyFile: "x"}, OHTTPKeyFiles: []string{file}}

@@ -18,6 +18,7 @@ import (
 	"mimimi.example/pkg/bus/bustest"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 const hubDomain = "hub.example"
@@ -48,7 +49,7 @@ func replicaOn(t testing.TB, log eventLog, names subjects, c *clock) *server {
 	m := must(newMetrics(noop.NewMeterProvider().Meter("test")))
 	return &server{
 		domain: hubDomain, store: &store{log: log, names: names, cache: newCache(cacheWeight)},
-		redeemer: mimimi.AcceptAll{}, now: c.now, metrics: m, history: make(chan struct{}, maxHistory),
+		redeemer: redeemtest.AcceptAll{}, now: c.now, metrics: m, history: make(chan struct{}, maxHistory),
 		draw: func(int) int { return 1 },
 	}
 }
@@ -169,6 +170,7 @@ func (w *world) creation() (*pb.CreateGroupRequest, *member) {
 	g := must(mls.NewGroup(mls.GroupConfig{GroupID: []byte(w.id.Wire()), KeyPackage: n.kp, Secrets: n.keys,
 		Extensions: mimimi.GroupExtensions(w.policy), Rules: mimimi.MLSRules()}))
 	rq := &pb.CreateGroupRequest{RequestId: random(16), GroupInfo: must(g.GroupInfo(must(hubExtensions(g)), false)), RatchetTree: g.Public().Tree()}
+	rq.Token = redeemtest.Token(mimimi.TokenGroup, hubDomain, hubDomain, w.clock.now(), rq.RequestId)
 	return rq, &member{person: w.person("alice"), group: g, kp: n.kp, keys: n.keys}
 }
 

@@ -70,14 +70,15 @@ func (s *server) write(ctx context.Context, id mimimi.GroupID, requestID []byte,
 
 // create publishes a group's first entry, with the same promise as write: expecting no entry before it makes the id this group's for good.
 //
-// The token is spent before the publish: a crash in between costs the token nothing, since a retry with the same request id spends it again.
+// The token is spent before the publish, for this group: a crash in between costs nothing, since a retry with the same request id is let through again.
 func (s *server) create(ctx context.Context, id mimimi.GroupID, rq *pb.CreateGroupRequest) (uint64, error) {
 	d, err := draftCreation(id, rq, s.now().UnixMilli())
 	if err != nil {
 		return 0, err
 	}
-	if err := s.redeemer.Redeem(opCreateGroup, rq.Token, [16]byte(rq.RequestId)); err != nil {
-		return 0, problem.Wrap(problem.Denied, errCreateToken.Sentence, err)
+	_, err = s.redeemer.Redeem(ctx, &mimimi.Spending{Operation: mimimi.TokenGroup, Token: rq.Token, RequestID: [16]byte(rq.RequestId), Deed: []byte(id.Wire())})
+	if err != nil {
+		return 0, err
 	}
 	for range maxAttempts {
 		g, err := s.store.append(ctx, d)

@@ -12,6 +12,7 @@ import (
 var (
 	// errNothing is the answer to an unknown token, a revoked one, and one whose index has nothing left, all alike.
 	errNothing      = problem.New(problem.Limited, "no KeyPackages are left for this connection token: try again later, or allow last-resort ones")
+	errClaimOver    = problem.New(problem.Denied, "protocol §11: the answer to this claim was kept for an hour, and its anonymous token pays for no other")
 	errOtherRequest = problem.New(problem.Invalid, "a retry repeats its request unchanged")
 )
 
@@ -19,10 +20,11 @@ var (
 type claimant struct {
 	*store
 	limits    limits
-	issuer    string // domain that issued the token that was spent; "" if that is not known
+	issuer    string // domain that issued the token that was spent
 	key       []byte // of the claim: request id and token
 	tokenHash []byte
 	last      bool   // last-resort sets are welcome
+	over      bool   // the token was spent so long ago that the answer may be forgotten: there is no second one for it
 	owner     []byte // nil until it was looked up
 	stocked   uint32 // KeyPackageOwner.stocked
 	known     bool   // owner is a real one
@@ -62,6 +64,8 @@ func (c *claimant) claim(ctx context.Context) (*v1.KeyPackageClaim, error) {
 				return rec, err
 			}
 			c.tried[rec.GetUserPseudonym()] = true
+		} else if c.over {
+			return nil, errClaimOver
 		}
 		rec, err = c.offer(ctx, rev)
 		if problem.KindOf(err) == problem.Stale {

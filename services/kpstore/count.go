@@ -4,7 +4,6 @@ import (
 	"context"
 
 	v1 "mimimi.example/api/mimimi/v1"
-	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
 )
 
@@ -17,19 +16,6 @@ var (
 type limits struct {
 	perAlias  uint32 // by one connection token
 	perIssuer uint32 // on one index, paid with tokens of one issuing domain
-}
-
-// issuers is what a Redeemer may be besides: Issuer names the domain that issued a token which Redeem accepted, "" if it does not know.
-type issuers interface {
-	Issuer(token []byte) string
-}
-
-// issuerOf is the issuing domain of a token that was spent, "" where nothing tells.
-func issuerOf(r mimimi.Redeemer, token []byte) string {
-	if i, ok := r.(issuers); ok {
-		return i.Issuer(token)
-	}
-	return ""
 }
 
 // count adds this claim to its alias's hour and to that of its token's issuing domain at the index, once. A claim that was recorded before (rev) was

@@ -17,6 +17,7 @@ import (
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 const domain = "a.example"
@@ -53,7 +54,7 @@ func (w *world) replica() *handler {
 	m := must(newMetrics(noop.Meter{}))
 	return &handler{
 		store:  &store{log: b, subjects: b, now: func() time.Time { return w.now }, domain: domain, metrics: m, graves: new(graves)},
-		domain: domain, limits: limits{perAlias: 1000, perIssuer: 1000}, redeemer: mimimi.AcceptAll{}, metrics: m,
+		domain: domain, limits: limits{perAlias: 1000, perIssuer: 1000}, redeemer: redeemtest.AcceptAll{}, metrics: m,
 	}
 }
 
@@ -125,6 +126,18 @@ func (u *user) uploadRequest(clients uint32, items ...*v1.UploadItem) *v1.Upload
 
 func (u *user) upload(h *handler, clients uint32, items ...*v1.UploadItem) error {
 	return h.upload(u.Context(), u.uploadRequest(clients, items...))
+}
+
+// paid gives a request to a running store its token.
+func (w *world) paid(rq *v1.UploadRequest) *v1.UploadRequest {
+	rq.Token = redeemtest.Token(mimimi.TokenUpload, domain, domain, w.now, rq.GetSigned().GetRequestId())
+	return rq
+}
+
+// paidClaim does so for a claim.
+func (w *world) paidClaim(rq *v1.ClaimRequest) *v1.ClaimRequest {
+	rq.Token = redeemtest.Token(mimimi.TokenClaim, domain, domain, w.now, rq.GetRequestId())
+	return rq
 }
 
 // mustUpload uploads in batches.

@@ -21,6 +21,7 @@ import (
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 )
 
@@ -48,6 +49,7 @@ func serve(w *world) *served {
 	if err := os.WriteFile(file, secret, 0o600); err != nil {
 		w.Fatal(err)
 	}
+	redeemtest.Provide(w, w.domain.Bus("provider"), domain, func() time.Time { return w.now })
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	env := &service.Env{Bus: w.domain.Bus("kpstore"), Now: func() time.Time { return w.now }}
@@ -88,7 +90,7 @@ func TestGarbageOnTheBus(t *testing.T) {
 		_, err := s.client.RegisterAlias(t.Context(), u.aliasRequest(opRegisterAlias, hash[:]))
 		return err
 	})
-	if _, err := s.client.Upload(t.Context(), u.uploadRequest(1, u.items(2, 0)...)); err != nil {
+	if _, err := s.client.Upload(t.Context(), w.paid(u.uploadRequest(1, u.items(2, 0)...))); err != nil {
 		t.Fatal(err)
 	}
 	refusal, err := s.call([]byte("no request"))
@@ -122,7 +124,7 @@ func TestGarbageOnTheBus(t *testing.T) {
 	if n := len(u.list(w.replica())); n != 2 {
 		t.Errorf("the index holds %d sets, want the 2", n)
 	}
-	got, err := s.client.Claim(t.Context(), claimOf(token.Bytes(), false))
+	got, err := s.client.Claim(t.Context(), w.paidClaim(claimOf(token.Bytes(), false)))
 	if err != nil {
 		t.Fatalf("the store does not go on: %v", err)
 	}
@@ -347,9 +349,11 @@ func TestGarbageStored(t *testing.T) {
 }
 
 // issuing accepts every token and takes it for the name of its issuer.
-type issuing struct{ mimimi.AcceptAll }
+type issuing struct{}
 
-func (*issuing) Issuer(token []byte) string { return string(token) }
+func (*issuing) Redeem(_ context.Context, s *mimimi.Spending) (*mimimi.Receipt, error) {
+	return &mimimi.Receipt{Issuer: string(s.Token)}, nil
+}
 
 // TestTruncatedRecords cuts every record of a claim at every byte: what is handed out nevertheless is a whole KeyPackage, once.
 func TestTruncatedRecords(t *testing.T) {

@@ -30,9 +30,9 @@ import (
 	"connectrpc.com/connect"
 
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
-	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem"
 	"mimimi.example/pkg/service"
 )
 
@@ -48,7 +48,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	}
 	h := &handler{
 		store:  &store{log: env.Bus, subjects: env.Bus, now: env.Now, domain: cfg.Domain, metrics: m, graves: new(graves)},
-		domain: cfg.Domain, limits: cfg.limits(), redeemer: mimimi.AcceptAll{}, metrics: m,
+		domain: cfg.Domain, limits: cfg.limits(), redeemer: redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus)), metrics: m,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(h, env))
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 )
 
@@ -31,6 +32,7 @@ func running(w *world) (mimimiv1connect.KeyPackageServiceClient, func() []byte) 
 		w.Fatal(err)
 	}
 	cfg := &Config{Domain: domain, OHTTPKeyFiles: []string{file}}
+	redeemtest.Provide(w, w.domain.Bus("provider"), domain, func() time.Time { return w.now })
 	var mu sync.Mutex
 	var seen []byte
 	tap := func(_ string, parts ...[]byte) {
@@ -85,14 +87,14 @@ func TestRun(t *testing.T) {
 	token := mimimi.NewConnectionToken()
 	hash := token.Hash()
 	waitFor(t, func() error { _, err := c.RegisterAlias(ctx, u.aliasRequest(opRegisterAlias, hash[:])); return err })
-	if _, err := c.Upload(ctx, u.uploadRequest(1, u.items(2, 1)...)); err != nil {
+	if _, err := c.Upload(ctx, w.paid(u.uploadRequest(1, u.items(2, 1)...))); err != nil {
 		t.Fatal(err)
 	}
 	list, err := c.ListSets(ctx, &v1.ListSetsRequest{WriteKey: u.key.Public(), Signed: u.sign(opListSets, nil)})
 	if err != nil || len(list.GetSets()) != 3 {
 		t.Fatalf("%d sets: %v", len(list.GetSets()), err)
 	}
-	got, err := c.Claim(ctx, claimOf(token.Bytes(), false))
+	got, err := c.Claim(ctx, w.paidClaim(claimOf(token.Bytes(), false)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,9 +102,9 @@ func TestRun(t *testing.T) {
 		t.Error("the tap does not see an opened response")
 	}
 
-	_, errStale := c.Upload(ctx, u.uploadRequest(1, func() *v1.UploadItem { i := u.item(false); i.Revision = 99; return i }()))
+	_, errStale := c.Upload(ctx, w.paid(u.uploadRequest(1, func() *v1.UploadItem { i := u.item(false); i.Revision = 99; return i }())))
 	_, errForeign := c.RegisterAlias(ctx, other.aliasRequest(opRegisterAlias, hash[:]))
-	_, errUnknown := c.Claim(ctx, claimOf(requestID32(), true))
+	_, errUnknown := c.Claim(ctx, w.paidClaim(claimOf(requestID32(), true)))
 	_, errGarbage := c.Claim(ctx, &v1.ClaimRequest{})
 	_, errBig := c.Upload(ctx, &v1.UploadRequest{WriteKey: make([]byte, maxBody+1)})
 	for _, tt := range []struct {
@@ -123,7 +125,7 @@ func TestRun(t *testing.T) {
 	if _, err := c.RevokeAlias(ctx, u.aliasRequest(opRevokeAlias, hash[:])); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Claim(ctx, claimOf(token.Bytes(), true)); connect.CodeOf(err) != connect.CodeResourceExhausted {
+	if _, err := c.Claim(ctx, w.paidClaim(claimOf(token.Bytes(), true))); connect.CodeOf(err) != connect.CodeResourceExhausted {
 		t.Errorf("claim after the revocation: %v", err)
 	}
 	for _, junk := range [][]byte{nil, []byte("junk"), make([]byte, 4096)} {

@@ -3,7 +3,7 @@ package kpstore
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
+	"slices"
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
@@ -12,7 +12,7 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
-// Operations that owners sign (protocol.md §8); the claim's is what its anonymous token is spent for.
+// Operations that owners sign (protocol.md §8), and claim, which is counted.
 const (
 	opRegisterAlias = "register alias"
 	opRevokeAlias   = "revoke alias"
@@ -30,7 +30,6 @@ var (
 	errHash      = problem.New(problem.Invalid, "protocol §8: a token hash is 32 bytes")
 	errToken     = problem.New(problem.Invalid, "protocol §8: a connection token is 32 bytes")
 	errWithdrawn = problem.New(problem.Invalid, "protocol §8: a withdrawal names 1 to 64 user pseudonyms of this domain")
-	errRedeem    = problem.New(problem.Denied, "protocol §11: the request needs an unspent anonymous token for this operation")
 )
 
 // handler answers KeyPackageService: decode, call the store, encode.
@@ -112,7 +111,8 @@ func (h *handler) upload(ctx context.Context, r *v1.UploadRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := h.redeem(opUpload, r.GetToken(), id); err != nil {
+	deed := append(slices.Clone(r.GetWriteKey()), body...)
+	if _, err := h.redeemer.Redeem(ctx, &mimimi.Spending{Operation: mimimi.TokenUpload, Token: r.GetToken(), RequestID: id, Deed: deed}); err != nil {
 		return err
 	}
 	return h.store.upload(ctx, ownerOf(r.GetWriteKey()), items, r.GetClients())
@@ -174,13 +174,14 @@ func (h *handler) claim(ctx context.Context, r *v1.ClaimRequest) (*v1.ClaimRespo
 	if err != nil {
 		return nil, errToken
 	}
-	if err := h.redeem(opClaim, r.GetToken(), [16]byte(r.GetRequestId())); err != nil {
+	hash := token.Hash()
+	receipt, err := h.redeemer.Redeem(ctx, &mimimi.Spending{Operation: mimimi.TokenClaim, Token: r.GetToken(), RequestID: [16]byte(r.GetRequestId()), Deed: hash[:]})
+	if err != nil {
 		return nil, err
 	}
-	hash := token.Hash()
 	c := &claimant{
-		store: h.store, limits: h.limits, issuer: issuerOf(h.redeemer, r.GetToken()), tokenHash: hash[:], key: claimKey(r.GetRequestId(), hash[:]),
-		last: r.GetAllowLastResort(), tried: make(map[string]bool),
+		store: h.store, limits: h.limits, issuer: receipt.Issuer, tokenHash: hash[:], key: claimKey(r.GetRequestId(), hash[:]),
+		last: r.GetAllowLastResort(), tried: make(map[string]bool), over: receipt.Again && !h.store.now().Before(receipt.First.Add(answerFor)),
 	}
 	rec, err := c.claim(ctx)
 	if err != nil {
@@ -204,15 +205,6 @@ func (h *handler) verify(op string, writeKey []byte, signed *v1.Signed, body []b
 		return id, problem.Wrap(problem.Denied, errProof.Sentence, err)
 	}
 	return id, nil
-}
-
-// redeem spends an anonymous token. A Redeemer's own problem goes to the caller; anything else is a refusal.
-func (h *handler) redeem(op string, token []byte, id [16]byte) error {
-	err := h.redeemer.Redeem(op, token, id)
-	if _, ok := errors.AsType[*problem.Error](err); ok || err == nil {
-		return err
-	}
-	return problem.Wrap(problem.Denied, errRedeem.Sentence, err)
 }
 
 // answer counts a request and turns its error into what Connect sends.

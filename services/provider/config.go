@@ -1,10 +1,12 @@
 package provider
 
 import (
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"time"
@@ -63,6 +65,14 @@ type Config struct {
 	// load balancer that hides addresses it has to be larger.
 	ConnectionsPerAddress int `json:"connections_per_address"`
 
+	// TokenQuotas are how many anonymous tokens each client gets in a week, by operation ("claim", "connection request", "create group", "queue",
+	// "upload"). Optional: an operation that is not named has its default. A change counts from the first week whose keys are not made yet, which
+	// is the week after next at the latest.
+	TokenQuotas map[mimimi.TokenOperation]uint16 `json:"token_quotas"`
+
+	// NewIssuerKey, if set, makes issuer keys in place of mimimi.GenerateIssuerKey, which takes a tenth of a second each: for tests.
+	NewIssuerKey func(operation mimimi.TokenOperation, epoch uint64) (*rsa.PrivateKey, error) `json:"-"`
+
 	// OnListen, if set, is told the bound addresses as soon as all listeners are open.
 	OnListen func(account, anonymous, federation string) `json:"-"`
 }
@@ -112,7 +122,29 @@ func (c *Config) Validate() error {
 	if c.ConnectionsPerAddress < 0 {
 		errs = append(errs, errors.New("connections_per_address: must not be negative"))
 	}
+	if _, err := c.quotas(); err != nil {
+		errs = append(errs, fmt.Errorf("token_quotas: %w", err))
+	}
 	return errors.Join(append(append(errs, c.validatePublic()...), c.validatePeers()...)...)
+}
+
+// quotas are the quotas of all operations.
+func (c *Config) quotas() (map[mimimi.TokenOperation]uint16, error) {
+	q := maps.Clone(defaultQuotas)
+	sum := 0
+	for o, n := range c.TokenQuotas {
+		if _, ok := defaultQuotas[o]; !ok || n == 0 {
+			return nil, errors.New("each names an operation, and is at least 1")
+		}
+		q[o] = n
+	}
+	for _, n := range q {
+		sum += int(n)
+	}
+	if sum > mimimi.MaxTokenBatch {
+		return nil, fmt.Errorf("together at most %d", mimimi.MaxTokenBatch)
+	}
+	return q, nil
 }
 
 func (c *Config) validatePublic() (errs []error) {
@@ -160,6 +192,7 @@ func checkPeer(domain, rawURL string) error {
 type keys struct {
 	identity                       mls.SignatureKey
 	fakeSeed                       []byte // keys the answers about users that do not exist
+	issuerSeal                     []byte // seals issuer keys where they are stored
 	queue                          *queueKeys
 	inbox                          [][]byte // OHTTP secrets
 	public                         []mimimi.OHTTPKey
@@ -204,7 +237,7 @@ func (k *keys) loadIdentity(c *Config) error {
 	if err := k.identity.UnmarshalBinary(b); err != nil {
 		return fmt.Errorf("identity_key_file: %w", err)
 	}
-	k.fakeSeed = digest(labelFakeSeed, b)
+	k.fakeSeed, k.issuerSeal = digest(labelFakeSeed, b), digest(labelIssuerSeal, b)
 	return nil
 }
 

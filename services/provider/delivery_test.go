@@ -9,6 +9,7 @@ import (
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/bus/bustest"
+	"mimimi.example/pkg/mimimi"
 )
 
 // sequences are the group positions of a queue's entries.
@@ -197,7 +198,7 @@ func TestOnCluster(t *testing.T) {
 	}
 	id, sealed := randomID(), randomRequest()
 	for _, r := range []*replica{one, two} {
-		if _, err := r.inbox(d.name).Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: alice.user.Wire(), SealedRequest: sealed}); err != nil {
+		if _, err := r.inbox(d.name).Deposit(t.Context(), &mimimiv1.DepositRequest{Token: d.token(mimimi.TokenConnect, d.name, id[:]), RequestId: id[:], User: alice.user.Wire(), SealedRequest: sealed}); err != nil {
 			t.Errorf("Deposit: %v", err)
 		}
 	}

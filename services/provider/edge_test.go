@@ -210,7 +210,7 @@ func TestTap(t *testing.T) {
 	r := d.start()
 	alice, q := r.register("alice"), r.newQueue()
 	id := randomID()
-	if _, err := r.inbox(d.name).Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: alice.user.Wire(), SealedRequest: randomRequest()}); err != nil {
+	if _, err := r.inbox(d.name).Deposit(t.Context(), &mimimiv1.DepositRequest{Token: d.token(mimimi.TokenConnect, d.name, id[:]), RequestId: id[:], User: alice.user.Wire(), SealedRequest: randomRequest()}); err != nil {
 		t.Fatal(err)
 	}
 	hints := q.watch(t.Context(), 0)

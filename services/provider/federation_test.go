@@ -17,6 +17,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 // pair is two domains that know each other.
@@ -154,13 +155,16 @@ func TestWeekNumber(t *testing.T) {
 func TestOwnDocumentRotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey()), queue: new(queueKeys)}
-		one := &documents{domain: "a.example", keys: k, now: time.Now}
-		two := &documents{domain: "a.example", keys: k, now: time.Now}
+		issued := func(_ context.Context, week uint64) ([]mimimi.IssuerKey, error) {
+			return []mimimi.IssuerKey{redeemtest.Public(mimimi.TokenClaim, week)}, nil
+		}
+		one := &documents{domain: "a.example", keys: k, issued: issued, now: time.Now}
+		two := &documents{domain: "a.example", keys: k, issued: issued, now: time.Now}
 		var last uint64
 		for range 20 {
-			raw := must(one.ours())
+			raw := must(one.ours(t.Context()))
 			doc := must(mimimi.ParseKeyDocument(raw))
-			if !bytes.Equal(raw, must(two.ours())) {
+			if !bytes.Equal(raw, must(two.ours(t.Context()))) {
 				t.Fatal("two replicas show two documents")
 			}
 			if err := doc.Verify(k.identity.Public(), time.Now()); err != nil {
@@ -235,7 +239,7 @@ func TestRelay(t *testing.T) {
 
 // TestInboxOfAnotherDomain: all the way from a user of a to a user of b.
 func TestInboxOfAnotherDomain(t *testing.T) {
-	_, b, ra, rb := pair(t)
+	a, b, ra, rb := pair(t)
 	bob := rb.register("bob")
 	if err := rb.publish(bob, bob.record(b.clock.Now()).Marshal()); err != nil {
 		t.Fatal(err)
@@ -250,7 +254,7 @@ func TestInboxOfAnotherDomain(t *testing.T) {
 		t.Error(err)
 	}
 	id := randomID()
-	if _, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: bob.user.Wire(), SealedRequest: randomRequest()}); err != nil {
+	if _, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{Token: a.token(mimimi.TokenConnect, b.name, id[:]), RequestId: id[:], User: bob.user.Wire(), SealedRequest: randomRequest()}); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(rb.items(bob)); n != 1 {

@@ -31,6 +31,7 @@ import (
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 )
 
@@ -145,6 +146,7 @@ func newDomainOn(t *testing.T, name string, b *bustest.Domain) *testDomain {
 		OHTTPKeyFiles: []string{d.file("inbox.ohttp", inbox)},
 		OHTTPPublic:   map[string][]string{"hub": {d.file("hub.pub", d.hub)}, "kpstore": {d.file("kpstore.pub", d.kpstore)}},
 		PeersDir:      filepath.Join(d.dir, "peers"),
+		NewIssuerKey:  redeemtest.IssuerKey,
 	}
 	d.cfg.AccountCertFile, d.cfg.AccountKeyFile = d.certFiles("account")
 	d.cfg.AnonymousCertFile, d.cfg.AnonymousKeyFile = d.certFiles("anonymous")
@@ -333,9 +335,15 @@ func (r *replica) register(name string) *person {
 	return p
 }
 
+// token makes a token that this domain issued and another may redeem.
+func (d *testDomain) token(o mimimi.TokenOperation, origin string, seed []byte) []byte {
+	return redeemtest.Token(o, d.name, origin, d.clock.Now(), seed)
+}
+
 // testQueue is a queue with its key.
 type testQueue struct {
 	t   *testing.T
+	d   *testDomain
 	id  mimimi.QueueID
 	key mls.SignatureKey
 	now func() time.Time
@@ -344,7 +352,7 @@ type testQueue struct {
 
 func (r *replica) newQueue() *testQueue {
 	r.d.t.Helper()
-	q := &testQueue{t: r.d.t, id: mimimi.NewQueueID(), key: must(mimimi.Suite.GenerateSignatureKey()), now: r.d.clock.Now, rpc: r.queues()}
+	q := &testQueue{t: r.d.t, d: r.d, id: mimimi.NewQueueID(), key: must(mimimi.Suite.GenerateSignatureKey()), now: r.d.clock.Now, rpc: r.queues()}
 	if _, err := q.rpc.Create(r.d.t.Context(), q.creation()); err != nil {
 		r.d.t.Fatalf("Create: %v", err)
 	}
@@ -352,7 +360,10 @@ func (r *replica) newQueue() *testQueue {
 }
 
 func (q *testQueue) creation() *mimimiv1.CreateQueueRequest {
-	return &mimimiv1.CreateQueueRequest{QueueId: q.id.Bytes(), PublicKey: q.key.Public(), Signed: q.sign("create", q.key.Public())}
+	signed := q.sign("create", q.key.Public())
+	return &mimimiv1.CreateQueueRequest{
+		QueueId: q.id.Bytes(), PublicKey: q.key.Public(), Token: q.d.token(mimimi.TokenQueue, q.d.name, signed.GetRequestId()), Signed: signed,
+	}
 }
 
 func (q *testQueue) sign(operation string, body []byte) *mimimiv1.Signed {

@@ -94,7 +94,7 @@ func newSpoilt(t *testing.T) *spoilt {
 }
 
 func (s *spoilt) deposit(id [16]byte, user string, sealed []byte) error {
-	_, err := s.inbox.Deposit(s.d.t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: user, SealedRequest: sealed})
+	_, err := s.inbox.Deposit(s.d.t.Context(), &mimimiv1.DepositRequest{Token: s.d.token(mimimi.TokenConnect, s.d.name, id[:]), RequestId: id[:], User: user, SealedRequest: sealed})
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 func randomRequest() []byte {
@@ -134,7 +135,8 @@ func TestDeposit(t *testing.T) {
 	alice := r.register("alice")
 	inbox := r.inbox(d.name)
 	put := func(id []byte, user string, sealed []byte) error {
-		_, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id, User: user, SealedRequest: sealed})
+		token := d.token(mimimi.TokenConnect, d.name, digest("test", id, []byte(user), sealed)) // a replay's is the same
+		_, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{Token: token, RequestId: id, User: user, SealedRequest: sealed})
 		return err
 	}
 	id, sealed := randomID(), randomRequest()
@@ -183,7 +185,7 @@ func TestAckInbox(t *testing.T) {
 	for range 3 {
 		for _, p := range []*person{alice, bob} {
 			id := randomID()
-			if _, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: p.user.Wire(), SealedRequest: randomRequest()}); err != nil {
+			if _, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{Token: d.token(mimimi.TokenConnect, d.name, id[:]), RequestId: id[:], User: p.user.Wire(), SealedRequest: randomRequest()}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -219,7 +221,7 @@ func TestInboxFull(t *testing.T) {
 	r := d.start()
 	alice := r.register("alice")
 	m := must(newMetrics(nil))
-	side := &inboxSide{domain: d.name, bus: r.bus, fakes: must(newFakes(make([]byte, 32))), redeemer: mimimi.AcceptAll{}, now: d.clock.Now, m: m}
+	side := &inboxSide{domain: d.name, bus: r.bus, fakes: must(newFakes(make([]byte, 32))), redeemer: redeemtest.AcceptAll{}, now: d.clock.Now, m: m}
 	for name, user := range map[string]string{"known": alice.user.Wire(), "unknown": "mimi://a.example/u/nobody"} {
 		for i := range 258 {
 			id := randomID()
@@ -240,7 +242,7 @@ func TestInboxFull(t *testing.T) {
 func TestDepositAfterCrash(t *testing.T) {
 	d := newDomain(t, "a.example")
 	r := d.start()
-	side := &inboxSide{domain: d.name, bus: r.bus, fakes: must(newFakes(make([]byte, 32))), redeemer: mimimi.AcceptAll{}, now: d.clock.Now, m: must(newMetrics(nil))}
+	side := &inboxSide{domain: d.name, bus: r.bus, fakes: must(newFakes(make([]byte, 32))), redeemer: redeemtest.AcceptAll{}, now: d.clock.Now, m: must(newMetrics(nil))}
 	for name, before := range map[string]func(*deposit, string) error{
 		"id taken": func(x *deposit, _ string) error {
 			_, err := side.take(t.Context(), x, false)

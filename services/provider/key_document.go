@@ -34,11 +34,11 @@ func weekNumber(now time.Time) uint64 {
 }
 
 // ownDocument makes the domain's document of a week. The same keys give the same bytes in every replica and at every start.
-func ownDocument(domain string, k *keys, number uint64) (*mimimi.KeyDocument, error) {
+func ownDocument(domain string, k *keys, issued []mimimi.IssuerKey, number uint64) (*mimimi.KeyDocument, error) {
 	begin := firstMonday.Add(time.Duration(number) * week)
 	d := &mimimi.KeyDocument{
 		Domain: domain, Number: number, NotBefore: begin.Add(-documentMargin), NotAfter: begin.Add(week + documentMargin),
-		IdentityKey: k.identity.Public(), OHTTPKeys: k.public,
+		IdentityKey: k.identity.Public(), OHTTPKeys: k.public, IssuerKeys: issued,
 	}
 	var err error
 	if d.QueueKeys, err = k.queue.public(number); err != nil {
@@ -55,6 +55,7 @@ func ownDocument(domain string, k *keys, number uint64) (*mimimi.KeyDocument, er
 type documents struct {
 	domain string
 	keys   *keys
+	issued func(ctx context.Context, week uint64) ([]mimimi.IssuerKey, error) // the issuer keys of a week's document
 	peers  *peers
 	bus    *bus.Bus
 	now    func() time.Time
@@ -76,25 +77,34 @@ type heldDocument struct {
 }
 
 // ours returns the domain's own document, made anew when a week begins.
-func (d *documents) ours() ([]byte, error) {
+func (d *documents) ours(ctx context.Context) ([]byte, error) {
+	number := weekNumber(d.now())
+	d.mu.Lock()
+	own, at := d.own, d.ownAt
+	d.mu.Unlock()
+	if own != nil && at == number {
+		return own, nil
+	}
+	issued, err := d.issued(ctx, number)
+	if err != nil {
+		return nil, fmt.Errorf("issuer keys: %w", err)
+	}
+	doc, err := ownDocument(d.domain, d.keys, issued, number)
+	if err != nil {
+		return nil, err
+	}
+	own = doc.Marshal()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	number := weekNumber(d.now())
-	if d.own == nil || d.ownAt != number {
-		doc, err := ownDocument(d.domain, d.keys, number)
-		if err != nil {
-			return nil, err
-		}
-		d.own, d.ownAt = doc.Marshal(), number
-	}
-	return d.own, nil
+	d.own, d.ownAt = own, number
+	return own, nil
 }
 
 // of returns a domain's document. A peer's is taken from memory while it is of the current week; then from the bus; then from the peer.
 // While the peer cannot be asked an older one is served as long as it is valid.
 func (d *documents) of(ctx context.Context, domain string) ([]byte, error) {
 	if domain == d.domain {
-		return d.ours()
+		return d.ours(ctx)
 	}
 	p, err := d.peers.get(domain)
 	if err != nil {
@@ -252,7 +262,7 @@ const documentPath = "/.well-known/mimimi"
 
 // ServeHTTP answers GET /.well-known/mimimi.
 func (d *documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	raw, err := d.ours()
+	raw, err := d.ours(r.Context())
 	if err != nil {
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return

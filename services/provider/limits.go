@@ -1,6 +1,10 @@
 package provider
 
-import "time"
+import (
+	"time"
+
+	"mimimi.example/pkg/mimimi"
+)
 
 // Sizes of requests, in bytes.
 const (
@@ -8,10 +12,10 @@ const (
 	maxRelayBody = 8 << 20
 	// maxNotifyBody is the same bound between providers: a delivery has been a bus message at the sender's.
 	maxNotifyBody = 8 << 20
-	// maxAccountBody bounds requests to the account side: the largest holds a new client's package.
-	maxAccountBody = 20 << 10
 	// maxSmallBody bounds every other request: the largest holds a connection record.
 	maxSmallBody = 16 << 10
+	// maxAccountBody bounds requests on the account channel: a batch of 512 blinded messages of 256 bytes.
+	maxAccountBody = 160 << 10
 	// maxHeader bounds request lines and headers; our clients send a few hundred bytes.
 	maxHeader = 8 << 10
 	// maxPeerConfigFile bounds a file of peers_dir: a URL and a few CA certificates.
@@ -55,6 +59,11 @@ const (
 	watchRepair = 30 * time.Second
 	// peersInterval is how often peers_dir is read again.
 	peersInterval = 2 * time.Second
+	// documentPatience and documentPause are how long, and how often, a provider that starts tries to make its key document while the bus does not answer.
+	documentPatience = 30 * time.Second
+	documentPause    = 500 * time.Millisecond
+	// issuerInterval is how often it is looked whether issuer keys have to be made.
+	issuerInterval = time.Minute
 	// refetchInterval is the least time between two tries to get a newer copy of a peer's document, so that a peer that is down is not asked by every client.
 	refetchInterval = 30 * time.Second
 	// documentMargin is how far a key document is valid beyond its week at both ends: clocks differ, and a client may be offline over a change.
@@ -133,9 +142,23 @@ const (
 	// maxEarlier is how many certificates before its present one a client has that are still to be revoked if it goes: a renewal every half year leaves
 	// two or three, and changes of the key are few.
 	maxEarlier = 16
+	// maxIssues bounds the batches of tokens of one user in one epoch: of so many clients, those included that were there for a while only.
+	maxIssues = 16
+	// maxIssueAnswers bounds how often one batch is answered: each time costs as much signing as the first.
+	maxIssueAnswers = 8
+	// maxSigning bounds how many requests have tokens signed at a time; others wait. Each uses up to signers processors.
+	maxSigning = 4
+	signers    = 4
 	// updateTries bounds a compare-and-swap loop on a record that only its owner changes.
 	updateTries = 8
 )
+
+// defaultQuotas are the tokens of one client and week: 98, about 0.4 s of signing. A client has one queue, and may have to make another. An upload holds 64
+// sets, so that a whole stock is one; the rest is for refills, completions and weekly last-resort sets. Claims are the everyday need: one for each user
+// that is added and one for each own group. Of claims and requests, others' domains take four at a time.
+var defaultQuotas = map[mimimi.TokenOperation]uint16{
+	mimimi.TokenQueue: 2, mimimi.TokenUpload: 16, mimimi.TokenGroup: 16, mimimi.TokenClaim: 48, mimimi.TokenConnect: 16,
+}
 
 // Quotas of a queue (protocol §10).
 const (

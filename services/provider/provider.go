@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
@@ -31,12 +32,14 @@ import (
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/redeem"
 	"mimimi.example/pkg/service"
 )
 
 // Run serves until ctx is done, then stops accepting, finishes what it has accepted, and returns. A nil error means that nothing accepted was lost.
 func Run(ctx context.Context, cfg *Config, env *service.Env) error {
-	p, err := build(cfg, env)
+	p, err := build(ctx, cfg, env)
 	if err != nil {
 		return err
 	}
@@ -49,13 +52,17 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if cfg.OnListen != nil {
 		cfg.OnListen(listeners[0].Addr().String(), listeners[1].Addr().String(), listeners[2].Addr().String())
 	}
-	env.Log.InfoContext(ctx, "anonymous tokens are not asked for: whoever reaches this provider can use up its storage")
 
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		g.Go(l.serve)
 	}
 	g.Go(func() error { return env.Bus.Serve(ctx, "inbox", p.gateway.Handle) })
+	g.Go(func() error { return redeem.Serve(ctx, env.Bus, p.documents.of) })
+	g.Go(func() error {
+		p.issuer.makeAhead(ctx, env.Log)
+		return nil
+	})
 	g.Go(func() error {
 		var consumers sync.WaitGroup
 		defer consumers.Wait()
@@ -95,6 +102,8 @@ type provider struct {
 	revoked   *revocations
 	deliverer *deliverer
 	gateway   *oblivious.Gateway
+	issuer    *issuer
+	redeemer  mimimi.Redeemer
 
 	accountSide    *accountSide
 	queueSide      *queueSide
@@ -103,7 +112,7 @@ type provider struct {
 }
 
 // build makes the parts, from the bottom up.
-func build(cfg *Config, env *service.Env) (*provider, error) {
+func build(ctx context.Context, cfg *Config, env *service.Env) (*provider, error) {
 	k, err := loadKeys(cfg, env.Now)
 	if err != nil {
 		return nil, err
@@ -117,21 +126,43 @@ func build(cfg *Config, env *service.Env) (*provider, error) {
 		return nil, err
 	}
 	p := &provider{m: m, keys: k, env: env, peers: known}
-	p.documents = &documents{domain: cfg.Domain, keys: k, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
+	if p.issuer, err = newIssuer(cfg, k, env.Bus, env.Now); err != nil {
+		return nil, err
+	}
+	p.documents = &documents{domain: cfg.Domain, keys: k, issued: p.issuer.published, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
+	p.redeemer = redeem.New(cfg.Domain, env.Bus, env.Now, p.documents.of)
 	p.revoked = newRevocations(p.documents)
 	if p.gateway, err = p.inbox(cfg); err != nil {
 		return nil, err
 	}
 	stored := &queues{bus: env.Bus, now: env.Now, m: m, ledgers: newLedgers()}
 	p.deliverer = &deliverer{domain: cfg.Domain, bus: env.Bus, queues: stored, peers: known, keys: k.queue, m: m, log: env.Log}
-	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, revocations: p.revoked, now: env.Now, m: m}
-	p.queueSide = &queueSide{queues: stored, redeemer: mimimi.AcceptAll{}, now: env.Now, m: m, watches: newWatches()}
-	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, revocations: p.revoked, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays), m: m}
+	p.accountSide = &accountSide{domain: cfg.Domain, bus: env.Bus, identity: k.identity, issuer: p.issuer, revocations: p.revoked, now: env.Now, m: m}
+	p.queueSide = &queueSide{queues: stored, redeemer: p.redeemer, now: env.Now, m: m, watches: newWatches()}
+	p.relaySide = &relaySide{domain: cfg.Domain, bus: env.Bus, peers: known, documents: p.documents, revocations: p.revoked, slots: newSlots(maxRelays), away: newDomainSlots(maxPeerRelays),
+		issuer: p.issuer, redeemer: p.redeemer, now: env.Now, m: m}
 	p.federationSide = &federationSide{bus: env.Bus, deliverer: p.deliverer, relays: newDomainSlots(maxPeerRelays), notifies: newDomainSlots(maxPeerNotifies)}
-	if _, err := p.documents.ours(); err != nil { // a document that cannot be made is a mistake in the config
+	if err := p.firstDocument(ctx); err != nil { // a document that cannot be made is a mistake in the config
 		return nil, fmt.Errorf("own key document: %w", err)
 	}
 	return p, nil
+}
+
+// firstDocument makes the own key document, with the issuer keys that it needs. A bus that does not answer yet is asked again for a while.
+func (p *provider) firstDocument(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, documentPatience)
+	defer cancel()
+	for {
+		_, err := p.documents.ours(ctx)
+		if !isKind(err, problem.Unavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(documentPause):
+		}
+	}
 }
 
 // inbox makes the inbox and its gateway.
@@ -140,7 +171,7 @@ func (p *provider) inbox(cfg *Config) (*oblivious.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, documents: p.documents, fakes: f, redeemer: mimimi.AcceptAll{}, now: p.env.Now, m: p.m}
+	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, documents: p.documents, fakes: f, redeemer: p.redeemer, now: p.env.Now, m: p.m}
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewInboxServiceHandler(side, handlerOptions(maxSmallBody)...))
 	return oblivious.NewGateway(p.keys.inbox, service.TapHandler(p.env.Tap, "inbox", mux))

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -23,6 +24,9 @@ type relaySide struct {
 	revocations *revocations
 	slots       slots        // of the own domain
 	away        *domainSlots // of each peer
+	issuer      *issuer
+	redeemer    mimimi.Redeemer
+	now         func() time.Time
 	m           *metrics
 }
 

@@ -20,6 +20,7 @@ type accountSide struct {
 	bus         *bus.Bus
 	identity    mls.SignatureKey
 	revocations *revocations
+	issuer      *issuer
 	now         func() time.Time
 	m           *metrics
 }

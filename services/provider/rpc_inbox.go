@@ -95,8 +95,9 @@ func parseDeposit(req *mimimiv1.DepositRequest, domain string) (*deposit, error)
 }
 
 func (s *inboxSide) deposit(ctx context.Context, d *deposit, token []byte) error {
-	if err := s.redeemer.Redeem("connection request", token, d.id); err != nil {
-		return errToken
+	_, err := s.redeemer.Redeem(ctx, &mimimi.Spending{Operation: mimimi.TokenConnect, Token: token, RequestID: d.id, Deed: d.content()})
+	if err != nil {
+		return err
 	}
 	done, err := s.take(ctx, d, false)
 	if err != nil || done {

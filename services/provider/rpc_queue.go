@@ -28,7 +28,6 @@ var (
 	errQueueID    = problem.New(problem.Invalid, "queue_id must be 32 bytes")
 	errQueueKey   = problem.New(problem.Invalid, "public_key must be 32 bytes")
 	errGroupID    = problem.New(problem.Invalid, "group_id must be mimi://domain/g/uuid")
-	errToken      = problem.New(problem.Denied, "the anonymous token was refused")
 	errReadLimit  = problem.New(problem.Invalid, "limit must be at most 256")
 	errWatchLimit = problem.New(problem.Limited, "too many open hint streams: close one, or read without one")
 	errStopping   = problem.New(problem.Unavailable, "the service is stopping: try again")
@@ -89,8 +88,11 @@ func (q *queueSide) create(ctx context.Context, req *mimimiv1.CreateQueueRequest
 	if err := verifyQueue(req.GetPublicKey(), "create", id, req.GetSigned(), req.GetPublicKey(), q.now()); err != nil {
 		return err
 	}
-	if err := q.redeemer.Redeem("queue", req.GetToken(), [16]byte(req.GetSigned().GetRequestId())); err != nil {
-		return errToken
+	_, err = q.redeemer.Redeem(ctx, &mimimi.Spending{
+		Operation: mimimi.TokenQueue, Token: req.GetToken(), RequestID: [16]byte(req.GetSigned().GetRequestId()), Deed: append(id.Bytes(), req.GetPublicKey()...),
+	})
+	if err != nil {
+		return err
 	}
 	return q.queues.create(ctx, id, req.GetPublicKey())
 }

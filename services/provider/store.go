@@ -23,6 +23,9 @@ const (
 	labelQueueKey   = "mimimi provider queue key"     // of a period, from queue_secret_file
 	labelFakeRecord = "mimimi provider fake record"   // of a user that does not exist
 	labelFakeCA     = "mimimi provider fake identity" // what signs such a record's certificate
+	labelIssuerSeal = "mimimi provider issuer seal"   // from the identity key: what issuer keys are stored under
+	labelIssuerKey  = "mimimi provider issuer key"    // where an issuer key is stored, and what it is bound to
+	labelExchange   = "mimimi provider exchange"      // what tokens are exchanged for
 )
 
 // digest is SHA-256 over the label and the parts, each with its length before it.

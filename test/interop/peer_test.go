@@ -37,15 +37,15 @@ func tools(t *testing.T, names ...string) {
 			if os.Getenv("CI") != "" {
 				t.Fatalf("%s is missing: CI must have it", n)
 			}
-			t.Skipf("%s is not installed: install Node.js 20 or later (with npm) to check interoperability with ts-mls", n)
+			t.Skipf("%s is not installed: install Node.js 20 or later (with npm) to check interoperability", n)
 		}
 	}
 }
 
-// installTSMLS installs the pinned ts-mls into the user's cache, once for each lock file, and returns the folder.
-func installTSMLS(t *testing.T) string {
+// install installs a folder's pinned packages into the user's cache, once for each lock file, and returns where.
+func install(t *testing.T, name string) string {
 	t.Helper()
-	lock, err := os.ReadFile("tsmls/package-lock.json")
+	lock, err := os.ReadFile(name + "/package-lock.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func installTSMLS(t *testing.T) string {
 		cache = os.TempDir()
 	}
 	sum := sha256.Sum256(lock)
-	dir := filepath.Join(cache, "mimimi-interop", "tsmls-"+hex.EncodeToString(sum[:8]))
+	dir := filepath.Join(cache, "mimimi-interop", name+"-"+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(filepath.Join(dir, "installed")); err == nil {
 		return dir
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +64,7 @@ func installTSMLS(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for _, f := range []string{"package.json", "package-lock.json"} {
-		copyFile(t, filepath.Join("tsmls", f), filepath.Join(dir, f))
+		copyFile(t, filepath.Join(name, f), filepath.Join(dir, f))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), installTime)
 	defer cancel()
@@ -72,7 +72,7 @@ func installTSMLS(t *testing.T) string {
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if os.Getenv("CI") == "" {
-			t.Skipf("ts-mls cannot be installed, so interoperability is not checked; it needs the network once: %v\n%s", err, out)
+			t.Skipf("%s cannot be installed, so interoperability is not checked; it needs the network once: %v\n%s", name, err, out)
 		}
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
@@ -94,11 +94,14 @@ func copyFile(t *testing.T, from, to string) {
 }
 
 // startTSMLS starts one member.
-func startTSMLS(t *testing.T) *peer {
+func startTSMLS(t *testing.T) *peer { return start(t, "tsmls") }
+
+// start starts the driver of a folder.
+func start(t *testing.T, name string) *peer {
 	t.Helper()
 	tools(t, "node", "npm")
-	dir := installTSMLS(t)
-	copyFile(t, "tsmls/driver.mjs", filepath.Join(dir, "driver.mjs"))
+	dir := install(t, name)
+	copyFile(t, name+"/driver.mjs", filepath.Join(dir, "driver.mjs"))
 	cmd := exec.CommandContext(t.Context(), "node", "driver.mjs")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	in, err := cmd.StdinPipe()

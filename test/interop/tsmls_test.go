@@ -1,4 +1,4 @@
-// Package interop checks pkg/mls against independent implementations.
+// Package interop checks pkg/mls and the tokens of pkg/mimimi against independent implementations.
 package interop
 
 import (

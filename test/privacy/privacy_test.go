@@ -172,6 +172,7 @@ func TestBusMessagesGoToTheirReaders(t *testing.T) {
 	}{
 		{"group.3.abc.c", []Role{Fanout, Hub}},
 		{"inbox.abc", []Role{ProviderAccount}},
+		{"out.abc", []Role{Fanout, ProviderAnonymous}}, // the store's notices go there, and it sees nothing there
 		{"queue.1.abc", []Role{ProviderAnonymous}},
 		{"kp.1.abc.def", []Role{KeyPackageStore}},
 		{"peer.abc", []Role{ProviderAnonymous}},

@@ -156,7 +156,8 @@ func (r *Recorder) observers(domain, subject string) []Role {
 	return everybody
 }
 
-// familyRoles returns the roles that read or write a family; the provider's side follows from the family's zone.
+// familyRoles returns the roles that read or write a family; the provider's side follows from the family's zone. Senders see nothing but what they send
+// themselves, and that is in their view already: the KeyPackage store's notices hold what its own sets do.
 func familyRoles(f bus.Family) []Role {
 	var out []Role
 	for _, service := range append(slices.Clone(f.Writers), f.Readers...) {

@@ -31,6 +31,7 @@ type AccountEntry struct {
 	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`    // ConnectionRecord; empty until one is published
 	Leaving       []*AccountClient       `protobuf:"bytes,4,rep,name=leaving,proto3" json:"leaving,omitempty"`  // were taken off the account; their certificates may not be revoked yet
 	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"` // stays, so that the name is not given out again; nothing else does once all clients have left
+	Issued        []*TokenIssue          `protobuf:"bytes,16,rep,name=issued,proto3" json:"issued,omitempty"`   // batches of tokens of the present epochs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +99,13 @@ func (x *AccountEntry) GetDeleted() bool {
 		return x.Deleted
 	}
 	return false
+}
+
+func (x *AccountEntry) GetIssued() []*TokenIssue {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
 }
 
 type AccountClient struct {
@@ -480,6 +488,128 @@ func (x *RevocationRecord) GetList() []byte {
 	return nil
 }
 
+// TokenIssue is a batch of anonymous tokens that was signed for a client, or is about to be.
+type TokenIssue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`        // of the blinded messages: no others are signed
+	Answers       uint32                 `protobuf:"varint,4,opt,name=answers,proto3" json:"answers,omitempty"` // how often they were asked for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenIssue) Reset() {
+	*x = TokenIssue{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenIssue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenIssue) ProtoMessage() {}
+
+func (x *TokenIssue) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenIssue.ProtoReflect.Descriptor instead.
+func (*TokenIssue) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TokenIssue) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *TokenIssue) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *TokenIssue) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *TokenIssue) GetAnswers() uint32 {
+	if x != nil {
+		return x.Answers
+	}
+	return 0
+}
+
+// IssuerKeyEntry is an issuer key of one operation and epoch, in ISSUER. It is created once and never changed.
+type IssuerKeyEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Quota         uint32                 `protobuf:"varint,1,opt,name=quota,proto3" json:"quota,omitempty"`                         // fixed with the key, so that a week's key document does not change
+	SealedKey     []byte                 `protobuf:"bytes,2,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"` // nonce, then the PKCS #1 private key under XChaCha20-Poly1305
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuerKeyEntry) Reset() {
+	*x = IssuerKeyEntry{}
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuerKeyEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuerKeyEntry) ProtoMessage() {}
+
+func (x *IssuerKeyEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuerKeyEntry.ProtoReflect.Descriptor instead.
+func (*IssuerKeyEntry) Descriptor() ([]byte, []int) {
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *IssuerKeyEntry) GetQuota() uint32 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *IssuerKeyEntry) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
 // InboxRequestEntry remembers a connection request's id, so that it is taken once.
 type InboxRequestEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -491,7 +621,7 @@ type InboxRequestEntry struct {
 
 func (x *InboxRequestEntry) Reset() {
 	*x = InboxRequestEntry{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +633,7 @@ func (x *InboxRequestEntry) String() string {
 func (*InboxRequestEntry) ProtoMessage() {}
 
 func (x *InboxRequestEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[7]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +646,7 @@ func (x *InboxRequestEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboxRequestEntry.ProtoReflect.Descriptor instead.
 func (*InboxRequestEntry) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{7}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InboxRequestEntry) GetContentHash() []byte {
@@ -547,7 +677,7 @@ type QueueRecord struct {
 
 func (x *QueueRecord) Reset() {
 	*x = QueueRecord{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +689,7 @@ func (x *QueueRecord) String() string {
 func (*QueueRecord) ProtoMessage() {}
 
 func (x *QueueRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[8]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +702,7 @@ func (x *QueueRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueRecord.ProtoReflect.Descriptor instead.
 func (*QueueRecord) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{8}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *QueueRecord) GetPublicKey() []byte {
@@ -626,7 +756,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +768,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[9]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +781,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{9}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *QueueItem) GetGroupId() []byte {
@@ -714,7 +844,7 @@ type PeerRecord struct {
 
 func (x *PeerRecord) Reset() {
 	*x = PeerRecord{}
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +856,7 @@ func (x *PeerRecord) String() string {
 func (*PeerRecord) ProtoMessage() {}
 
 func (x *PeerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_mimimi_v1_provider_events_proto_msgTypes[10]
+	mi := &file_mimimi_v1_provider_events_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +869,7 @@ func (x *PeerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerRecord.ProtoReflect.Descriptor instead.
 func (*PeerRecord) Descriptor() ([]byte, []int) {
-	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{10}
+	return file_mimimi_v1_provider_events_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PeerRecord) GetIdentityKey() []byte {
@@ -760,13 +890,14 @@ var File_mimimi_v1_provider_events_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmimimi/v1/provider_events.proto\x12\tmimimi.v1\x1a\x19mimimi/v1/anonymous.proto\"\xbc\x01\n" +
+	"\x1fmimimi/v1/provider_events.proto\x12\tmimimi.v1\x1a\x19mimimi/v1/anonymous.proto\"\xeb\x01\n" +
 	"\fAccountEntry\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x122\n" +
 	"\aclients\x18\x02 \x03(\v2\x18.mimimi.v1.AccountClientR\aclients\x12\x16\n" +
 	"\x06record\x18\x03 \x01(\fR\x06record\x122\n" +
 	"\aleaving\x18\x04 \x03(\v2\x18.mimimi.v1.AccountClientR\aleaving\x12\x18\n" +
-	"\adeleted\x18\x05 \x01(\bR\adeleted\"\xeb\x01\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x12-\n" +
+	"\x06issued\x18\x10 \x03(\v2\x15.mimimi.v1.TokenIssueR\x06issued\"\xeb\x01\n" +
 	"\rAccountClient\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12#\n" +
 	"\rsignature_key\x18\x02 \x01(\fR\fsignatureKey\x12 \n" +
@@ -793,7 +924,17 @@ const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"\rsealed_answer\x18\x06 \x01(\fR\fsealedAnswer\x12%\n" +
 	"\x0esealed_package\x18\a \x01(\fR\rsealedPackage\"&\n" +
 	"\x10RevocationRecord\x12\x12\n" +
-	"\x04list\x18\x01 \x01(\fR\x04list\"J\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list\"h\n" +
+	"\n" +
+	"TokenIssue\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x18\n" +
+	"\aanswers\x18\x04 \x01(\rR\aanswers\"E\n" +
+	"\x0eIssuerKeyEntry\x12\x14\n" +
+	"\x05quota\x18\x01 \x01(\rR\x05quota\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x02 \x01(\fR\tsealedKey\"J\n" +
 	"\x11InboxRequestEntry\x12!\n" +
 	"\fcontent_hash\x18\x01 \x01(\fR\vcontentHash\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\"\x99\x01\n" +
@@ -829,7 +970,7 @@ func file_mimimi_v1_provider_events_proto_rawDescGZIP() []byte {
 	return file_mimimi_v1_provider_events_proto_rawDescData
 }
 
-var file_mimimi_v1_provider_events_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_mimimi_v1_provider_events_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_mimimi_v1_provider_events_proto_goTypes = []any{
 	(*AccountEntry)(nil),         // 0: mimimi.v1.AccountEntry
 	(*AccountClient)(nil),        // 1: mimimi.v1.AccountClient
@@ -838,25 +979,28 @@ var file_mimimi_v1_provider_events_proto_goTypes = []any{
 	(*LinkMailbox)(nil),          // 4: mimimi.v1.LinkMailbox
 	(*LinkEntry)(nil),            // 5: mimimi.v1.LinkEntry
 	(*RevocationRecord)(nil),     // 6: mimimi.v1.RevocationRecord
-	(*InboxRequestEntry)(nil),    // 7: mimimi.v1.InboxRequestEntry
-	(*QueueRecord)(nil),          // 8: mimimi.v1.QueueRecord
-	(*QueueItem)(nil),            // 9: mimimi.v1.QueueItem
-	(*PeerRecord)(nil),           // 10: mimimi.v1.PeerRecord
-	(*Delivery)(nil),             // 11: mimimi.v1.Delivery
-	(*Recipient)(nil),            // 12: mimimi.v1.Recipient
+	(*TokenIssue)(nil),           // 7: mimimi.v1.TokenIssue
+	(*IssuerKeyEntry)(nil),       // 8: mimimi.v1.IssuerKeyEntry
+	(*InboxRequestEntry)(nil),    // 9: mimimi.v1.InboxRequestEntry
+	(*QueueRecord)(nil),          // 10: mimimi.v1.QueueRecord
+	(*QueueItem)(nil),            // 11: mimimi.v1.QueueItem
+	(*PeerRecord)(nil),           // 12: mimimi.v1.PeerRecord
+	(*Delivery)(nil),             // 13: mimimi.v1.Delivery
+	(*Recipient)(nil),            // 14: mimimi.v1.Recipient
 }
 var file_mimimi_v1_provider_events_proto_depIdxs = []int32{
 	1,  // 0: mimimi.v1.AccountEntry.clients:type_name -> mimimi.v1.AccountClient
 	1,  // 1: mimimi.v1.AccountEntry.leaving:type_name -> mimimi.v1.AccountClient
-	2,  // 2: mimimi.v1.AccountClient.earlier:type_name -> mimimi.v1.RevocableCertificate
-	5,  // 3: mimimi.v1.LinkMailbox.links:type_name -> mimimi.v1.LinkEntry
-	11, // 4: mimimi.v1.QueueItem.delivery:type_name -> mimimi.v1.Delivery
-	12, // 5: mimimi.v1.QueueItem.recipient:type_name -> mimimi.v1.Recipient
-	6,  // [6:6] is the sub-list for method output_type
-	6,  // [6:6] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	7,  // 2: mimimi.v1.AccountEntry.issued:type_name -> mimimi.v1.TokenIssue
+	2,  // 3: mimimi.v1.AccountClient.earlier:type_name -> mimimi.v1.RevocableCertificate
+	5,  // 4: mimimi.v1.LinkMailbox.links:type_name -> mimimi.v1.LinkEntry
+	13, // 5: mimimi.v1.QueueItem.delivery:type_name -> mimimi.v1.Delivery
+	14, // 6: mimimi.v1.QueueItem.recipient:type_name -> mimimi.v1.Recipient
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_mimimi_v1_provider_events_proto_init() }
@@ -871,7 +1015,7 @@ func file_mimimi_v1_provider_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mimimi_v1_provider_events_proto_rawDesc), len(file_mimimi_v1_provider_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,6 +6,7 @@ package domain
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,6 +56,10 @@ type Options struct {
 	Log func(service string) *slog.Logger
 	// Now is the services' clock; nil: time.Now.
 	Now func() time.Time
+	// TokenQuotas are provider.Config.TokenQuotas.
+	TokenQuotas map[mimimi.TokenOperation]uint16
+	// NewIssuerKey is provider.Config.NewIssuerKey, for tests.
+	NewIssuerKey func(operation mimimi.TokenOperation, epoch uint64) (*rsa.PrivateKey, error)
 	// Tap returns what a service reports to the privacy recorder; nil: nothing is reported.
 	Tap func(service string) func(kind string, parts ...[]byte)
 }

@@ -22,7 +22,7 @@ func (d *Domain) providerConfig(replica int, listening *sync.WaitGroup) *provide
 		QueueKeyFiles:   d.folder.oldQueueKeys(),
 		OHTTPKeyFiles:   []string{key("ohttp-inbox.key")},
 		OHTTPPublic:     map[string][]string{"hub": {key("ohttp-hub.pub")}, "kpstore": {key("ohttp-kpstore.pub")}},
-		PeersDir:        d.folder.path("peers"),
+		TokenQuotas:     d.o.TokenQuotas, NewIssuerKey: d.o.NewIssuerKey, PeersDir: d.folder.path("peers"),
 		OnListen: func(account, anonymous, federation string) {
 			if replica == 0 {
 				d.state.Addresses = map[string]string{"account": account, "anonymous": anonymous, "federation": federation}

@@ -85,7 +85,7 @@ type AccountServiceClient interface {
 	// AckInbox removes connection requests up to a position (operation "ack inbox", body = position as 8 bytes big endian).
 	AckInbox(context.Context, *v1.AckInboxRequest) (*v1.AckInboxResponse, error)
 	// IssueTokens signs blinded tokens: for each operation the whole quota of one epoch in one batch, once for each client and epoch (operation "issue tokens", body =
-	// IssueTokensBody). Repeating it with the same batches gives the same answer.
+	// IssueTokensBody, the SHA-256 of epoch and batches). Repeating it with the same batches gives the same answer.
 	IssueTokens(context.Context, *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error)
 	// OfferLink leaves an offer (operation "offer link", body = user ‖ 0x00 ‖ offer, signed by the new client's key, which the offer's record holds). It
 	// waits for ten minutes. The answer is the same for users that do not exist.
@@ -363,7 +363,7 @@ type AccountServiceHandler interface {
 	// AckInbox removes connection requests up to a position (operation "ack inbox", body = position as 8 bytes big endian).
 	AckInbox(context.Context, *v1.AckInboxRequest) (*v1.AckInboxResponse, error)
 	// IssueTokens signs blinded tokens: for each operation the whole quota of one epoch in one batch, once for each client and epoch (operation "issue tokens", body =
-	// IssueTokensBody). Repeating it with the same batches gives the same answer.
+	// IssueTokensBody, the SHA-256 of epoch and batches). Repeating it with the same batches gives the same answer.
 	IssueTokens(context.Context, *v1.IssueTokensRequest) (*v1.IssueTokensResponse, error)
 	// OfferLink leaves an offer (operation "offer link", body = user ‖ 0x00 ‖ offer, signed by the new client's key, which the offer's record holds). It
 	// waits for ten minutes. The answer is the same for users that do not exist.
