@@ -16,7 +16,7 @@ import (
 // newLink makes a client that asks to be let in as one of p's user's.
 func (p *person) newLink(name string) *person {
 	p.t.Helper()
-	q := &person{t: p.t, name: name, cfg: client.Config{Dir: p.t.TempDir(), Provider: p.cfg.Provider, Stock: p.cfg.Stock, Spread: p.cfg.Spread}}
+	q := &person{t: p.t, name: name, cfg: client.Config{Dir: p.t.TempDir(), Provider: p.cfg.Provider, Stock: p.cfg.Stock, Spread: p.cfg.Spread, Now: p.cfg.Now}}
 	c, err := client.Link(p.t.Context(), q.cfg, p.c.User())
 	if err != nil {
 		p.t.Fatalf("%s: link: %v", name, err)

@@ -242,3 +242,21 @@ func DeviceID(c *Client) string { return c.account.rec.Client }
 
 // Buckets are what is erased with an account.
 func Buckets() []string { return buckets }
+
+// IssuerEpoch is the first epoch of the keys for the tokens of claims that c's domain shows.
+func IssuerEpoch(c *Client) uint64 {
+	pin, found, err := get[pinRecord](c.store, bucketPins, []byte(c.account.user.Domain()))
+	if err != nil || !found {
+		return 0
+	}
+	doc, err := mimimi.ParseKeyDocument(pin.Document)
+	if err != nil {
+		return 0
+	}
+	for _, k := range doc.IssuerKeys {
+		if k.Operation == mimimi.TokenClaim {
+			return k.Epoch
+		}
+	}
+	return 0
+}

@@ -12,6 +12,8 @@ import (
 
 	"mimimi.example/cmd/mimimi/domain"
 	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 const day = 24 * time.Hour
@@ -28,7 +30,9 @@ type upkeep struct {
 	leaves, credentials, certificates, queueKeys, keys int // how often each changed
 	oldest                                             int // the most days that a leaf was as it was
 
+	issuerKeys             int
 	queue, credential, key string
+	issuerKey              uint64
 	queueKey               uint32
 	certificate, refreshed time.Time
 }
@@ -49,7 +53,9 @@ func (u *upkeep) look(p *person, group string, at *calendar) {
 	changed(&u.key, client.OwnKey(p.c), &u.keys)
 	changed(&u.certificate, client.CertificateEnd(p.c), &u.certificates)
 	changed(&u.queueKey, client.SealedUnder(queue), &u.queueKeys)
+	changed(&u.issuerKey, client.IssuerEpoch(p.c), &u.issuerKeys)
 	if first {
+		u.issuerKeys = 0
 		u.leaves, u.credentials, u.keys, u.certificates, u.queueKeys = 0, 0, 0, 0, 0
 	}
 }
@@ -59,6 +65,11 @@ func changed[T comparable](was *T, is T, n *int) {
 		*was = is
 		*n++
 	}
+}
+
+// fewTokens are quotas for people who do little: a year has fifty batches for each client.
+var fewTokens = map[mimimi.TokenOperation]uint16{
+	mimimi.TokenQueue: 1, mimimi.TokenUpload: 4, mimimi.TokenGroup: 4, mimimi.TokenClaim: 12, mimimi.TokenConnect: 8,
 }
 
 // year is two domains and some people, whose clock a test puts forward.
@@ -78,7 +89,7 @@ func newYear(t *testing.T) *year {
 	}{{&y.c, "c.localhost", "d.localhost"}, {&y.d, "d.localhost", "c.localhost"}} {
 		var err error
 		*d.to, err = domain.Start(t.Context(), domain.Options{Dir: filepath.Join(dir, d.name), Domain: d.name,
-			Peers: []string{filepath.Join(dir, d.other, "peer.json")}, Now: y.at.now})
+			Peers: []string{filepath.Join(dir, d.other, "peer.json")}, Now: y.at.now, TokenQuotas: fewTokens, NewIssuerKey: redeemtest.IssuerKey})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,6 +125,8 @@ func TestYear(t *testing.T) {
 	for _, p := range []*person{bob, carol, erin} {
 		connect(t, alice, p)
 	}
+	y.at.pass(8 * day) // the week's tokens went into the connections
+	until(t, "new tokens", func() bool { return true }, alice, bob, carol, erin)
 	group, err := alice.c.CreateGroup(t.Context(), "friends")
 	if err != nil {
 		t.Fatalf("create: %v", err)
@@ -161,8 +174,8 @@ func TestYear(t *testing.T) {
 	}
 	for _, p := range people {
 		u := kept[p]
-		t.Logf("%s: the leaf was made anew %d times (%d days at most), the credential replaced %d times, %d certificates, %d queue keys, %d connection keys",
-			p.name, u.leaves, u.oldest, u.credentials, u.certificates, u.queueKeys, u.keys)
+		t.Logf("%s: the leaf was made anew %d times (%d days at most), the credential replaced %d times, %d certificates, %d queue keys, %d issuer keys, %d connection keys",
+			p.name, u.leaves, u.oldest, u.credentials, u.certificates, u.queueKeys, u.issuerKeys, u.keys)
 		if p.members(p.group()) != len(people) {
 			t.Errorf("%s: %d members are identified, want %d", p.name, p.members(p.group()), len(people))
 		}
@@ -177,6 +190,9 @@ func TestYear(t *testing.T) {
 		}
 		if u.certificates < 1 || u.certificates > 2 || u.credentials < 1 || u.credentials > 2 {
 			t.Errorf("%s: %d certificates and %d credentials, want one or two of each", p.name, u.certificates, u.credentials)
+		}
+		if u.issuerKeys < 50 {
+			t.Errorf("%s: issuer keys changed %d times, want once a week", p.name, u.issuerKeys)
 		}
 		if u.keys < 11 || u.keys > 13 || u.queueKeys < 5 {
 			t.Errorf("%s: %d connection keys, want about 12; leaves under %d queue keys, want 5 at least", p.name, u.keys, u.queueKeys)

@@ -18,6 +18,7 @@ import (
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/bus/bustest"
 	"mimimi.example/pkg/oblivious"
+	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 )
 
@@ -100,6 +101,7 @@ func (p *processes) client() mimimiv1connect.KeyPackageServiceClient {
 // the same answer.
 func TestKill9Claims(t *testing.T) {
 	p := newProcesses(t)
+	redeemtest.Provide(t, p.domain.Bus("provider"), domain, time.Now)
 	kill := []func(){p.start(), p.start()}
 	u, here := p.user(domain), p.replica()
 	u.mustUpload(here, 1, u.items(50, 0)...)
@@ -112,7 +114,7 @@ func TestKill9Claims(t *testing.T) {
 	client := p.client()
 	claim := func(r *v1.ClaimRequest) (got *v1.ClaimResponse, tries int) {
 		for ctx.Err() == nil {
-			got, err := client.Claim(ctx, clone(r))
+			got, err := client.Claim(ctx, p.paidClaim(clone(r)))
 			tries++
 			if err == nil || connect.CodeOf(err) == connect.CodeResourceExhausted {
 				return got, tries
