@@ -76,11 +76,12 @@ type accountRecord struct {
 	Published   bool   `json:"published"`            // the record is at the provider
 	QueueMade   bool   `json:"queue_made"`
 	// QueueNumber counts the queues that this client has had, from 0. Next… are the keys of one in the making, in place of one that is gone.
-	QueueNumber  int    `json:"queue_number,omitempty"`
-	NextQueueID  []byte `json:"next_queue_id,omitempty"`
-	NextQueueKey []byte `json:"next_queue_key,omitempty"`
-	AliasMade    bool   `json:"alias_made"`
-	Complete     bool   `json:"complete"` // the first stock is up
+	QueueNumber     int    `json:"queue_number,omitempty"`
+	NextQueueID     []byte `json:"next_queue_id,omitempty"`
+	NextQueueKey    []byte `json:"next_queue_key,omitempty"`
+	NextQueueCreate []byte `json:"next_queue_create,omitempty"`
+	AliasMade       bool   `json:"alias_made"`
+	Complete        bool   `json:"complete"` // the first stock is up
 }
 
 // account is an accountRecord ready for use.

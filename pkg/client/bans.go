@@ -171,7 +171,7 @@ func banBody(number uint64, users []string) ([]byte, error) {
 // tellBans posts the list as it is, for newcomers that this client let in: whoever knows it already passes it over.
 func (g *group) tellBans() error {
 	b := g.rec.Bans
-	if b == nil || b.Number == 0 || g.rec.Peer != "" || g.posted(mimimi.EnvelopeBanList) {
+	if b == nil || b.Number == 0 || g.rec.hidden() || g.posted(mimimi.EnvelopeBanList) {
 		return nil
 	}
 	body, err := banBody(b.Number, b.Users)
@@ -186,7 +186,7 @@ func (g *group) tellBans() error {
 // the one in force was only given; any other member's only if none is in force.
 func (c *Client) receiveBans(tx Tx, g *group, from *leafRecord, body []byte, at int64) error {
 	l, err := mimimi.ParseBanList(body)
-	if err != nil || g.rec.Peer != "" {
+	if err != nil || g.rec.hidden() {
 		return nil
 	}
 	p, err := g.policy()

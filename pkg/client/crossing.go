@@ -46,15 +46,15 @@ func (r *groupRecord) ending() bool {
 // idle says whether a connection group has something to end: it is not the one that is used, or nobody came before the request was over.
 func (c *Client) idle(g *group) bool {
 	if g.rec.Idle {
-		return g.mls == nil || len(g.rec.Leaves) == 1 || !g.hasTask(taskLeave)
+		return g.mls == nil || len(g.leavesOf(g.rec.Peer)) == 0 || !g.hasTask(taskLeave)
 	}
 	old := c.now().Sub(timeOf(g.rec.Created)) > requestFor
-	return old && !g.rec.Linked && (g.mls == nil || len(g.rec.Leaves) == 1 || g.rec.State == GroupJoining)
+	return old && !g.rec.Linked && (g.mls == nil || len(g.leavesOf(g.rec.Peer)) == 0 || g.rec.State == GroupJoining)
 }
 
 // endIdle leaves a connection group, or forgets it where there is nobody to tell.
 func (c *Client) endIdle(g *group) error {
-	if g.mls != nil && len(g.rec.Leaves) > 1 && g.rec.State == GroupActive {
+	if g.mls != nil && len(g.leavesOf(g.rec.Peer)) > 0 && g.rec.State == GroupActive {
 		return c.addTask(g, newTask(taskLeave))
 	}
 	return c.change(g, func(tx Tx) error {

@@ -98,7 +98,10 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 	}
 	link := inv.Marshal()
 	told := *inv
-	told.LinkKeys = nil // members know them
+	told.LinkKeys = make(map[uint32]mimimi.LinkKey) // members know the others'
+	for _, i := range g.leavesOf(c.account.rec.User) {
+		told.LinkKeys[i] = inv.LinkKeys[i]
+	}
 	body := told.Marshal()
 	c.tap(TapInviteSecret, secret.Bytes())
 	err = c.change(g, func(Tx) error {

@@ -78,7 +78,7 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 			inv.Used++
 		}
 		from.Secret, from.Answer = inv.Secret, true
-		from.AnswerAt = c.now().Add(g.ownTurn(c.account.rec.User)).UnixNano()
+		from.AnswerAt = c.now().Add(max(g.ownTurn(c.account.rec.User), turnAt(at))).UnixNano()
 		if err := c.learn(tx, g, leaf, *keys[0], timeOf(from.Entered), true); err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, bo
 	}
 	for _, i := range links.Receivers {
 		if r := g.rec.Leaves[i]; r != nil {
-			r.Asked, r.Answer = nil, false
+			r.Asked = nil
 		}
 	}
 	at := slices.Index(links.Receivers, g.mls.OwnIndex())

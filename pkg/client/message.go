@@ -290,7 +290,7 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		if err != nil {
 			return nil
 		}
-		if r := g.rec.Leaves[j.Leaf]; r != nil && from.User == c.account.rec.User {
+		if r := g.rec.Leaves[j.Leaf]; r != nil { // by a link with all members' keys others may answer than the inviter
 			r.Told = true
 		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)

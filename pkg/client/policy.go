@@ -225,7 +225,7 @@ func (g *group) policyProposals(t *task) ([]mls.Proposal, error) {
 func (c *Client) tellPolicy(tx Tx, g *group, ch *mls.Change, at int64) error {
 	before, _ := ch.Before.Extension(mimimi.ExtensionGroup)
 	after, _ := ch.After.Extension(mimimi.ExtensionGroup)
-	if g.rec.Peer != "" || bytes.Equal(before, after) {
+	if g.rec.hidden() || bytes.Equal(before, after) {
 		return nil
 	}
 	e := eventRecord{Kind: EventPolicy, Group: g.rec.ID, Time: at}

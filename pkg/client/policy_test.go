@@ -132,7 +132,7 @@ func TestUnidentifiedProposes(t *testing.T) {
 func TestBan(t *testing.T) {
 	alice, bob, carol, group := trio(t)
 	ctx := t.Context()
-	connect(t, bob, carol)
+	connect(t, carol, bob)
 	wantError(t, "a member bans", bob.c.Ban(ctx, group[bob], carol.c.User()), client.ErrDenied)
 	if err := alice.c.Ban(ctx, group[alice], carol.c.User()); err != nil {
 		t.Fatalf("ban: %v", err)
@@ -151,8 +151,8 @@ func TestBan(t *testing.T) {
 	}
 
 	dave := register(t, theWorld.a, "dave")
-	connect(t, bob, dave)
-	connect(t, dave, carol)
+	connect(t, dave, bob)
+	connect(t, carol, dave)
 	if err := bob.c.Add(ctx, group[bob], dave.c.User()); err != nil {
 		t.Fatalf("add: %v", err)
 	}

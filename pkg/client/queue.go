@@ -1,10 +1,7 @@
 package client
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -39,9 +36,7 @@ func (c *Client) createQueue(ctx context.Context, id mimimi.QueueID, key mls.Sig
 // The new queue's keys are stored before it is made; a crash after it is made makes it once more, under the same id.
 func (c *Client) renewQueue(ctx context.Context) error {
 	a := c.account
-	// One request id, and so one token, for as long as it is tried in one week.
-	again := sha256.Sum256(binary.BigEndian.AppendUint64(bytes.Clone(a.rec.QueueCreateID), mimimi.TokenEpoch(c.now())))
-	err := c.createQueue(ctx, a.queueID, a.queueKey, again[:16])
+	err := c.createQueue(ctx, a.queueID, a.queueKey, a.rec.QueueCreateID) // the id keeps a client whose clock is wrong from using up its tokens
 	if err == nil {
 		return c.update(func(tx Tx) error { return c.behindAll(tx, func(*groupRecord) {}) })
 	}
@@ -58,7 +53,7 @@ func (c *Client) renewQueue(ctx context.Context) error {
 			return err
 		}
 		if err := c.saveAccount(func(r *accountRecord) {
-			r.NextQueueID, r.NextQueueKey, r.QueueCreateID = mimimi.NewQueueID().Bytes(), b, newRequestID()
+			r.NextQueueID, r.NextQueueKey, r.NextQueueCreate = mimimi.NewQueueID().Bytes(), b, newRequestID()
 		}); err != nil {
 			return err
 		}
@@ -74,11 +69,12 @@ func (c *Client) nextQueue(ctx context.Context) error {
 	if err := errors.Join(err, key.UnmarshalBinary(r.NextQueueKey)); err != nil {
 		return fmt.Errorf("%w: the account is damaged", ErrStore)
 	}
-	if err := c.createQueue(ctx, id, key, r.QueueCreateID); err != nil {
+	if err := c.createQueue(ctx, id, key, r.NextQueueCreate); err != nil {
 		return err // also if the clock is wrong, so that no request is taken: the old queue may still be there
 	}
 	c.tap(TapQueueID, r.NextQueueID)
-	r.QueueID, r.QueueKey, r.NextQueueID, r.NextQueueKey = r.NextQueueID, r.NextQueueKey, nil, nil
+	r.QueueID, r.QueueKey, r.QueueCreateID = r.NextQueueID, r.NextQueueKey, r.NextQueueCreate
+	r.NextQueueID, r.NextQueueKey, r.NextQueueCreate = nil, nil, nil
 	r.QueueNumber++
 	next, err := r.parse()
 	if err != nil {

@@ -74,7 +74,7 @@ func fitsDirection(dir Direction, keys []*LinkKey) bool {
 // OpenLinks opens what the leaf sender sealed to the own leaf in the group's current epoch. It returns ErrMalformed,
 // ErrUnauthenticated or a *RuleError.
 func OpenLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, sealed []byte) ([]*LinkKey, error) {
-	plain, err := openBlob(dir, s, mg, sender, sealed)
+	plain, err := openLinks(dir, s, mg, sender, sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func OpenLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, seal
 	return keys, nil
 }
 
-func openBlob(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, sealed []byte) ([]byte, error) {
+func openLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, sealed []byte) ([]byte, error) {
 	var blob sealedBlob
 	if err := decode(sealed, blob.read); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func SealMissing(g GroupID, epoch uint64, sender, receiver uint32, receiverKey [
 
 // OpenMissing opens what SealMissing made for the own leaf. It returns ErrMalformed or ErrUnauthenticated.
 func OpenMissing(mg *mls.Group, sender uint32, sealed []byte) ([]uint32, error) {
-	plain, err := openBlob(FromResynced, InviteSecret{}, mg, sender, sealed)
+	plain, err := openLinks(FromResynced, InviteSecret{}, mg, sender, sealed)
 	if err != nil {
 		return nil, err
 	}
