@@ -13,15 +13,23 @@ import (
 
 // groupCommand holds what is done with groups. A group is named by its label, or by its local id where two have the same label.
 type groupCommand struct {
-	Create  groupCreate  `cmd:"" help:"Create a group on the own domain's hub."`
-	Add     groupAdd     `cmd:"" help:"Add connected users."`
-	Invite  groupInvite  `cmd:"" help:"Make an invitation link."`
-	Join    groupJoin    `cmd:"" help:"Join by an invitation link."`
-	Remove  groupRemove  `cmd:"" help:"Remove a user."`
-	Leave   groupLeave   `cmd:"" help:"Leave a group."`
-	Members groupMembers `cmd:"" help:"List members."`
-	List    groupList    `cmd:"" help:"List groups."`
-	Name    groupName    `cmd:"" help:"Change the label that only you see."`
+	Create      groupCreate      `cmd:"" help:"Create a group on the own domain's hub."`
+	Add         groupAdd         `cmd:"" help:"Add connected users."`
+	Policy      groupPolicy      `cmd:"" help:"Show who may do what, or change it."`
+	Invite      groupInvite      `cmd:"" help:"Make an invitation link."`
+	Invitations groupInvitations `cmd:"" help:"List open invitations."`
+	Revoke      groupRevoke      `cmd:"" help:"End an invitation."`
+	Ban         groupBan         `cmd:"" help:"Remove a user and let it in no more."`
+	Unban       groupUnban       `cmd:"" help:"Take a user from the ban list."`
+	Bans        groupBans        `cmd:"" help:"List banned users."`
+	Refuse      groupRefuse      `cmd:"" help:"Drop everything that comes from a group."`
+	Unrefuse    groupUnrefuse    `cmd:"" help:"Want a refused group again."`
+	Join        groupJoin        `cmd:"" help:"Join by an invitation link."`
+	Remove      groupRemove      `cmd:"" help:"Remove a user."`
+	Leave       groupLeave       `cmd:"" help:"Leave a group."`
+	Members     groupMembers     `cmd:"" help:"List members."`
+	List        groupList        `cmd:"" help:"List groups."`
+	Name        groupName        `cmd:"" help:"Change the label that only you see."`
 }
 
 // findGroup returns the local id of a group that is named by label or id.
@@ -73,13 +81,18 @@ func parseUsers(args []string) ([]mimimi.User, error) {
 
 type groupCreate struct {
 	folderFlags
+	policyFlags
 	Name string `arg:"" help:"A label that only you see."`
 }
 
 // Run creates a group.
 func (g *groupCreate) Run(ctx context.Context, out io.Writer) error {
 	return g.with(ctx, func(c *client.Client) error {
-		id, err := c.CreateGroup(ctx, g.Name)
+		change, err := g.change()
+		if err != nil {
+			return err
+		}
+		id, err := c.CreateGroup(ctx, g.Name, change)
 		if err != nil {
 			return err
 		}
@@ -112,12 +125,13 @@ type groupInvite struct {
 	Group string        `arg:"" help:"The group."`
 	Uses  int           `default:"1" help:"How many may join with it."`
 	For   time.Duration `default:"168h" help:"How long it is good for."`
+	All   bool          `help:"Put all members' link keys into the link: who joins knows at once who they are."`
 }
 
 // Run makes an invitation.
 func (g *groupInvite) Run(ctx context.Context, out io.Writer) error {
 	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
-		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: time.Now().Add(g.For)})
+		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: time.Now().Add(g.For), AllKeys: g.All})
 		if err != nil {
 			return err
 		}

@@ -21,16 +21,19 @@ type cli struct {
 	Up   upCommand   `cmd:"" help:"Run all services of one or more domains in this process."`
 	Demo demoCommand `cmd:"" help:"Run two domains and a conversation across them, then print what each server saw of it."`
 
-	Register registerCommand `cmd:"" group:"client" help:"Make an account and a client whose state is in a folder."`
-	Connect  connectCommand  `cmd:"" group:"client" help:"Ask a user for a connection."`
-	Requests requestsCommand `cmd:"" group:"client" help:"List connection requests."`
-	Accept   acceptCommand   `cmd:"" group:"client" help:"Accept a connection request."`
-	Reject   rejectCommand   `cmd:"" group:"client" help:"Drop a connection request in silence."`
-	Contacts contactsCommand `cmd:"" group:"client" help:"List contacts."`
-	Verify   verifyCommand   `cmd:"" group:"client" help:"Show the fingerprints to compare with a contact."`
-	Group    groupCommand    `cmd:"" group:"client" help:"Create and manage groups."`
-	Send     sendCommand     `cmd:"" group:"client" help:"Send a message to a group."`
-	Listen   listenCommand   `cmd:"" group:"client" help:"Print what happens, as it happens."`
+	Register   registerCommand   `cmd:"" group:"client" help:"Make an account and a client whose state is in a folder."`
+	Connect    connectCommand    `cmd:"" group:"client" help:"Ask a user for a connection."`
+	Requests   requestsCommand   `cmd:"" group:"client" help:"List connection requests."`
+	Accept     acceptCommand     `cmd:"" group:"client" help:"Accept a connection request."`
+	Reject     rejectCommand     `cmd:"" group:"client" help:"Drop a connection request in silence."`
+	Contacts   contactsCommand   `cmd:"" group:"client" help:"List contacts."`
+	Disconnect disconnectCommand `cmd:"" group:"client" help:"End the connection with a contact, or take back a request."`
+	Verify     verifyCommand     `cmd:"" group:"client" help:"Show the fingerprints to compare with a contact."`
+	Group      groupCommand      `cmd:"" group:"client" help:"Create and manage groups."`
+	Device     deviceCommand     `cmd:"" group:"client" help:"Link and manage the user's own devices."`
+	Send       sendCommand       `cmd:"" group:"client" help:"Send a message to a group."`
+	Listen     listenCommand     `cmd:"" group:"client" help:"Print what happens, as it happens."`
+	Account    accountCommand    `cmd:"" group:"client" help:"Delete the account."`
 
 	Version kong.VersionFlag `help:"Print the version."`
 }

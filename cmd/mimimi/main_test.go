@@ -52,7 +52,7 @@ func TestHelp(t *testing.T) {
 	if code := run(t.Context(), []string{"-help"}, &out, &errs); code != 0 {
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}
-	for _, command := range []string{"up", "demo", "register", "connect", "requests", "accept", "verify", "group", "send", "listen"} {
+	for _, command := range []string{"up", "demo", "register", "connect", "requests", "accept", "disconnect", "verify", "group", "device", "send", "listen"} {
 		if !strings.Contains(out.String(), command) {
 			t.Errorf("the help does not name %s", command)
 		}
@@ -84,7 +84,8 @@ func TestPrintEvent(t *testing.T) {
 func TestEveryEventHasWords(t *testing.T) {
 	kinds := []client.EventKind{
 		client.EventMessage, client.EventSent, client.EventJoined, client.EventLeft, client.EventRemoved, client.EventRequest,
-		client.EventConnected, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
+		client.EventConnected, client.EventDisconnected, client.EventRevoked, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
+		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument,
 	}
 	var seen []string
 	for _, k := range kinds[1:] {

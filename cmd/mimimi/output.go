@@ -37,8 +37,12 @@ func explanation(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNotRegistered):
 		return err.Error() + ": run `mimimi register` first, or name the right folder with -dir"
+	case errors.Is(err, client.ErrKey):
+		return err.Error() + ": give the passphrase that it was registered with, by -passphrase-file"
 	case errors.Is(err, client.ErrNotConnected):
 		return err.Error() + ": run `mimimi connect`, and wait until the other side has accepted"
+	case errors.Is(err, client.ErrUnknownDevice):
+		return err.Error() + ": run `mimimi device link` on the new device for a code, `mimimi device list` for the devices that you have"
 	case errors.Is(err, client.ErrNotReady):
 		return err.Error() + ": it needs the inviter's client to be online; run `mimimi listen`"
 	case problem.KindOf(err) == problem.Unavailable:
@@ -59,6 +63,7 @@ type eventJSON struct {
 	Message string `json:"message,omitempty"`
 	Body    string `json:"body,omitempty"`
 	Text    string `json:"text,omitempty"`
+	Device  string `json:"device,omitempty"`
 }
 
 // printEvent prints one event. names maps a group's local id to its label.
@@ -67,7 +72,7 @@ func printEvent(w io.Writer, asJSON bool, e client.Event, names map[string]strin
 	if asJSON {
 		return printJSON(w, eventJSON{
 			Seq: e.Seq, Kind: string(e.Kind), Time: e.Time.UTC().Format(time.RFC3339), Group: e.Group, Name: names[e.Group],
-			User: who, Request: e.Request, Message: string(e.Message), Body: string(e.Body), Text: e.Text,
+			User: who, Request: e.Request, Message: string(e.Message), Body: string(e.Body), Text: e.Text, Device: shortID(e.Device),
 		})
 	}
 	_, err := fmt.Fprintf(w, "%s  %s\n", e.Time.Local().Format("15:04:05"), describe(e, who, label(e.Group, names)))
@@ -100,10 +105,28 @@ func describe(e client.Event, who, group string) string {
 		return fmt.Sprintf("%s asks for a connection: mimimi accept %s", who, e.Request)
 	case client.EventConnected:
 		return "connected with " + who
+	case client.EventPolicy:
+		return fmt.Sprintf("[%s] %s changed the policy", group, who)
+	case client.EventBanned:
+		return fmt.Sprintf("[%s] %s is banned", group, who)
+	case client.EventUnbanned:
+		return fmt.Sprintf("[%s] %s is not banned any more", group, who)
+	case client.EventDisconnected:
+		return who + " has ended the connection"
+	case client.EventRevoked:
+		return "a client of " + who + " was revoked by its provider: remove the member if you did not expect that"
 	case client.EventGroupJoined:
 		return fmt.Sprintf("[%s] you are in", group)
+	case client.EventLinked:
+		return "this device is linked: " + shortID(e.Device)
+	case client.EventDeviceAdded:
+		return "a new device of yours was let in: " + shortID(e.Device)
+	case client.EventDeviceRemoved:
+		return "a device of yours was removed: " + shortID(e.Device)
 	case client.EventGroupOver:
 		return fmt.Sprintf("[%s] over: %s", group, e.Text)
+	case client.EventKeyDocument:
+		return fmt.Sprintf("keys of %s: %s", e.Domain, e.Text)
 	}
 	if e.Group != "" {
 		return fmt.Sprintf("[%s] %s: %s", group, e.Kind, e.Text)

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 )
 
+// printedFile is the name of printed's file.
+const printedFile = "printed"
+
 // printed remembers which event listen printed last, in a file of the client's folder.
 type printed struct {
 	dir  string
@@ -17,7 +20,7 @@ type printed struct {
 
 // load opens the file; after, if given, takes precedence over what it says.
 func (p *printed) load(after *uint64) error {
-	f, err := os.OpenFile(filepath.Join(p.dir, "printed"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(p.dir, printedFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("no such folder: register first, or name the right one with -dir")
 	}

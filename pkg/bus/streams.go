@@ -65,15 +65,16 @@ var streamLimits = map[string]limit{
 	streamKPIndex: {age: 0, bytes: 16 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute, ttl: true},
 	// A request that nobody picked up for 35 days has expired. 256 requests wait for one user; then the sender is told to come back later.
 	streamInbox: {age: 35 * day, bytes: 8 * gib, perSubject: 256, size: 16 * kib, consumers: 1, duplicates: time.Minute, refuse: true, ttl: true},
-	// Accounts and queue records stay until they are deleted.
+	// Accounts stay until they are deleted.
 	streamDirectory: {age: 0, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// One record for each domain ever met, kept for good: a forgotten key would be pinned anew.
 	streamPeers: {age: 0, bytes: gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// A mailbox of links: 8 offers with answer and package, 26 KiB each. Whatever is in it is over after half an hour; the provider looks at the times.
 	streamLinks: {age: 45 * time.Minute, bytes: 4 * gib, perSubject: 1, size: 256 * kib, consumers: 1, duplicates: time.Minute},
 	// The own list and one for each peer: 65,536 entries of 40 bytes at most. Kept for good: a forgotten number could go back.
-	streamRevoked:   {age: 0, bytes: 4 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute},
-	streamQueueMeta: {age: 0, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
+	streamRevoked: {age: 0, bytes: 4 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute},
+	// A record is written again on every day on which its queue is read; the provider takes one that was not read for 100 days for gone.
+	streamQueueMeta: {age: 110 * day, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// A token is valid for its week and the next; its mark carries a TTL, and the age is the backstop.
 	streamSpent: {age: 35 * day, bytes: 16 * gib, perSubject: 1, size: 4 * kib, consumers: 1, duplicates: time.Minute, refuse: true, ttl: true},
 	// Issuer keys, sealed under a secret of the provider: made up to two weeks before their own, and of use until two weeks after it began. Five a week.

@@ -42,8 +42,32 @@ type accountRecord struct {
 	QueueID        []byte       `json:"queue_id"`
 	ConnectionKey  []byte       `json:"connection_key"`
 	SelfToken      []byte       `json:"self_token"` // connection token for claims of own sets
-	RegisterID     []byte       `json:"register_id"`
-	QueueCreateID  []byte       `json:"queue_create_id"`
+	// KeyNumber counts ConnectionKey, NextNumber NextKey: the one that contacts are being told of, and that takes its place when all of them know it. OldKey is the
+	// one before ConnectionKey.
+	KeyNumber  uint64 `json:"key_number,omitempty"`
+	NextKey    []byte `json:"next_key,omitempty"`
+	NextNumber uint64 `json:"next_number,omitempty"`
+	OldKey     []byte `json:"old_key,omitempty"`
+	SwitchAt   int64  `json:"switch_at,omitempty"` // when NextKey takes ConnectionKey's place, though a contact could not be told
+	RotateAt   int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
+	RenewAt    int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
+	RenewID    []byte `json:"renew_id,omitempty"`  // of the renewal under way
+	// SecretsNumber counts the secrets that the user's clients share. OldWriteKey and OldRecordKey are those before a client was removed.
+	SecretsNumber uint64 `json:"secrets_number,omitempty"`
+	OldWriteKey   []byte `json:"old_write_key,omitempty"`
+	OldRecordKey  []byte `json:"old_record_key,omitempty"`
+	// DeviceGroup is the group id of the user's own clients. Link is set until a new client is one of them. Removed says that this client was removed, Erased that it has
+	// forgotten everything.
+	DeviceGroup []byte      `json:"device_group,omitempty"`
+	Link        *linkRecord `json:"link,omitempty"`
+	Removed     bool        `json:"removed,omitempty"`
+	Erased      bool        `json:"erased,omitempty"`
+	// RecordStale says that the connection record holds an earlier certificate.
+	RecordStale   bool   `json:"record_stale,omitempty"`
+	RegisterID    []byte `json:"register_id"`
+	QueueCreateID []byte `json:"queue_create_id"`
+
+	Deleting int `json:"deleting,omitempty"` // how far the account's deletion is
 
 	// What is done so far.
 	Certificate []byte `json:"certificate,omitempty"`
@@ -51,8 +75,13 @@ type accountRecord struct {
 	OldRecord   []byte `json:"old_record,omitempty"` // the one before: requests for it may still come
 	Published   bool   `json:"published"`            // the record is at the provider
 	QueueMade   bool   `json:"queue_made"`
-	AliasMade   bool   `json:"alias_made"`
-	Complete    bool   `json:"complete"` // the first stock is up
+	// QueueNumber counts the queues that this client has had, from 0. Next… are the keys of one in the making, in place of one that is gone.
+	QueueNumber     int    `json:"queue_number,omitempty"`
+	NextQueueID     []byte `json:"next_queue_id,omitempty"`
+	NextQueueKey    []byte `json:"next_queue_key,omitempty"`
+	NextQueueCreate []byte `json:"next_queue_create,omitempty"`
+	AliasMade       bool   `json:"alias_made"`
+	Complete        bool   `json:"complete"` // the first stock is up
 }
 
 // account is an accountRecord ready for use.
@@ -62,7 +91,9 @@ type account struct {
 	client        mimimi.Client
 	certKey       mls.SignatureKey
 	recordKey     mls.HPKEPrivateKey
+	oldRecordKey  *mls.HPKEPrivateKey // nil if it was never replaced
 	writeKey      mls.SignatureKey
+	oldWriteKey   *mls.SignatureKey // nil if it was never replaced
 	queueKey      mls.SignatureKey
 	queueID       mimimi.QueueID
 	connectionKey mimimi.ConnectionKey
@@ -74,9 +105,15 @@ type account struct {
 
 func (r *accountRecord) parse() (*account, error) {
 	a := &account{rec: r}
-	var errs [10]error
+	var errs [12]error
 	a.user, errs[0] = mimimi.ParseUser(r.User)
 	a.client, errs[1] = mimimi.ParseClient(r.Client)
+	if r.Erased {
+		if errors.Join(errs[:]...) != nil {
+			return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
+		}
+		return a, nil
+	}
 	errs[2] = a.certKey.UnmarshalBinary(r.CertificateKey)
 	errs[3] = a.recordKey.UnmarshalBinary(r.RecordKey)
 	errs[4] = a.writeKey.UnmarshalBinary(r.WriteKey)
@@ -86,6 +123,14 @@ func (r *accountRecord) parse() (*account, error) {
 	a.selfToken, errs[8] = mimimi.ConnectionTokenFrom(r.SelfToken)
 	if r.Certificate != nil {
 		a.certificate, errs[9] = mimimi.ParseClientCertificate(r.Certificate)
+	}
+	if r.OldWriteKey != nil {
+		a.oldWriteKey = new(mls.SignatureKey)
+		errs[10] = a.oldWriteKey.UnmarshalBinary(r.OldWriteKey)
+	}
+	if r.OldRecordKey != nil {
+		a.oldRecordKey = new(mls.HPKEPrivateKey)
+		errs[11] = a.oldRecordKey.UnmarshalBinary(r.OldRecordKey)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("%w: the account is damaged", ErrStore)
@@ -140,7 +185,7 @@ func (c *Client) register(ctx context.Context, user mimimi.User) error {
 	switch {
 	case err != nil:
 		return err
-	case found && old.User != user.Wire():
+	case found && (old.User != user.Wire() || old.Link != nil):
 		return ErrRegistered
 	case !found:
 		rec, err := newAccountRecord(c.cfg.Provider, user)
@@ -174,6 +219,9 @@ func (c *Client) tapAccount() {
 // completeAccount does what is left of the registration, and renews the connection record in time.
 func (c *Client) completeAccount(ctx context.Context) error {
 	r := c.account.rec
+	if r.Removed {
+		return ErrDeviceRemoved
+	}
 	steps := []struct {
 		done bool
 		do   func(context.Context) error
@@ -197,17 +245,37 @@ func (c *Client) completeAccount(ctx context.Context) error {
 
 // saveAccount changes the account's record and stores it.
 func (c *Client) saveAccount(change func(r *accountRecord)) error {
+	return c.update(func(tx Tx) error { return c.putAccount(tx, change) })
+}
+
+// putAccount changes the account's record within a transaction. If that fails, update loads the record again.
+func (c *Client) putAccount(tx Tx, change func(r *accountRecord)) error {
 	next := *c.account.rec
 	change(&next)
 	a, err := next.parse()
 	if err != nil {
 		return err
 	}
-	if err := c.update(func(tx Tx) error { return write(tx, bucketMeta, keyAccount, next) }); err != nil {
+	if err := write(tx, bucketMeta, keyAccount, next); err != nil {
 		return err
 	}
 	c.account = a
 	return nil
+}
+
+// reloadAccount makes the account what the store holds, after a transaction that may have changed it failed. A store that cannot even be read leaves it as it is:
+// nothing that is built on it can be stored then.
+func (c *Client) reloadAccount() {
+	if c.account == nil {
+		return
+	}
+	r, found, err := get[accountRecord](c.store, bucketMeta, keyAccount)
+	if err != nil || !found {
+		return
+	}
+	if a, err := r.parse(); err == nil {
+		c.account = a
+	}
 }
 
 func (c *Client) makeUser(ctx context.Context) error {
@@ -238,9 +306,11 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 	})
 }
 
-// recordIsOld says whether half of the published record's time is over.
+// recordIsOld says whether half of the published record's time is over, and it is this client's turn to publish another: the user's clients share one.
 func (c *Client) recordIsOld() bool {
-	return c.account.record == nil || c.account.record.NotAfter.Sub(c.now()) < recordFor/2
+	r := c.account.record
+	return r == nil || c.account.rec.RecordStale && (c.leads() || r.Certificate.Client == c.account.client || !c.isOwnClient(r.Certificate.Client.Wire())) ||
+		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*recordTurn
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.
@@ -252,7 +322,7 @@ func (c *Client) publishRecord(ctx context.Context) error {
 			return fmt.Errorf("make connection record: %w", err)
 		}
 		if err := c.saveAccount(func(r *accountRecord) {
-			r.OldRecord, r.Record, r.Published = r.Record, rec.Marshal(), false
+			r.OldRecord, r.Record, r.Published, r.RecordStale = r.Record, rec.Marshal(), false, false
 		}); err != nil {
 			return err
 		}
@@ -264,37 +334,39 @@ func (c *Client) publishRecord(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("publish connection record: %w", err)
 	}
-	return c.saveAccount(func(r *accountRecord) { r.Published = true })
+	return c.update(func(tx Tx) error {
+		return c.shareSecrets(tx, func(r *accountRecord) { r.Published = true })
+	})
 }
 
-// makeQueue creates the queue over the anonymous channel: nothing in the request ties it to the account (§10).
+// makeQueue creates the queue.
 func (c *Client) makeQueue(ctx context.Context) error {
-	public, id := c.account.queueKey.Public(), c.account.rec.QueueCreateID
-	err := c.spend(ctx, mimimi.TokenQueue, c.account.user.Domain(), id, func(token []byte) error {
-		_, err := call(ctx, c.channels.queue.Create, &mimimiv1.CreateQueueRequest{
-			QueueId: c.account.rec.QueueID, PublicKey: public, Token: token, Signed: c.signedQueue(opQueueCreate, id, public),
-		})
+	if err := c.createQueue(ctx, c.account.queueID, c.account.queueKey, c.account.rec.QueueCreateID); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("create queue: %w", err)
 	}
 	return c.saveAccount(func(r *accountRecord) { r.QueueMade = true })
 }
 
 // signedQueue proves a request about the own queue.
 func (c *Client) signedQueue(operation string, id, body []byte) *mimimiv1.Signed {
+	return c.signedBy(c.account.queueID, c.account.queueKey, operation, id, body)
+}
+
+// signedBy proves a request about a queue by its key.
+func (c *Client) signedBy(queue mimimi.QueueID, key mls.SignatureKey, operation string, id, body []byte) *mimimiv1.Signed {
 	return c.signed(id, func(id [16]byte, minute time.Time) []byte {
-		return mimimi.SignQueueRequest(c.account.queueKey, &mimimi.QueueRequest{Operation: operation, Queue: c.account.queueID, RequestID: id,
-			Minute: minute, Body: body})
+		return mimimi.SignQueueRequest(key, &mimimi.QueueRequest{Operation: operation, Queue: queue, RequestID: id, Minute: minute, Body: body})
 	})
 }
 
 // signedStore proves a request of the owner to the KeyPackage store.
 func (c *Client) signedStore(operation string, id, body []byte) *mimimiv1.Signed {
+	return c.signedStoreBy(c.account.writeKey, operation, id, body)
+}
+
+func (c *Client) signedStoreBy(key mls.SignatureKey, operation string, id, body []byte) *mimimiv1.Signed {
 	return c.signed(id, func(id [16]byte, minute time.Time) []byte {
-		return mimimi.SignStoreRequest(c.account.writeKey, &mimimi.StoreRequest{Operation: operation, WriteKey: c.account.writeKey.Public(),
-			RequestID: id, Minute: minute, Body: body})
+		return mimimi.SignStoreRequest(key, &mimimi.StoreRequest{Operation: operation, WriteKey: key.Public(), RequestID: id, Minute: minute, Body: body})
 	})
 }
 
@@ -331,6 +403,11 @@ func (c *Client) revokeAlias(ctx context.Context, token mimimi.ConnectionToken) 
 	_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
 		WriteKey: c.account.writeKey.Public(), TokenHash: hash[:], Signed: c.signedStore(opRevokeAlias, newRequestID(), hash[:]),
 	})
+	if old := c.account.oldWriteKey; old != nil && isFinal(err) { // a token of the index before a client was removed
+		_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
+			WriteKey: old.Public(), TokenHash: hash[:], Signed: c.signedStoreBy(*old, opRevokeAlias, newRequestID(), hash[:]),
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("revoke alias: %w", err)
 	}
@@ -346,6 +423,14 @@ func (c *Client) firstStock(ctx context.Context) error {
 
 // complete says whether the registration is complete.
 func (c *Client) complete() error {
+	switch r := c.account.rec; {
+	case r.Deleting != deleteNothing:
+		return ErrDeleted
+	case r.Removed:
+		return ErrDeviceRemoved
+	case r.Link != nil:
+		return problem.New(problem.Unavailable, "the device is not linked yet: approve it at another one, and sync")
+	}
 	if !c.account.rec.Complete {
 		return problem.New(problem.Unavailable, "the registration is not complete: sync first")
 	}

@@ -18,25 +18,36 @@ import (
 type taskKind string
 
 const (
-	taskAdd    taskKind = "add"    // add Adds
-	taskRemove taskKind = "remove" // remove all leaves of User
-	taskEvict  taskKind = "evict"  // remove Leaf, which is unidentified
-	taskCommit taskKind = "commit" // a commit of what is pending, or an empty one
-	taskLeave  taskKind = "leave"  // propose the own removal
+	taskAdd     taskKind = "add"     // add Adds
+	taskRemove  taskKind = "remove"  // remove all leaves of User
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
+	taskLeave   taskKind = "leave"   // propose the own removal
+	taskRefresh taskKind = "refresh" // make the own leaf anew
+
+	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
+	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
+	taskPolicy    taskKind = "policy"     // change the policy
+	taskExpel     taskKind = "expel"      // remove Leaf, whose commit nobody could process
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
 // so that it survives crashes and is made anew when another commit came first.
 type task struct {
-	ID        string    `json:"id"`
-	Kind      taskKind  `json:"kind"`
-	Adds      []*adding `json:"adds,omitempty"`
-	User      string    `json:"user,omitempty"`
-	Leaf      uint32    `json:"leaf,omitempty"`
-	Pseudonym string    `json:"pseudonym,omitempty"` // evict: client pseudonym of Leaf
-	Request   []byte    `json:"request,omitempty"`   // leave: id and message of the proposal under way
-	Message   []byte    `json:"message,omitempty"`
-	Tries     int       `json:"tries,omitempty"`
+	ID        string        `json:"id"`
+	Kind      taskKind      `json:"kind"`
+	Adds      []*adding     `json:"adds,omitempty"`
+	User      string        `json:"user,omitempty"`
+	Client    string        `json:"client,omitempty"` // remove own: its URI
+	NotBefore int64         `json:"not_before,omitempty"`
+	Leaf      uint32        `json:"leaf,omitempty"`
+	Pseudonym string        `json:"pseudonym,omitempty"` // evict, expel: client pseudonym of Leaf
+	Policy    *policyRecord `json:"policy,omitempty"`
+	Duty      bool          `json:"duty,omitempty"`    // nobody asked for it
+	Failed    []failedAdd   `json:"failed,omitempty"`  // add: who could not be
+	Request   []byte        `json:"request,omitempty"` // leave: id and message of the proposal under way
+	Message   []byte        `json:"message,omitempty"`
+	Tries     int           `json:"tries,omitempty"`
 }
 
 // adding is one user to be added. What is claimed is stored, so that a commit made anew uses the same set.
@@ -116,11 +127,17 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 	c.results[t.ID] = why
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
-		if t.Kind == taskEvict || t.Kind == taskCommit {
+		if t.Kind == taskEvict || t.Kind == taskCommit || t.Kind == taskRefresh || t.Duty {
 			g.rec.QuietUntil = c.now().Add(quietFor).Unix()
 			return nil
 		}
 		if waited {
+			return nil
+		}
+		if (t.Kind == taskAddOwn || t.Kind == taskRemoveOwn) && !isFinal(why) && !errors.Is(why, ErrDenied) {
+			// Others came first too often: it is owed all the same.
+			t.Tries, t.NotBefore = 0, c.now().Add(quietFor).Unix()
+			g.rec.Tasks = append(g.rec.Tasks, t)
 			return nil
 		}
 		return c.warn(tx, g.rec.ID, "a change to the group could not be made")
@@ -130,7 +147,7 @@ func (c *Client) failTask(g *group, t *task, why error) error {
 // runTask does the next thing for the first task that can go on. It reports whether there was one.
 func (c *Client) runTask(ctx context.Context, g *group) (bool, error) {
 	for _, t := range g.rec.Tasks {
-		if !g.may(t) {
+		if !g.may(t) || c.now().Unix() < t.NotBefore {
 			continue
 		}
 		if t.Tries >= maxCommitTries {
@@ -156,7 +173,7 @@ func (g *group) may(t *task) bool {
 // lasting says whether an error of a task is its own, so that trying again will not help. Limited is a service's own answer here, as that no
 // KeyPackages are left; a relay that has too much to do is Unavailable (sealedTo).
 func lasting(err error) bool {
-	for _, e := range []error{ErrDenied, ErrIdentity, ErrMember, ErrNotMember, ErrNotConnected, ErrUnknownUser, ErrGroupOver, mls.ErrInvalid} {
+	for _, e := range []error{ErrBanned, ErrDenied, ErrIdentity, ErrMember, ErrNotMember, ErrNotConnected, ErrUnknownUser, ErrGroupOver, mls.ErrInvalid} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -168,24 +185,20 @@ func lasting(err error) bool {
 func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	var proposals []mls.Proposal
 	var err error
-	welcome := false
 	switch t.Kind {
 	case taskLeave:
 		return c.propose(ctx, g, t)
-	case taskAdd:
-		if g.pendingRemovals() { // no commit both adds and removes (§6): first the removals
-			return c.stage(g, t.ID+"/first", nil, nil)
-		}
-		// Whoever came in meanwhile, by an earlier try or another member, need not be added.
-		t.Adds = slices.DeleteFunc(t.Adds, func(a *adding) bool { return g.hasUser(a.User) })
-		if len(t.Adds) == 0 {
+	case taskRefresh:
+		return c.tryRefresh(ctx, g, t)
+	case taskRemoveOwn:
+		proposals = g.removeProposals(g.leavesOfClient(c.account.rec.User, t.Client))
+		if len(proposals) == 0 && !g.pendingRemovals() {
 			return c.endTask(g, t.ID)
 		}
-		if err := c.claimAll(ctx, g, t); err != nil {
-			return err
-		}
-		proposals, err = g.addProposals(t)
-		welcome = true
+	case taskAddOwn:
+		return c.tryAddOwn(g, t)
+	case taskAdd:
+		return c.tryAdd(ctx, g, t)
 	case taskRemove:
 		proposals = g.removeProposals(g.leavesOf(t.User))
 		if len(proposals) == 0 && !g.pendingRemovals() {
@@ -196,14 +209,20 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 		proposals = g.removeProposals([]uint32{t.Leaf})
+	case taskExpel:
+		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym {
+			return c.endTask(g, t.ID)
+		}
+		proposals = g.removeProposals([]uint32{t.Leaf})
+	case taskPolicy:
+		if proposals, err = g.policyProposals(t); err == nil && proposals == nil {
+			return c.endTask(g, t.ID)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if !welcome {
-		t = &task{ID: t.ID}
-	}
-	return c.stage(g, t.ID, proposals, t)
+	return c.stage(g, t.ID, proposals, nil)
 }
 
 // pendingRemovals says whether the next commit must take up a self_remove.
@@ -220,37 +239,9 @@ func (g *group) removeProposals(leaves []uint32) []mls.Proposal {
 	return all
 }
 
-// claimAll claims a set of each user to be added and checks it (§6, §8). What is claimed is stored at once.
-func (c *Client) claimAll(ctx context.Context, g *group, t *task) error {
-	policy, err := g.policy()
-	if err != nil {
-		return err
-	}
-	for _, a := range t.Adds {
-		if a.Packages != nil {
-			continue
-		}
-		packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
-		if err != nil {
-			return err
-		}
-		err = c.change(g, func(tx Tx) error {
-			a.Packages, a.LinkKeys = packages, keys
-			if last {
-				return c.warn(tx, g.rec.ID, lastResortSentence)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
-// that it was a last-resort set.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
+// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. ahead is the answer if the
+// store was asked already. last says that it was a last-resort set.
+func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool, ahead *claim) (packages, keys [][]byte, last bool, err error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
 		return nil, nil, false, err
@@ -259,43 +250,88 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, false, err
 	}
-	key, token, err := contact.secrets()
+	var all []*mls.KeyPackage
+	if ahead != nil {
+		all, last, err = ahead.set, ahead.lastResort, ahead.err
+	} else {
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	}
+	if problem.KindOf(err) == problem.Limited {
+		// The token may have been replaced by another, which the contact has said in the connection group.
+		was, refused := contact.Token, err
+		if contact, err = c.askContact(ctx, user, contact); err != nil {
+			return nil, nil, false, err
+		}
+		if bytes.Equal(was, contact.Token) {
+			return nil, nil, false, refused
+		}
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	}
 	if err != nil {
 		return nil, nil, false, err
 	}
-	all, last, err := c.claim(ctx, user.Domain(), token, a.Request, lastResort)
-	if err != nil {
+	_ = c.fetchRevocations(ctx, user.Domain()) // as in meet
+	packages, keys, err = c.checkSet(all, user, contact)
+	if !errors.Is(err, ErrIdentity) {
+		return packages, keys, last, err
+	}
+	// The contact may have changed the connection key, and have said so in the connection group.
+	if contact, err = c.askContact(ctx, user, contact); err != nil {
 		return nil, nil, false, err
+	}
+	packages, keys, err = c.checkSet(all, user, contact)
+	return packages, keys, last, err
+}
+
+// claimFrom claims a set of a contact by the token that this user has of it.
+func (c *Client) claimFrom(ctx context.Context, user mimimi.User, contact *contactRecord, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	_, token, err := contact.secrets()
+	if err != nil {
+		return nil, false, err
+	}
+	return c.claim(ctx, user.Domain(), token, id, lastResort)
+}
+
+// checkSet checks a claimed set of a contact and returns it with its link keys.
+func (c *Client) checkSet(all []*mls.KeyPackage, user mimimi.User, contact *contactRecord) (packages, links [][]byte, err error) {
+	keys, err := contact.keys()
+	if err != nil {
+		return nil, nil, err
 	}
 	pseudonym := ""
 	for _, kp := range all {
-		link, name, err := c.checkClaimed(kp, user, key)
+		link, name, err := c.checkClaimed(kp, user, keys)
 		if err != nil || pseudonym != "" && name != pseudonym {
-			return nil, nil, false, errors.Join(ErrIdentity, err)
+			return nil, nil, errors.Join(ErrIdentity, err)
 		}
 		pseudonym = name
-		packages, keys = append(packages, kp.Marshal()), append(keys, link.Bytes())
+		packages, links = append(packages, kp.Marshal()), append(links, link.Bytes())
 	}
-	return packages, keys, last, nil
+	return packages, links, nil
 }
 
-// checkClaimed checks one KeyPackage of user and returns its link key and user pseudonym.
-func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, key mimimi.ConnectionKey) (mimimi.LinkKey, string, error) {
+// checkClaimed checks one KeyPackage of user, made under one of the user's keys, and returns its link key and user pseudonym.
+func (c *Client) checkClaimed(kp *mls.KeyPackage, user mimimi.User, keys []mimimi.ConnectionKey) (link mimimi.LinkKey, pseudonym string, err error) {
 	if err := kp.Validate(c.now()); err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
 	leaf, err := mimimi.ParseLeaf(kp.Leaf())
 	if err != nil {
-		return mimimi.LinkKey{}, "", err
+		return link, "", err
 	}
-	link := leaf.Credential.LinkKey(key)
-	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, kp.Leaf(), link, c.now())
-		if err == nil && cert.User != user {
-			err = ErrIdentity
+	for _, key := range keys {
+		link = leaf.Credential.LinkKey(key)
+		err = c.view(func(tx Tx) error {
+			cert, err := identifyLive(tx, kp.Leaf(), link, c.now())
+			if err == nil && cert.User != user {
+				err = ErrIdentity
+			}
+			return err
+		})
+		if !errors.Is(err, ErrIdentity) {
+			break
 		}
-		return err
-	})
+	}
 	return link, leaf.Credential.UserPseudonym.Wire(), err
 }
 
@@ -363,9 +399,27 @@ func (g *group) welcomeExtensions(t *task) func(next *mls.Group) ([]mls.Extensio
 
 // stage makes a commit, checks it by the rules that the hub will apply, and stores it. Nothing has left this client yet.
 func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *task) error {
-	opts := mls.CommitOptions{Proposals: proposals, HubExtensions: hubExtensions, Path: true, Now: c.now()}
+	opts := mls.CommitOptions{Proposals: proposals, HubExtensions: hubExtensions, Path: true, Now: c.now(), Skip: g.distrusted}
 	if t != nil && len(t.Adds) > 0 {
 		opts.WelcomeExtensions = g.welcomeExtensions(t)
+	}
+	renewed, err := c.renewLeaf(g, len(proposals) == 0)
+	if err != nil {
+		return err
+	}
+	var own *leafSecrets
+	if renewed != nil {
+		if own, err = c.ownRenewal(renewed); err != nil {
+			return err
+		}
+		opts.NewLeaf = &renewed.Change
+	}
+	if renewed != nil && renewed.Change.Credential != nil {
+		update, err := refreshed(g, renewed)
+		if err != nil {
+			return err
+		}
+		opts.Proposals = []mls.Proposal{update}
 	}
 	staged, err := g.mls.Commit(opts)
 	if err != nil {
@@ -375,7 +429,12 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 		return denied(problem.Wrap(problem.Invalid, "the change would break a rule of the protocol", err))
 	}
 	return c.change(g, func(Tx) error {
-		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message}
+		g.rec.Staged = &stagedRecord{Task: taskID, Request: newRequestID(), Commit: staged.Marshal(), Message: staged.Message, Own: own}
+		if t != nil {
+			for _, a := range t.Adds {
+				g.rec.Staged.Adds = append(g.rec.Staged.Adds, a.User)
+			}
+		}
 		if t := g.task(taskID); t != nil {
 			t.Tries++
 		}
@@ -383,13 +442,25 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	})
 }
 
+// ownCommit returns the stored commit. That it was made or read in this process already saves a large group's work.
+func (g *group) ownCommit() (*mls.StagedCommit, error) {
+	if g.staged == nil || !bytes.Equal(g.staged.Message, g.rec.Staged.Message) {
+		staged, err := mls.ParseStagedCommit(g.rec.Staged.Commit, protocolRules())
+		if err != nil {
+			return nil, errDamagedGroup
+		}
+		g.staged = staged
+	}
+	return g.staged, nil
+}
+
 // sendStaged offers the stored commit to the hub. The answers: accepted, then it is merged at its place in the log; stale or refused, then the log says
 // what came first, and perhaps that an earlier try of this very commit was accepted; no answer, then it stays and is offered again, under the same id.
 func (c *Client) sendStaged(ctx context.Context, g *group) error {
 	s := g.rec.Staged
-	staged, err := mls.ParseStagedCommit(s.Commit, protocolRules())
+	staged, err := g.ownCommit()
 	if err != nil {
-		return errDamagedGroup
+		return err
 	}
 	hub, err := c.hub(ctx, g.id.Domain())
 	if err != nil {
@@ -487,6 +558,9 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
+		if err := c.shareLeft(tx, g); err != nil {
+			return err
+		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)
 		}

@@ -3,7 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -66,8 +67,14 @@ func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 		if err != nil {
 			return err
 		}
-		if !found {
-			if k, err = c.newAsk(ctx, user); err != nil {
+		if found && k.State == ContactDisconnecting {
+			if err := c.forget(ctx, k); err != nil {
+				return err
+			}
+			found = false
+		}
+		if !found || c.isLost(k) {
+			if k, err = c.newAsk(ctx, user, k); err != nil {
 				return err
 			}
 		}
@@ -76,7 +83,8 @@ func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 }
 
 // newAsk fetches the user's record, so that nothing is kept of users that do not exist, and stores the intent.
-func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, error) {
+// old is what there was of a connection that is lost, nil if there was none.
+func (c *Client) newAsk(ctx context.Context, user mimimi.User, old *contactRecord) (*contactRecord, error) {
 	record, err := c.fetchRecord(ctx, user)
 	if err != nil {
 		return nil, err
@@ -90,7 +98,10 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User) (*contactRecord, 
 		Ask: &askRecord{Record: record.Marshal(), Secret: secret.Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
 			NotAfter: c.now().Add(requestFor).Truncate(day).Unix()},
 	}
-	return k, c.update(func(tx Tx) error { return write(tx, bucketContacts, []byte(k.User), k) })
+	if old != nil {
+		k.Revoke = old.tokens()
+	}
+	return k, c.update(func(tx Tx) error { return c.shareContact(tx, k) })
 }
 
 // fetchRecord gets and verifies a user's connection record. The answer about an unknown user looks the same, and does not verify.
@@ -111,6 +122,9 @@ func (c *Client) fetchRecord(ctx context.Context, user mimimi.User) (*mimimi.Con
 	if err != nil || record.User != user || record.Verify(doc.IdentityKey, c.now()) != nil {
 		return nil, ErrUnknownUser
 	}
+	if bad, err := c.isRevoked(ctx, record.Certificate); err != nil || bad {
+		return nil, errors.Join(err, ErrIdentity)
+	}
 	return record, nil
 }
 
@@ -130,20 +144,24 @@ const maxSignatureZeros = 64
 
 // workContact does the next steps of a connection, as far as they go now. Every step is stored when it is done, and may be repeated.
 func (c *Client) workContact(ctx context.Context, k *contactRecord) error {
+	if c.expired(k) {
+		return c.expire(ctx, k)
+	}
 	switch {
 	case k.State == ContactRequested && k.Ask != nil:
 		return c.ask(ctx, k)
 	case k.State == ContactAccepting:
 		return c.accept(ctx, k)
+	case k.State == ContactConnected:
+		return c.keepContact(ctx, k)
+	case k.State == ContactDisconnecting:
+		return c.forget(ctx, k)
 	}
 	return nil
 }
 
 // ask does what is left of an own request: alias (before the token is handed out), connection group with an invitation, sealed request, deposit.
 func (c *Client) ask(ctx context.Context, k *contactRecord) error {
-	if !c.now().Before(timeOf(k.Ask.NotAfter)) {
-		return c.expire(ctx, k)
-	}
 	if k.Ask.Deposited {
 		return nil
 	}
@@ -154,6 +172,9 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 	g, err := c.connectionGroup(ctx, k)
 	if err != nil {
 		return err
+	}
+	if g.hasTask(taskAddOwn) {
+		return ErrNotReady // first all own clients (§5)
 	}
 	secret, err := mimimi.InviteSecretFrom(k.Ask.Secret)
 	if err != nil {
@@ -173,29 +194,6 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 		}
 	}
 	return c.deposit(ctx, k)
-}
-
-// expire ends a request that was not answered in time: the token is revoked, and the user may be asked again (§5).
-func (c *Client) expire(ctx context.Context, k *contactRecord) error {
-	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
-	if err != nil {
-		return ErrStore
-	}
-	if k.AliasMade {
-		if err := c.revokeAlias(ctx, token); err != nil {
-			return err
-		}
-	}
-	g, err := c.group(k.Group)
-	if err != nil && !errors.Is(err, ErrUnknownGroup) {
-		return err
-	}
-	if err == nil {
-		if err := c.change(g, func(tx Tx) error { return c.over(tx, g, "", 0) }); err != nil {
-			return err
-		}
-	}
-	return c.update(func(tx Tx) error { return tx.Delete(bucketContacts, []byte(k.User)) })
 }
 
 // makeAlias registers the contact's own token at the store (§5: before it is handed out).
@@ -254,14 +252,18 @@ func (c *Client) sealRequest(k *contactRecord, g *group, secret mimimi.InviteSec
 	if err != nil {
 		return k, ErrStore
 	}
+	key, number, err := c.keyOfLeaf(g)
+	if err != nil {
+		return k, err
+	}
 	sealed, err := mimimi.SealConnectionRequest(&mimimi.ConnectionRequest{
 		RequestID: requestID(k.Ask.RequestID), NotAfter: timeOf(k.Ask.NotAfter), RequesterCertificate: c.account.certificate, ConnectionGroup: g.id,
-		InviteSecret: secret, RequesterKey: c.account.connectionKey, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
+		InviteSecret: secret, RequesterKey: key, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
 	}, c.account.certKey, record)
 	if err != nil {
 		return k, fmt.Errorf("seal connection request: %w", err)
 	}
-	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Sealed = sealed; return nil })
+	return c.changeContact(k.User, func(_ Tx, k *contactRecord) error { k.Ask.Sealed, k.Told = sealed, number; return nil })
 }
 
 func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
@@ -294,6 +296,9 @@ func (c *Client) readInbox(ctx context.Context) error {
 		return err
 	}
 	for range maxSyncRounds {
+		if done, err := c.ackInbox(ctx); !done || err != nil {
+			return err
+		}
 		res, err := call(ctx, c.channels.account.FetchInbox, &mimimiv1.FetchInboxRequest{
 			Client: c.account.rec.Client, Signed: c.signedAccount(opFetchInbox, newRequestID(), nil),
 		})
@@ -303,22 +308,21 @@ func (c *Client) readInbox(ctx context.Context) error {
 		if len(res.Items) == 0 {
 			return nil
 		}
-		if err := c.update(func(tx Tx) error { return c.storeRequests(tx, res.Items) }); err != nil {
-			return err
-		}
 		last := res.Items[len(res.Items)-1].Position
-		_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
-			Client: c.account.rec.Client, Position: last, Signed: c.signedAccount(opAckInbox, newRequestID(), bigEndian(last)),
+		err = c.update(func(tx Tx) error {
+			return errors.Join(c.storeRequests(tx, res.Items, true), tx.Put(bucketMeta, keyInbox, bigEndian(last)))
 		})
 		if err != nil {
-			return fmt.Errorf("acknowledge inbox: %w", err)
+			return err
 		}
 	}
-	return nil
+	_, err := c.ackInbox(ctx)
+	return err
 }
 
-// storeRequests stores sealed requests under the hash of each, and forgets those that have expired.
-func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem) error {
+// storeRequests stores sealed requests under the hash of each, and forgets those that have expired. tell says that the user's other clients are told: who fetches a
+// request takes it out of the inbox that all of them share.
+func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem, tell bool) error {
 	waiting := 0
 	var expired []string
 	err := each(tx, bucketRequests, func(k []byte, r *requestRecord) error {
@@ -343,8 +347,16 @@ func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem) error {
 			continue
 		}
 		waiting++
-		h := sha256.Sum256(item.SealedRequest)
-		id := "sealed-" + hex.EncodeToString(h[:16])
+		id := sealedID(item.SealedRequest)
+		if tx.Get(bucketRequests, []byte(id)) != nil {
+			continue
+		}
+		if tell {
+			shared := &mimimiv1.SharedRequest{SealedRequest: item.SealedRequest}
+			if err := c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Request{Request: shared}}); err != nil {
+				return err
+			}
+		}
 		if err := write(tx, bucketRequests, []byte(id), requestRecord{ID: id, State: requestSealed, Received: c.now().Unix(),
 			Sealed: item.SealedRequest}); err != nil {
 			return err
@@ -371,6 +383,12 @@ func (c *Client) openRequests(ctx context.Context) error {
 			if err == nil {
 				err = req.RequesterCertificate.Verify(doc.IdentityKey, c.now())
 			}
+			if err == nil {
+				var bad bool
+				if bad, err = c.isRevoked(ctx, req.RequesterCertificate); bad {
+					err = ErrIdentity
+				}
+			}
 		}
 		if err == nil && req.RequesterCertificate.User == c.account.user {
 			err = ErrIdentity
@@ -385,11 +403,25 @@ func (c *Client) openRequests(ctx context.Context) error {
 
 // unseal opens a request for the present connection record or the one before.
 func (c *Client) unseal(sealed []byte) (*mimimi.ConnectionRequest, error) {
-	req, err := mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.record, c.now())
-	if err != nil && c.account.oldRecord != nil {
-		return mimimi.OpenConnectionRequest(sealed, c.account.recordKey, c.account.oldRecord, c.now())
+	a := c.account
+	keys := []mls.HPKEPrivateKey{a.recordKey}
+	if a.oldRecordKey != nil {
+		keys = append(keys, *a.oldRecordKey)
 	}
-	return req, err
+	var last error = mimimi.ErrUnauthenticated
+	for _, record := range []*mimimi.ConnectionRecord{a.record, a.oldRecord} {
+		for _, key := range keys {
+			if record == nil || !bytes.Equal(record.HPKEKey, key.Public()) {
+				continue
+			}
+			req, err := mimimi.OpenConnectionRequest(sealed, key, record, c.now())
+			if err == nil {
+				return req, nil
+			}
+			last = err
+		}
+	}
+	return nil, last
 }
 
 // opened stores a verified request under its own id, unless that was seen before; nil drops it.
@@ -405,7 +437,7 @@ func (c *Client) opened(tx Tx, sealed *requestRecord, req *mimimi.ConnectionRequ
 	err := write(tx, bucketRequests, []byte(id), requestRecord{
 		ID: id, State: requestWaiting, Received: sealed.Received, From: from, NotAfter: req.NotAfter.Unix(),
 		Fingerprint: req.RequesterCertificate.Fingerprint(), Group: []byte(req.ConnectionGroup.Wire()), Secret: req.InviteSecret.Bytes(),
-		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(),
+		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(), Sealed: sealed.Sealed,
 	})
 	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventRequest, User: from, Request: id}))
 }
@@ -444,9 +476,21 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	if err != nil {
 		return err
 	}
+	if found && old.State == ContactConnected && subtle.ConstantTimeCompare(old.Token, r.Token) == 1 {
+		// It crossed the own request, by which the connection came about: there is nothing new in it.
+		r.settle()
+		return write(tx, bucketRequests, []byte(r.ID), r)
+	}
 	token, made := mimimi.NewConnectionToken().Bytes(), false
-	if found {
-		token, made = old.OwnToken, old.AliasMade
+	var revoke [][]byte
+	switch {
+	case found && old.State == ContactDisconnecting:
+		revoke = old.Revoke
+	case found:
+		token, made, revoke = old.OwnToken, old.AliasMade, old.Revoke
+		if old.NextMade {
+			revoke = append(revoke, old.NextToken)
+		}
 	}
 	c.tap(TapConnectionToken, token, r.Token)
 	c.tap(TapConnectionKey, r.Key)
@@ -456,25 +500,47 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
 	}
 	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
-		Fingerprints: []string{r.Fingerprint}}
+		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}
+	if found {
+		k.Version = old.Version
+	}
+	if found && old.State != ContactDisconnecting { // it is as it was until the new connection stands
+		if k.Before = old; old.Before != nil {
+			k.Before = old.Before
+		}
+	}
 	r.settle()
 	return errors.Join(
 		write(tx, bucketRequests, []byte(r.ID), r),
-		write(tx, bucketContacts, []byte(k.User), k),
 		write(tx, bucketGroups, []byte(rec.ID), rec),
 		tx.Put(bucketGroupIDs, rec.GroupID, []byte(rec.ID)),
+		c.shareContact(tx, k),
+		c.shareSettled(tx, r.ID),
 	)
 }
 
-// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is forgotten.
+// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is what it was before.
 func (c *Client) accept(ctx context.Context, k *contactRecord) error {
+	if k.Group == "" {
+		return nil // another of the user's clients accepted it
+	}
 	k, err := c.makeAlias(ctx, k)
 	if err != nil {
 		return err
 	}
 	err = c.made(ctx, k.Group)
-	if _, gerr := c.group(k.Group); !errors.Is(gerr, ErrUnknownGroup) {
+	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
+	}
+	if k.Before != nil {
+		return errors.Join(err, c.restore(k))
+	}
+	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
+		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
+			k.Group, k.Since = "", c.now().Add(acceptedElsewhere-requestFor).Unix()
+			return nil
+		})
+		return cerr
 	}
 	return errors.Join(err, c.update(func(tx Tx) error {
 		return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
@@ -483,27 +549,58 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 
 // connectionEntered follows the own entry into a connection group: every leaf is identified. If all are the requester's, the response goes to them.
 func (c *Client) connectionEntered(tx Tx, g *group) error {
+	if !g.onlyPeer(c.account.rec.User) {
+		return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+	}
+	g.rec.Respond = true
+	return nil
+}
+
+// onlyPeer says whether every leaf of a connection group is the other user's or the own one's.
+func (g *group) onlyPeer(self string) bool {
 	for _, r := range g.rec.Leaves {
-		if r.User != g.rec.Peer && r.User != c.account.rec.User {
-			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+		if r.User != g.rec.Peer && r.User != self {
+			return false
 		}
 	}
-	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found {
-		return err
-	}
-	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
-	if err != nil {
-		return ErrStore
-	}
-	response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
-	g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal()})
-	return nil
+	return true
+}
+
+// respond posts the own answer in a connection group, for the present epoch only, whose leaves are all the requester's or own ones. If the epoch
+// ends before the answer has its place in the log, it is looked at and posted anew.
+func (c *Client) respond(g *group) error {
+	return c.change(g, func(tx Tx) error {
+		if !g.onlyPeer(c.account.rec.User) {
+			g.rec.Respond = false
+			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
+		}
+		k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+		if err != nil {
+			return err
+		}
+		if !found {
+			g.rec.Respond = false
+			return nil
+		}
+		token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+		if err != nil {
+			return ErrStore
+		}
+		k.Told = c.account.rec.KeyNumber
+		if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
+			return err
+		}
+		response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
+		epoch := g.mls.Epoch()
+		g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal(), OnlyIn: &epoch})
+		return nil
+	})
 }
 
 // responseSent completes an accepted connection: the response has its place in the connection group.
 func (c *Client) responseSent(tx Tx, g *group) error {
-	return c.nowConnected(tx, g, func(*contactRecord) error { return nil })
+	g.rec.Respond = false
+	return c.nowConnected(tx, g, true, func(*contactRecord) error { return nil })
 }
 
 // receiveResponse completes an own request.
@@ -517,14 +614,14 @@ func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte)
 	}
 	c.tap(TapConnectionKey, res.Key.Bytes())
 	c.tap(TapConnectionToken, res.Token.Bytes())
-	return c.nowConnected(tx, g, func(k *contactRecord) error {
-		k.Key, k.Token = res.Key.Bytes(), res.Token.Bytes()
+	return c.nowConnected(tx, g, false, func(k *contactRecord) error {
+		k.Key, k.Token, k.Number, k.OldKeys = res.Key.Bytes(), res.Token.Bytes(), 0, nil
 		return nil
 	})
 }
 
 // nowConnected makes the peer of a connection group a contact that is connected.
-func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) error) error {
+func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contactRecord) error) error {
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
 	if err != nil || !found {
 		return err
@@ -533,11 +630,23 @@ func (c *Client) nowConnected(tx Tx, g *group, change func(k *contactRecord) err
 		return err
 	}
 	was := k.State
-	k.State, k.Ask, k.Group, k.Fingerprints = ContactConnected, nil, g.rec.ID, nil
-	for _, i := range g.leavesOf(g.rec.Peer) {
-		k.Fingerprints = append(k.Fingerprints, g.rec.Leaves[i].Fingerprint)
+	if was == ContactDisconnecting {
+		return nil // cut off meanwhile
 	}
-	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil || was == ContactConnected {
+	acted = acted || k.Ask != nil
+	g.rec.Linked = true
+	kept, err := c.keepOne(tx, g)
+	if err != nil {
+		return err
+	}
+	k.State, k.Ask, k.Before, k.Group, k.Fingerprints = ContactConnected, nil, nil, kept, nil
+	c.noteFingerprints(g, k)
+	if acted {
+		err = c.shareContact(tx, k)
+	} else { // whoever asked or accepted tells
+		err = write(tx, bucketContacts, []byte(k.User), k)
+	}
+	if err != nil || was == ContactConnected {
 		return err
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventConnected, User: k.User})

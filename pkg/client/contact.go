@@ -18,6 +18,8 @@ const (
 	ContactRequested ContactState = "requested" // asked, not answered
 	ContactAccepting ContactState = "accepting" // accepted here, being completed
 	ContactConnected ContactState = "connected"
+	// ContactDisconnecting: disconnected here; the token that they had is not revoked yet.
+	ContactDisconnecting ContactState = "disconnecting"
 )
 
 // Contact is another user that this one is or will be connected with.
@@ -43,15 +45,35 @@ type Verification struct {
 
 // contactRecord is what is known of a contact. Key and Token are theirs, OwnToken is what they have of this user.
 type contactRecord struct {
-	User         string       `json:"user"`
-	State        ContactState `json:"state"`
-	Key          []byte       `json:"key,omitempty"`
-	Token        []byte       `json:"token,omitempty"`
-	OwnToken     []byte       `json:"own_token"`
-	AliasMade    bool         `json:"alias_made,omitempty"`
-	Group        string       `json:"group,omitempty"` // local id of the connection group
-	Fingerprints []string     `json:"fingerprints,omitempty"`
-	Ask          *askRecord   `json:"ask,omitempty"` // an own request under way
+	User      string       `json:"user"`
+	State     ContactState `json:"state"`
+	Key       []byte       `json:"key,omitempty"`
+	Token     []byte       `json:"token,omitempty"`
+	OwnToken  []byte       `json:"own_token"`
+	AliasMade bool         `json:"alias_made,omitempty"`
+	// Number counts Key; OldKeys are those before, the latest first, under which some of their KeyPackages may still be.
+	Number  uint64   `json:"number,omitempty"`
+	OldKeys [][]byte `json:"old_keys,omitempty"`
+	// Told is the number of the own key that they know; TellAt is when they are told of a later one.
+	Told   uint64 `json:"told,omitempty"`
+	TellAt int64  `json:"tell_at,omitempty"`
+	// GiveToken says that they are to get a new token in place of OwnToken, AskToken that they are to be asked for one in place of Token. NextToken is the new one
+	// until they have it. Revoke are tokens that they had.
+	GiveToken bool     `json:"give_token,omitempty"`
+	AskToken  bool     `json:"ask_token,omitempty"`
+	NextToken []byte   `json:"next_token,omitempty"`
+	NextMade  bool     `json:"next_made,omitempty"`
+	Revoke    [][]byte `json:"revoke,omitempty"`
+	// Version counts the contact among the user's clients. SharedGroup is the connection group's id while this client is not in it.
+	Version     uint64 `json:"version,omitempty"`
+	SharedGroup []byte `json:"shared_group,omitempty"`
+	// Since is when this client accepted the other's request.
+	Since        int64      `json:"since,omitempty"`
+	Group        string     `json:"group,omitempty"` // local id of the connection group
+	Fingerprints []string   `json:"fingerprints,omitempty"`
+	Ask          *askRecord `json:"ask,omitempty"` // an own request under way
+	// Before is the contact as it was when a further request was accepted, until the connection stands or has failed.
+	Before *contactRecord `json:"before,omitempty"`
 }
 
 // askRecord is an own connection request in the making (docs/protocol.md §5); a step that is done has left its field.
@@ -182,7 +204,7 @@ func (c *Client) Reject(ctx context.Context, id string) error {
 				return err
 			}
 			r.settle()
-			return write(tx, bucketRequests, []byte(id), r)
+			return errors.Join(write(tx, bucketRequests, []byte(id), r), c.shareSettled(tx, id))
 		})
 	})
 }

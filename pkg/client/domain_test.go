@@ -17,8 +17,12 @@ import (
 	"mimimi.example/pkg/redeem/redeemtest"
 )
 
-// world is two domains that federate, each with all its services, for all tests of the package.
-type world struct{ a, b *domain.Domain }
+// world is two domains that federate, each with all its services and its operator, for all tests of the package.
+type world struct {
+	a, b     *domain.Domain
+	opA, opB *operator
+	dir      string // of their state
+}
 
 var theWorld *world
 
@@ -40,22 +44,24 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		ctx := context.Background()
-		w := new(world)
+		w := &world{dir: dir}
 		for _, d := range []struct {
 			to          **domain.Domain
+			operator    **operator
 			name, other string
-		}{{&w.a, "a.localhost", "b.localhost"}, {&w.b, "b.localhost", "a.localhost"}} {
-			*d.to, err = domain.Start(ctx, domain.Options{
-				Dir: filepath.Join(dir, d.name), Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
+		}{{&w.a, &w.opA, "a.localhost", "b.localhost"}, {&w.b, &w.opB, "b.localhost", "a.localhost"}} {
+			*d.operator = newOperator(filepath.Join(dir, d.name))
+			*d.to, err = domain.Start(ctx, (*d.operator).options(domain.Options{
+				Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
 				TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey,
-			})
+			}))
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 		}
 		theWorld = w
-		if err := meet(filepath.Join(dir, "probe"), w); err != nil {
+		if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -69,12 +75,12 @@ func TestMain(m *testing.M) {
 }
 
 // meet waits until each domain reaches the other.
-func meet(dir string, w *world) error {
+func meet(dir string, w *world, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for from, to := range map[*domain.Domain]*domain.Domain{w.a: w.b, w.b: w.a} {
 		c, err := client.Register(ctx, client.Config{Dir: filepath.Join(dir, from.Info().Domain), Provider: from.Info(),
-			Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1}, "probe")
+			Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1, Now: now}, "probe")
 		if err != nil {
 			return err
 		}
@@ -118,9 +124,14 @@ type person struct {
 // register makes a user whose name is unique to the test.
 func register(t *testing.T, d *domain.Domain, name string) *person {
 	t.Helper()
-	p := &person{t: t, name: name, cfg: client.Config{
-		Dir: t.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1,
-	}}
+	return registerConfig(t, name, client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1})
+}
+
+// registerConfig is register with a configuration, whose folder it makes.
+func registerConfig(t *testing.T, name string, cfg client.Config) *person {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	p := &person{t: t, name: name, cfg: cfg}
 	c, err := client.Register(t.Context(), p.cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 	if err != nil {
 		t.Fatalf("%s: register: %v", name, err)
@@ -133,7 +144,7 @@ func register(t *testing.T, d *domain.Domain, name string) *person {
 func (p *person) use(c *client.Client) {
 	p.t.Helper()
 	w, err := c.Watcher(p.t.Context())
-	if err != nil {
+	if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 		p.t.Fatalf("%s: watcher: %v", p.name, err)
 	}
 	p.c, p.w = c, w
@@ -146,11 +157,18 @@ func (p *person) close() {
 	}
 }
 
+// atOnce makes p do at once what is spread over a day otherwise.
+func (p *person) atOnce() {
+	p.t.Helper()
+	p.cfg.Spread = -1
+	p.reopen()
+}
+
 // reopen closes the client and opens it again, as another process would.
 func (p *person) reopen() {
 	p.t.Helper()
 	p.close()
-	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock})
+	c, err := client.Open(p.t.Context(), client.Config{Dir: p.cfg.Dir, Stock: p.cfg.Stock, Spread: p.cfg.Spread, Now: p.cfg.Now})
 	if err != nil {
 		p.t.Fatalf("%s: open: %v", p.name, err)
 	}
@@ -183,6 +201,12 @@ const patience = 30 * time.Second
 // until syncs everybody in turn until cond holds.
 func until(t *testing.T, what string, cond func() bool, people ...*person) {
 	t.Helper()
+	untilEvery(t, 200*time.Millisecond, what, cond, people...)
+}
+
+// untilEvery is until with a pause between rounds that is shorter or longer.
+func untilEvery(t *testing.T, pause time.Duration, what string, cond func() bool, people ...*person) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var errs error
@@ -197,12 +221,15 @@ func until(t *testing.T, what string, cond func() bool, people ...*person) {
 			}
 		}
 		p := people[round%len(people)]
-		if err := p.w.Reset(t.Context(), p.c); err != nil {
+		err := p.w.Reset(ctx, p.c)
+		if err != nil && !errors.Is(err, client.ErrDeviceRemoved) {
 			t.Fatalf("%s: reset: %v", p.name, err)
 		}
-		short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
-		_ = p.w.Wait(short)
-		stop()
+		if err == nil {
+			short, stop := context.WithTimeout(ctx, pause)
+			_ = p.w.Wait(short)
+			stop()
+		}
 		if ctx.Err() != nil {
 			for _, p := range people {
 				for _, e := range p.events(client.EventWarning) {

@@ -42,8 +42,22 @@ var (
 	ErrNoTokens = errors.New("client: no anonymous tokens are left for this week")
 	// ErrTooLarge says that a message is longer than MaxMessage bytes.
 	ErrTooLarge = errors.New("client: the message is too large")
+	// ErrUnknownDevice says that no new device waits with this code, or that the user has no such device.
+	ErrUnknownDevice = errors.New("client: no such device")
+	// ErrAmbiguousCode says that several offers have one code, which does not happen by chance: somebody is trying to be taken for the new device.
+	ErrAmbiguousCode = errors.New("client: several offers have this code: link the device again")
+	// ErrLinkExpired says that nobody has let this new device in in time: Link makes another code.
+	ErrLinkExpired = errors.New("client: the code has expired")
+	// ErrDeviceRemoved says that this device was removed at another one of the user's.
+	ErrDeviceRemoved = errors.New("client: this device was removed")
+	// ErrBanned says that a user is on the group's ban list.
+	ErrBanned = errors.New("client: banned from this group")
+	// ErrRefused says that the user has refused the group: Unrefuse takes that back.
+	ErrRefused = errors.New("client: this group is refused")
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("client: closed")
+	// ErrDeleted says that the account is being deleted: DeleteAccount or Sync goes on with that.
+	ErrDeleted = errors.New("client: the account is being deleted")
 	// ErrKey says that the store is encrypted under another key or passphrase, or that it is not encrypted and one was given, or the other way round.
 	ErrKey = errors.New("client: the key does not open the store")
 	// ErrStore says that the store is damaged or of a later version of this package.

@@ -14,16 +14,25 @@ type EventKind string
 
 // The kinds of events, with the fields that each one sets beside Seq, Kind and Time.
 const (
-	EventMessage     EventKind = "message"      // Group, User (the sender), Message, Body: content from another member
-	EventSent        EventKind = "sent"         // Group, User (self), Message, Body: own content has its place in the group's order
-	EventJoined      EventKind = "joined"       // Group, User: a member came in and is identified
-	EventLeft        EventKind = "left"         // Group, User: a member left by itself
-	EventRemoved     EventKind = "removed"      // Group, User: a member was removed
-	EventRequest     EventKind = "request"      // User, Request: somebody asks for a connection
-	EventConnected   EventKind = "connected"    // User: a connection is complete
-	EventGroupJoined EventKind = "group_joined" // Group: this client is in the group and may take part
-	EventGroupOver   EventKind = "group_over"   // Group, Text: this client is no longer in the group
-	EventWarning     EventKind = "warning"      // Text, Group if it is about one: something that the user should know
+	EventMessage       EventKind = "message"        // Group, User (the sender), Message, Body: content from another member
+	EventSent          EventKind = "sent"           // Group, User (self), Message, Body: own content, from whichever of the user's clients, has its place in the group's order
+	EventJoined        EventKind = "joined"         // Group, User: a member came in and is identified
+	EventLeft          EventKind = "left"           // Group, User: a member left by itself
+	EventRemoved       EventKind = "removed"        // Group, User: a member was removed
+	EventRequest       EventKind = "request"        // User, Request: somebody asks for a connection
+	EventConnected     EventKind = "connected"      // User: a connection is complete
+	EventDisconnected  EventKind = "disconnected"   // User: the other user has ended the connection
+	EventRevoked       EventKind = "revoked"        // User, Group if it is a visible one: a member's domain has revoked the certificate of one of its clients
+	EventGroupJoined   EventKind = "group_joined"   // Group: this client is in the group and may take part
+	EventGroupOver     EventKind = "group_over"     // Group, Text: this client is no longer in the group
+	EventLinked        EventKind = "linked"         // Device (this client): it is one of the user's clients now
+	EventDeviceAdded   EventKind = "device_added"   // Device: another client of the user's was let in
+	EventDeviceRemoved EventKind = "device_removed" // Device: a client of the user's was removed; if it is this one, it has forgotten everything
+	EventPolicy        EventKind = "policy"         // Group, User (who changed it): the group's policy changed
+	EventBanned        EventKind = "banned"         // Group, User: a user is on the group's ban list now
+	EventUnbanned      EventKind = "unbanned"       // Group, User: a user is not on it any more
+	EventWarning       EventKind = "warning"        // Text, Group if it is about one: something that the user should know
+	EventKeyDocument   EventKind = "key_document"   // Domain, Text: a domain's keys are not what others are shown, so they are not used
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.
@@ -37,6 +46,8 @@ type Event struct {
 	Request string // id, for Accept and Reject
 	Body    []byte // content of a message
 	Text    string // a constant sentence
+	Device  string // URI of one of the user's own clients
+	Domain  string
 }
 
 // MessageID names a message; it is the same for all members of the group.
@@ -52,6 +63,8 @@ type eventRecord struct {
 	Request string    `json:"request,omitempty"`
 	Body    []byte    `json:"body,omitempty"`
 	Text    string    `json:"text,omitempty"`
+	Device  string    `json:"device,omitempty"`
+	Domain  string    `json:"domain,omitempty"`
 }
 
 // addEvent appends to the list. A zero time means now.
@@ -128,7 +141,7 @@ func parseEvent(key, value []byte) (Event, error) {
 		return Event{}, ErrStore
 	}
 	e := Event{Seq: fromBigEndian(key), Kind: r.Kind, Time: time.Unix(r.Time, 0).UTC(), Group: r.Group, Message: r.Message, Request: r.Request,
-		Body: r.Body, Text: r.Text}
+		Body: r.Body, Text: r.Text, Device: r.Device, Domain: r.Domain}
 	if r.User != "" {
 		u, err := mimimi.ParseUser(r.User)
 		if err != nil {

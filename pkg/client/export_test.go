@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -104,4 +106,157 @@ func OwnToken(c *Client, user mimimi.User) string {
 		return ""
 	}
 	return string(k.OwnToken)
+}
+
+// OwnKey is c's connection key.
+func OwnKey(c *Client) string { return string(c.account.rec.ConnectionKey) }
+
+// KeyOf is the connection key that c has of user, empty if none.
+func KeyOf(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return string(k.Key)
+}
+
+// TryClaim claims a set of user with a token, as whoever has it can.
+func TryClaim(ctx context.Context, c *Client, user mimimi.User, token string) error {
+	return c.lockedFor(ctx, func() error {
+		t, err := mimimi.ConnectionTokenFrom([]byte(token))
+		if err != nil {
+			return err
+		}
+		_, _, err = c.claim(ctx, user.Domain(), t, newRequestID(), true)
+		return err
+	})
+}
+
+// QueueSealed is the sealed queue ID in c's leaf of a group, and Credential its credential.
+func OwnLeaf(c *Client, group string) (queue, credential string) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	g, err := c.group(group)
+	if err != nil || g.mls == nil {
+		return "", ""
+	}
+	b, _ := g.mls.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
+	return string(b), string(g.mls.OwnLeaf().Credential().Body)
+}
+
+// CertificateEnd is when c's certificate ends.
+func CertificateEnd(c *Client) time.Time { return c.account.certificate.NotAfter }
+
+// SealedUnder is the id of the queue key of a sealed queue ID.
+func SealedUnder(sealed string) uint32 {
+	if len(sealed) == 0 || len(sealed) < 1+int(sealed[0])+4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32([]byte(sealed[1+int(sealed[0]):]))
+}
+
+// Owes says whether c has something to do that is due: a task, a message, a contact to be told.
+func Owes(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	groups, err := list[groupRecord](c.store, bucketGroups)
+	for _, g := range groups {
+		if g.State == GroupActive && (len(g.Outgoing)+len(g.Tasks) > 0 || g.Staged != nil || g.Behind || g.Resync != nil) {
+			return true
+		}
+	}
+	return err != nil || c.account.rec.NextKey != nil
+}
+
+// RotateKey begins a change of c's connection key.
+func RotateKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{tokens: true}) }) })
+}
+
+// TellContacts makes what is spread over time due.
+func TellContacts(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		return c.update(func(tx Tx) error {
+			return c.eachContact(tx, func(k *contactRecord) bool { k.TellAt = 0; return true })
+		})
+	})
+}
+
+// MakeRefreshDue makes the refresh of c's leaf in a group due.
+func MakeRefreshDue(ctx context.Context, c *Client, group string) error {
+	return c.lockedFor(ctx, func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		return c.change(g, func(Tx) error { g.rec.Refreshed, g.rec.RefreshAt, g.rec.RefreshPutOff = 1, 2, true; return nil })
+	})
+}
+
+// RevokeSelf makes c's provider revoke its certificate: it deletes the account there and nowhere else.
+func RevokeSelf(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.deleteUser(ctx) })
+}
+
+// LookAgain makes c fetch all lists of revocations with its next Sync.
+func LookAgain(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error {
+		domains, err := c.metDomains()
+		if err != nil {
+			return err
+		}
+		return c.update(func(tx Tx) error {
+			for _, d := range domains {
+				if err := tx.Delete(bucketRevocations, []byte(d)); err != nil {
+					return err
+				}
+			}
+			return tx.Delete(bucketMeta, keyLooked)
+		})
+	})
+}
+
+// ChangeKey begins a change of c's connection key, but not of its tokens.
+func ChangeKey(ctx context.Context, c *Client) error {
+	return c.lockedFor(ctx, func() error { return c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{}) }) })
+}
+
+// OwesContacts says whether a contact is to be told something, or a token of one is to be revoked.
+func OwesContacts(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	contacts, err := list[contactRecord](c.store, bucketContacts)
+	for _, k := range contacts {
+		if c.owes(k) || len(k.Revoke) > 0 {
+			return true
+		}
+	}
+	return err != nil
+}
+
+// SelfToken is the token with which c claims own sets.
+func SelfToken(c *Client) string { return string(c.account.rec.SelfToken) }
+
+// DeviceID is c's own name.
+func DeviceID(c *Client) string { return c.account.rec.Client }
+
+// Buckets are what is erased with an account.
+func Buckets() []string { return buckets }
+
+// IssuerEpoch is the first epoch of the keys for the tokens of claims that c's domain shows.
+func IssuerEpoch(c *Client) uint64 {
+	pin, found, err := get[pinRecord](c.store, bucketPins, []byte(c.account.user.Domain()))
+	if err != nil || !found {
+		return 0
+	}
+	doc, err := mimimi.ParseKeyDocument(pin.Document)
+	if err != nil {
+		return 0
+	}
+	for _, k := range doc.IssuerKeys {
+		if k.Operation == mimimi.TokenClaim {
+			return k.Epoch
+		}
+	}
+	return 0
 }

@@ -27,7 +27,8 @@ type Group struct {
 	Name    string
 	State   GroupState
 	Members int
-	Waiting int // own messages not in the group's log yet
+	Waiting int  // own messages not in the group's log yet
+	Refused bool // see Refuse
 }
 
 // GroupMember is one member as this client sees it. An unidentified one has a zero User.
@@ -43,6 +44,9 @@ type GroupMember struct {
 type InviteOptions struct {
 	Uses     int
 	NotAfter time.Time
+	// AllKeys puts the link keys of all members into the link, for one who wants to know at once who they are. Whoever sees such a link and the
+	// group's tree knows them too; by default it holds those of the inviter's own clients.
+	AllKeys bool
 }
 
 // visible loads a group that the user can see: no connection group.
@@ -51,15 +55,20 @@ func (c *Client) visible(id string) (*group, error) {
 		return nil, err
 	}
 	g, err := c.group(id)
-	if err == nil && g.rec.Peer != "" {
+	if err == nil && g.rec.hidden() {
 		err = ErrUnknownGroup
 	}
 	return g, err
 }
 
-// CreateGroup makes a group on the own domain's hub; this user is its admin. It returns the local id. After an error of kind Unavailable the
+// CreateGroup makes a group on the own domain's hub; this user is its admin. policy says what is to be other than usual: members add and invite, admins
+// remove, external joins and last-resort KeyPackages are allowed, 1,000 clients. It returns the local id. After an error of kind Unavailable the
 // group may be there after a later Sync; after another it is not.
-func (c *Client) CreateGroup(ctx context.Context, name string) (id string, err error) {
+func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyChange) (id string, err error) {
+	change, err := newPolicy(policy)
+	if err != nil {
+		return "", err
+	}
 	err = c.lockedFor(ctx, func() error {
 		if err := c.complete(); err != nil {
 			return err
@@ -68,7 +77,7 @@ func (c *Client) CreateGroup(ctx context.Context, name string) (id string, err e
 		if err != nil {
 			return err
 		}
-		g, err := c.newGroup(&groupRecord{GroupID: []byte(gid.Wire()), Name: name, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}})
+		g, err := c.newGroup(&groupRecord{GroupID: []byte(gid.Wire()), Name: name, NameNumber: 1, Create: &createRecord{Claim: newRequestID(), Request: newRequestID(), Policy: change}})
 		if err != nil {
 			return err
 		}
@@ -100,16 +109,10 @@ func (c *Client) Groups(ctx context.Context) (all []Group, err error) {
 		}
 		slices.SortStableFunc(records, func(a, b *groupRecord) int { return int(a.Created - b.Created) })
 		for _, r := range records {
-			if r.Peer != "" {
+			if _, waits := c.waiting[r.ID]; r.hidden() || waits && r.Welcome != nil {
 				continue
 			}
-			g := Group{ID: r.ID, Name: r.Name, State: r.State, Waiting: len(r.Outgoing)}
-			users := make(map[string]bool)
-			for _, l := range r.Leaves {
-				users[l.UserPseudonym] = true
-			}
-			g.Members = len(users)
-			all = append(all, g)
+			all = append(all, Group{ID: r.ID, Name: r.Name, State: r.State, Members: r.Users, Waiting: len(r.Outgoing), Refused: r.Refused})
 		}
 		return nil
 	})
@@ -123,9 +126,10 @@ func (c *Client) SetGroupName(ctx context.Context, group, name string) error {
 		if err != nil {
 			return err
 		}
-		return c.change(g, func(Tx) error {
+		return c.change(g, func(tx Tx) error {
 			g.rec.Name = name
-			return nil
+			g.rec.NameNumber++
+			return c.shareGroup(tx, g, nil)
 		})
 	})
 }
@@ -193,7 +197,9 @@ func (g *group) members(self mimimi.User) ([]GroupMember, error) {
 // maxAdds is the most Adds of one commit (docs/protocol.md §6).
 const maxAdds = 200
 
-// Add adds connected users in one commit. Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrNotConnected, ErrMember, ErrDenied, ErrIdentity, ErrBusy.
+// Add adds connected users with all their clients: in one commit, or in several where they are more than 200 clients in all. Each commit is made as a
+// whole or not at all. Users whose KeyPackages cannot be had do not hold up the others: all others are added, and the error is an *AddError that says who
+// was not and why. Errors: ErrUnknownGroup, ErrGroupOver, ErrNotReady, ErrNotConnected, ErrMember, ErrBanned, ErrDenied, ErrIdentity, ErrBusy.
 func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) error {
 	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
@@ -203,8 +209,8 @@ func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) er
 		if err := g.usable(); err != nil {
 			return err
 		}
-		if len(users) == 0 || len(users) > maxAdds {
-			return problem.New(problem.Invalid, "protocol §6: a commit adds 1 to 200 clients")
+		if len(users) == 0 || len(users) > maxLeaves {
+			return problem.New(problem.Invalid, "protocol §9: a group has 1 to 1,000 clients")
 		}
 		t := newTask(taskAdd)
 		for _, u := range users {
@@ -212,8 +218,11 @@ func (c *Client) Add(ctx context.Context, group string, users ...mimimi.User) er
 				return err
 			}
 			twice := slices.ContainsFunc(t.Adds, func(a *adding) bool { return a.User == u.Wire() })
-			if twice || g.hasUser(u.Wire()) {
+			switch {
+			case twice || g.hasUser(u.Wire()):
 				return ErrMember
+			case slices.Contains(g.bans().next(), u.Wire()):
+				return ErrBanned
 			}
 			t.Adds = append(t.Adds, &adding{User: u.Wire(), Request: newRequestID()})
 		}
@@ -251,8 +260,8 @@ func (c *Client) Leave(ctx context.Context, group string) error {
 		if err := g.usable(); err == ErrGroupOver || g.mls == nil {
 			return err
 		}
-		if len(g.rec.Leaves) == 1 {
-			return c.change(g, func(tx Tx) error { return c.over(tx, g, leftSentence, 0) })
+		if g.onlyOwn(c.account.rec.User) { // nobody is there to take the leaving up
+			return c.change(g, func(tx Tx) error { return errors.Join(c.shareLeft(tx, g), c.over(tx, g, leftSentence, 0)) })
 		}
 		return c.perform(ctx, g, newTask(taskLeave))
 	})

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,26 +12,38 @@ import (
 	"mimimi.example/pkg/mls"
 )
 
-// groupRecord is all that a client keeps of a group but its ratchet state and its leaf's secrets, which stand in buckets of their own.
+// groupRecord is all that a client keeps of a group but its members, its MLS state and its leaf's secrets, which stand in buckets of their own: it is written with
+// every message, and they are large in a large group.
 type groupRecord struct {
-	ID      string     `json:"id"`
-	GroupID []byte     `json:"group_id"`
-	Name    string     `json:"name,omitempty"`
-	Peer    string     `json:"peer,omitempty"` // connection group: the other user
+	ID      string `json:"id"`
+	GroupID []byte `json:"group_id"`
+	Name    string `json:"name,omitempty"`
+	Peer    string `json:"peer,omitempty"`    // connection group: the other user
+	Devices bool   `json:"devices,omitempty"` // the group of the user's own clients
+	// PeerIn says that this client has seen the other user in the connection group.
+	PeerIn bool `json:"peer_in,omitempty"`
+	// NameNumber counts Name among the user's clients.
+	NameNumber uint64 `json:"name_number,omitempty"`
+	// Others are the user's other clients in the set that this client entered with: they are added next.
+	Others []ownPart `json:"others,omitempty"`
+	// TellAll says that everything is to be told to the other clients, once nothing else waits.
+	TellAll bool       `json:"tell_all,omitempty"`
 	Created int64      `json:"created"`
 	State   GroupState `json:"state"`
 
 	// Last is the place in the log up to which everything is processed.
 	Last   uint64               `json:"last"`
 	Epochs []mimimi.EpochRecord `json:"epochs,omitempty"`
-	Rules  []byte               `json:"rules,omitempty"` // mimimi.State
 
-	Leaves      map[uint32]*leafRecord `json:"leaves,omitempty"`
-	Invitations []invitationRecord     `json:"invitations,omitempty"`
-	Outgoing    []*outgoing            `json:"outgoing,omitempty"`
-	Held        []heldMessage          `json:"held,omitempty"`
-	Tasks       []*task                `json:"tasks,omitempty"`
-	Staged      *stagedRecord          `json:"staged,omitempty"`
+	// Users is how many user pseudonyms Leaves have.
+	Users  int                    `json:"users,omitempty"`
+	Leaves map[uint32]*leafRecord `json:"-"` // stored in the rosterRecord
+
+	Invitations []invitationRecord `json:"invitations,omitempty"`
+	Outgoing    []*outgoing        `json:"outgoing,omitempty"`
+	Held        []heldMessage      `json:"held,omitempty"`
+	Tasks       []*task            `json:"tasks,omitempty"`
+	Staged      *stagedRecord      `json:"staged,omitempty"`
 
 	// Exactly one of these is set while the client is on its way in.
 	Create  *createRecord  `json:"create,omitempty"`
@@ -43,8 +57,38 @@ type groupRecord struct {
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
+	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
+	Accepted int64 `json:"accepted,omitempty"`
+	Clock    int64 `json:"clock,omitempty"`
+
+	Bans    *banRecord     `json:"bans,omitempty"`
+	Missing *missingRecord `json:"missing,omitempty"`
+	// Refused says that the user does not want the group's deliveries, Told that the queue knows.
+	Refused bool `json:"refused,omitempty"`
+	Told    bool `json:"told,omitempty"`
+	// Respond says that the own answer is due in a connection group, Linked that the connection came about in it, Idle that another one is used.
+	Respond bool `json:"respond,omitempty"`
+	Linked  bool `json:"linked,omitempty"`
+	Idle    bool `json:"idle,omitempty"`
+	// Queue numbers the queue that the own leaf names.
+	Queue int `json:"queue,omitempty"`
+	// Polled is when the log was read last for want of deliveries.
+	Polled int64 `json:"polled,omitempty"`
+	// Refreshed is when the own leaf was made anew last, or came in; RefreshAt is when it will be. RefreshPutOff says that this was put off once.
+	Refreshed     int64 `json:"refreshed,omitempty"`
+	RefreshAt     int64 `json:"refresh_at,omitempty"`
+	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
+	// Heard is how far the members were heard in the last epochs; LeftOut is one more than the epoch in which it was last said that something is missing.
+	Heard   []*heardRecord `json:"heard,omitempty"`
+	LeftOut uint64         `json:"left_out,omitempty"`
+}
+
+// rosterRecord is the part of a group that changes with its members.
+type rosterRecord struct {
+	Leaves map[uint32]*leafRecord `json:"leaves,omitempty"`
+	Rules  []byte                 `json:"rules,omitempty"` // mimimi.State
 }
 
 // leafRecord is what is known of one leaf. It is identified if User is set.
@@ -59,11 +103,24 @@ type leafRecord struct {
 	Entered int64 `json:"entered,omitempty"`
 	// Bad says that the leaf showed an identity that does not hold.
 	Bad bool `json:"bad,omitempty"`
+	// Certificate is the hash of the certificate, in hex; Revoked says that it is known to be revoked, and that this was shown.
+	Certificate string `json:"certificate,omitempty"`
+	Revoked     bool   `json:"revoked,omitempty"`
+	// Was and WasClient are who the leaf was before it replaced its credential: who it has to be still.
+	Was       string `json:"was,omitempty"`
+	WasClient string `json:"was_client,omitempty"`
 	// Leaving says that its self_remove waits for a commit.
 	Leaving bool `json:"leaving,omitempty"`
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
 	Secret []byte `json:"secret,omitempty"`
 	Answer bool   `json:"answer,omitempty"`
+	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
+	AnswerAt int64 `json:"answer_at,omitempty"`
+	Told     bool  `json:"told,omitempty"`
+	// Asked is what a resynced leaf asked this client for, until somebody has answered.
+	Asked *askedRecord `json:"asked,omitempty"`
+	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
+	Place uint64 `json:"place,omitempty"`
 }
 
 // stagedRecord is an own commit that may have left. It is stored before it leaves; what becomes of it is seen in the log.
@@ -72,6 +129,9 @@ type stagedRecord struct {
 	Request []byte `json:"request"`
 	Commit  []byte `json:"commit"` // mls.StagedCommit
 	Message []byte `json:"message"`
+	// Own is the own leaf that the commit makes anew, if it does.
+	Own  *leafSecrets `json:"own,omitempty"`
+	Adds []string     `json:"adds,omitempty"` // the users whom it adds
 }
 
 // heldMessage is content from a leaf that is not identified yet.
@@ -91,6 +151,8 @@ type resyncState struct {
 	Proof   []byte `json:"proof,omitempty"`
 	Info    []byte `json:"info,omitempty"`
 	Tries   int    `json:"tries,omitempty"`
+	// Blame is the commit that could not be processed, if its author or the hub is at fault.
+	Blame *blameRecord `json:"blame,omitempty"`
 }
 
 // group is a groupRecord ready for use.
@@ -100,10 +162,16 @@ type group struct {
 	mls   *mls.Group    // nil while joining and when over
 	rules *mimimi.State // nil with mls
 	own   *ownPackage   // leaf secrets; nil until there is a leaf
+
+	staged *mls.StagedCommit // rec.Staged, once it was needed; ownCommit checks that it is that
+
+	// What the store holds of the large parts, to see whether they have changed. After a transaction that failed, nobody uses the group any more.
+	storedRoster []byte
+	storedPublic *mls.PublicGroup
 }
 
-// pastEpochs is how many epochs' message keys are kept: as many as can end within the ten seconds in which a late message counts, in a busy group.
-const pastEpochs = 8
+// pastEpochs bounds how many epochs' message keys are kept; those of epochs whose messages cannot count any more are erased earlier (forgetKeys).
+const pastEpochs = 128
 
 var protocolRules = mimimi.MLSRules
 
@@ -136,23 +204,31 @@ func loadGroup(tx Tx, id string) (*group, error) {
 	if g.id, err = mimimi.ParseGroupID(rec.GroupID); err != nil {
 		return nil, errDamagedGroup
 	}
-	if rec.Leaves == nil {
+	var roster rosterRecord
+	if b := tx.Get(bucketRosters, []byte(id)); b != nil {
+		g.storedRoster = slices.Clone(b)
+		if json.Unmarshal(b, &roster) != nil {
+			return nil, errDamagedGroup
+		}
+	}
+	if rec.Leaves = roster.Leaves; rec.Leaves == nil {
 		rec.Leaves = make(map[uint32]*leafRecord)
 	}
 	if leaf, found, err := read[leafSecrets](tx, bucketLeaves, []byte(id)); err != nil {
 		return nil, err
 	} else if found {
-		if g.own, err = parseOwnPackage(leaf.Package, leaf.Secrets, leaf.LinkKey); err != nil {
+		if g.own, err = parseOwnPackage(leaf.Package, leaf.Secrets, leaf.LinkKey, leaf.Queue); err != nil {
 			return nil, err
 		}
 	}
 	if b := tx.Get(bucketRatchets, []byte(id)); b != nil {
-		if g.mls, err = mls.ParseGroup(slices.Clone(b), protocolRules()); err != nil {
+		if g.mls, err = mls.ParseGroupParts(slices.Clone(tx.Get(bucketPublics, []byte(id))), slices.Clone(b), protocolRules()); err != nil {
 			return nil, errDamagedGroup
 		}
-		if g.rules, err = mimimi.ParseState(rec.Rules); err != nil {
+		if g.rules, err = mimimi.ParseState(roster.Rules); err != nil {
 			return nil, errDamagedGroup
 		}
+		g.storedPublic = g.mls.Public()
 	}
 	return g, nil
 }
@@ -184,23 +260,29 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	id := []byte(g.rec.ID)
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
-		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync = nil, nil, nil, nil
+		g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil
+		g.rec.Bans, g.rec.Missing = nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others, g.rec.Heard = nil, nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}
 	}
-	if g.rules != nil {
-		g.rec.Rules = g.rules.Marshal()
+	if g.rec.Devices {
+		c.noteOwn(g)
 	}
-	errs := []error{write(tx, bucketGroups, id, g.rec)}
+	errs := []error{g.putRoster(tx), write(tx, bucketGroups, id, g.rec)}
 	if g.rec.State != GroupOver || tx.Get(bucketGroupIDs, g.rec.GroupID) == nil { // one may be in a group again
 		errs = append(errs, tx.Put(bucketGroupIDs, g.rec.GroupID, id))
 	}
 	if g.mls != nil {
-		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.Marshal()))
+		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.MarshalPrivate()))
+		if public := g.mls.Public(); public != g.storedPublic {
+			errs = append(errs, tx.Put(bucketPublics, id, public.Marshal()))
+			g.storedPublic = public
+		}
 	} else {
-		errs = append(errs, tx.Delete(bucketRatchets, id))
+		errs = append(errs, tx.Delete(bucketRatchets, id), tx.Delete(bucketPublics, id))
+		g.storedPublic = nil
 	}
 	if g.own != nil {
 		leaf, err := g.own.leaf()
@@ -209,6 +291,25 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 		errs = append(errs, tx.Delete(bucketLeaves, id))
 	}
 	return errors.Join(errs...)
+}
+
+// putRoster stores the members if they have changed.
+func (g *group) putRoster(tx Tx) error {
+	users := make(map[string]bool)
+	for _, l := range g.rec.Leaves {
+		users[l.UserPseudonym] = true
+	}
+	g.rec.Users = len(users)
+	roster := rosterRecord{Leaves: g.rec.Leaves}
+	if g.rules != nil {
+		roster.Rules = g.rules.Marshal()
+	}
+	b, err := json.Marshal(roster)
+	if err != nil || bytes.Equal(b, g.storedRoster) {
+		return err
+	}
+	g.storedRoster = b
+	return tx.Put(bucketRosters, []byte(g.rec.ID), b)
 }
 
 // dropGroup forgets a group that never came to be; if the client was let in again meanwhile, it tries that.
@@ -229,7 +330,8 @@ func (c *Client) dropGroup(g *group) error {
 				return err
 			}
 		}
-		return errors.Join(tx.Delete(bucketGroups, id), tx.Delete(bucketRatchets, id), tx.Delete(bucketLeaves, id))
+		return errors.Join(tx.Delete(bucketGroups, id), tx.Delete(bucketRosters, id), tx.Delete(bucketPublics, id), tx.Delete(bucketRatchets, id),
+			tx.Delete(bucketLeaves, id))
 	})
 	delete(c.groups, g.rec.ID)
 	return err
@@ -241,7 +343,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return nil
 	}
 	g.rec.State = GroupOver
-	if g.rec.Peer != "" {
+	if g.rec.hidden() {
 		return nil
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
@@ -260,6 +362,9 @@ func (g *group) syncLeaves(entered int64) error {
 			continue
 		}
 		g.rec.Leaves[m.Index] = &leafRecord{UserPseudonym: cred.UserPseudonym.Wire(), ClientPseudonym: cred.ClientPseudonym.Wire(), Entered: entered}
+		if entered != 0 {
+			g.rec.Leaves[m.Index].Place = g.rec.Last
+		}
 	}
 	for i := range g.rec.Leaves {
 		if !now[i] {
@@ -284,6 +389,8 @@ func (g *group) usable() error {
 	switch {
 	case g.rec.State == GroupOver || g.rec.State == GroupLeaving:
 		return ErrGroupOver
+	case g.rec.Refused:
+		return ErrRefused
 	case g.rec.State != GroupActive || g.mls == nil || !g.identified():
 		return ErrNotReady
 	}
@@ -362,13 +469,43 @@ func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time
 	case err != nil:
 		return err
 	}
-	for _, other := range g.rec.Leaves { // one user pseudonym for one user, one user for one user pseudonym
-		if other.User != "" && (other.User == cert.User.Wire()) != (other.UserPseudonym == r.UserPseudonym) {
-			r.Bad = true
-			return nil
-		}
+	bad, err := revoked(tx, cert)
+	if err != nil {
+		return err
+	}
+	if bad && !at.IsZero() && c.now().Before(at.Add(entryFor)) {
+		r.Bad = true // it must not have come in
+		return nil
+	}
+	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
+		r.Bad = true // a credential is replaced by another of the same client
+		return nil
+	}
+	if r.Entered != 0 && g.rec.Bans.has(cert.User.Wire()) || g.conflicts(leaf, cert.User.Wire()) {
+		r.Bad = true
+		return nil
 	}
 	return c.named(tx, g, leaf, cert, key)
+}
+
+// conflicts says whether a leaf is at fault against one that is identified: one user pseudonym stands for one user, and one user for one user pseudonym. The
+// one that entered later is at fault, whichever was identified first; if that is the other, it is not identified any more.
+func (g *group) conflicts(leaf uint32, user string) bool {
+	r := g.rec.Leaves[leaf]
+	var later []*leafRecord
+	for i, other := range g.rec.Leaves {
+		if other.User == "" || (other.User == user) == (other.UserPseudonym == r.UserPseudonym) {
+			continue
+		}
+		if other.Place <= r.Place || i == g.mls.OwnIndex() {
+			return true
+		}
+		later = append(later, other)
+	}
+	for _, other := range later {
+		other.User, other.Bad = "", true
+	}
+	return false
 }
 
 // named makes a leaf identified and says what follows: a member joined, its content is shown, an own entry is complete.
@@ -376,9 +513,17 @@ func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertific
 	r := g.rec.Leaves[leaf]
 	first := !g.hasUser(cert.User.Wire())
 	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
+	r.Certificate = hashName(cert)
 	c.tap(TapLinkKey, r.LinkKey)
 	c.tap(TapUser, []byte(r.User))
-	if r.Entered != 0 && first && g.rec.Peer == "" && leaf != g.mls.OwnIndex() {
+	g.rec.PeerIn = g.rec.PeerIn || r.User == g.rec.Peer
+	if g.rec.Devices && r.Entered != 0 && r.Was == "" && leaf != g.mls.OwnIndex() && r.User == c.account.rec.User {
+		c.tap(TapClient, []byte(r.Client))
+		if err := c.addEvent(tx, eventRecord{Kind: EventDeviceAdded, Device: r.Client}); err != nil {
+			return err
+		}
+	}
+	if r.Entered != 0 && first && r.Was == "" && !g.rec.hidden() && leaf != g.mls.OwnIndex() {
 		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
 			return err
 		}
@@ -394,11 +539,18 @@ func (c *Client) entered(tx Tx, g *group) error {
 	if g.rec.State != GroupJoining || g.mls == nil || g.rec.Create != nil || !g.identified() || g.rec.Join != nil && !g.rec.Join.Answered {
 		return nil
 	}
+	joined := g.rec.Join != nil
 	g.rec.State, g.rec.Join = GroupActive, nil
-	if g.rec.Peer != "" {
-		return c.connectionEntered(tx, g)
+	var err error
+	switch {
+	case g.rec.Peer != "" && joined:
+		err = c.connectionEntered(tx, g)
+	case g.rec.Peer != "":
+		err = c.connectionShared(tx, g)
+	case !g.rec.Devices:
+		err = c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
 	}
-	return c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
+	return errors.Join(err, c.bringOthers(tx, g, joined))
 }
 
 func (g *group) hasUser(user string) bool {

@@ -23,7 +23,10 @@ const linkPrefix = "mimimi:join:"
 type invitationRecord struct {
 	Secret   []byte `json:"secret"`
 	NotAfter int64  `json:"not_after"`
-	Body     []byte `json:"body"` // mimimi.Invitation, as members are told
+	Body     []byte `json:"body"`              // mimimi.Invitation, as members are told
+	By       string `json:"by,omitempty"`      // the member who told of it
+	Used     int    `json:"used,omitempty"`    // joiners who showed themselves to this client
+	Revoked  bool   `json:"revoked,omitempty"` // the hub is to be told
 }
 
 // parseLink reads an invitation link.
@@ -84,12 +87,22 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 	}
 	inv := &mimimi.Invitation{Group: g.id, Secret: secret, Uses: uint16(o.Uses), NotAfter: o.NotAfter.UTC().Truncate(time.Second), Policy: policy,
 		LinkKeys: make(map[uint32]mimimi.LinkKey)}
-	for _, i := range g.leavesOf(c.account.rec.User) {
+	leaves := g.leavesOf(c.account.rec.User)
+	if o.AllKeys {
+		leaves = g.indices()
+	}
+	for _, i := range leaves {
 		if inv.LinkKeys[i], err = mimimi.LinkKeyFrom(g.rec.Leaves[i].LinkKey); err != nil {
 			return nil, errDamagedGroup
 		}
 	}
-	body := inv.Marshal()
+	link := inv.Marshal()
+	told := *inv
+	told.LinkKeys = make(map[uint32]mimimi.LinkKey) // members know the others'
+	for _, i := range g.leavesOf(c.account.rec.User) {
+		told.LinkKeys[i] = inv.LinkKeys[i]
+	}
+	body := told.Marshal()
 	c.tap(TapInviteSecret, secret.Bytes())
 	err = c.change(g, func(Tx) error {
 		g.dropInvitations(c.now())
@@ -97,7 +110,7 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 		if len(g.rec.Invitations) >= maxInvitations {
 			return problem.New(problem.Limited, "the group has too many open invitations")
 		}
-		g.rec.Invitations = append(g.rec.Invitations, invitationRecord{Secret: secret.Bytes(), NotAfter: inv.NotAfter.Unix(), Body: body})
+		g.rec.Invitations = append(g.rec.Invitations, invitationRecord{Secret: secret.Bytes(), NotAfter: inv.NotAfter.Unix(), Body: body, By: c.account.rec.User})
 		return nil
 	})
 	if err != nil {
@@ -109,10 +122,10 @@ func (c *Client) invite(ctx context.Context, g *group, secret mimimi.InviteSecre
 			return nil
 		}))
 	}
-	if g.rec.Peer != "" {
-		return body, nil
+	if g.rec.Peer != "" && len(g.rec.Leaves) == 1 {
+		return link, nil
 	}
-	return body, c.change(g, func(Tx) error {
+	return link, c.change(g, func(Tx) error {
 		g.post(&outgoing{Type: mimimi.EnvelopeInvitation, Body: body})
 		return nil
 	})
@@ -165,27 +178,34 @@ func (g *group) dropInvitations(now time.Time) {
 	g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(r invitationRecord) bool { return r.NotAfter <= now.Unix() })
 }
 
-// receiveInvitation remembers an invitation that another member made.
-func (g *group) receiveInvitation(body []byte, now time.Time) error {
+// receiveInvitation remembers an invitation that another member made, or forgets one that was revoked: that is told by the same message with no uses.
+func (g *group) receiveInvitation(from *leafRecord, body []byte, now time.Time) error {
 	inv, err := mimimi.ParseInvitation(body)
 	if err != nil || inv.Group != g.id || !now.Before(inv.NotAfter) {
 		return nil
 	}
 	g.dropInvitations(now)
+	if inv.Uses == 0 {
+		g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(r invitationRecord) bool { return bytes.Equal(r.Secret, inv.Secret.Bytes()) })
+		return nil
+	}
 	known := slices.ContainsFunc(g.rec.Invitations, func(r invitationRecord) bool { return bytes.Equal(r.Secret, inv.Secret.Bytes()) })
 	if known || len(g.rec.Invitations) >= maxInvitations {
 		return nil
 	}
-	g.rec.Invitations = append(g.rec.Invitations, invitationRecord{Secret: inv.Secret.Bytes(), NotAfter: inv.NotAfter.Unix(), Body: body})
+	g.rec.Invitations = append(g.rec.Invitations, invitationRecord{Secret: inv.Secret.Bytes(), NotAfter: inv.NotAfter.Unix(), Body: body, By: from.User})
 	return nil
 }
 
 // tellInvitations posts the open invitations again, for newcomers that this client let in.
 func (g *group) tellInvitations() {
-	if g.rec.Peer != "" {
+	if g.rec.Peer != "" && len(g.leavesOf(g.rec.Peer)) > 0 {
 		return
 	}
 	for _, r := range g.rec.Invitations {
+		if r.Revoked {
+			continue
+		}
 		waiting := slices.ContainsFunc(g.rec.Outgoing, func(o *outgoing) bool {
 			return o.Type == mimimi.EnvelopeInvitation && string(o.Body) == string(r.Body) && o.Message == nil
 		})

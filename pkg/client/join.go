@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -14,11 +15,12 @@ import (
 
 // createRecord is a group in the making. Claim and create repeat their request ids after a crash.
 type createRecord struct {
-	Claim   []byte `json:"claim"`
-	Request []byte `json:"request"`
-	Info    []byte `json:"info,omitempty"`
-	Tree    []byte `json:"tree,omitempty"`
-	Sent    bool   `json:"sent,omitempty"`
+	Claim   []byte        `json:"claim"`
+	Request []byte        `json:"request"`
+	Policy  *policyRecord `json:"policy,omitempty"` // what differs from the default
+	Info    []byte        `json:"info,omitempty"`
+	Tree    []byte        `json:"tree,omitempty"`
+	Sent    bool          `json:"sent,omitempty"`
 }
 
 // joinRecord is an entry by external commit under way (§7).
@@ -32,13 +34,12 @@ type joinRecord struct {
 	Request  []byte            `json:"request,omitempty"`
 	Commit   []byte            `json:"commit,omitempty"` // mls.StagedCommit
 	Message  []byte            `json:"message,omitempty"`
-	Before   []byte            `json:"before,omitempty"`    // mimimi.State of the group that is entered
-	Entered  bool              `json:"entered,omitempty"`   // the commit is in the log: the links are to be exchanged
-	ShownIn  *uint64           `json:"shown_in,omitempty"`  // the epoch in which the own link was shown last
-	Answered bool              `json:"answered,omitempty"`  // the members' links came: this client is identified by them
-	Inviters []uint32          `json:"inviters,omitempty"`  // leaves identified as the inviter's
-	KPRef    []byte            `json:"kp_ref,omitempty"`    // of the own set that was claimed
-	InviteBy string            `json:"invite_by,omitempty"` // the inviter
+	Before   []byte            `json:"before,omitempty"`   // mimimi.State of the group that is entered
+	Entered  bool              `json:"entered,omitempty"`  // the commit is in the log: the links are to be exchanged
+	ShownIn  *uint64           `json:"shown_in,omitempty"` // the epoch in which the own link was shown last
+	Answered bool              `json:"answered,omitempty"` // the members' links came: this client is identified by them
+	Inviters []uint32          `json:"inviters,omitempty"` // leaves identified by the invitation: the inviter's, or all members'
+	KPRef    []byte            `json:"kp_ref,omitempty"`   // of the own set that was claimed
 }
 
 // welcomeRecord is a Welcome whose group cannot be entered before its tree is fetched.
@@ -48,6 +49,7 @@ type welcomeRecord struct {
 	Epoch    uint64 `json:"epoch"`
 	Sequence uint64 `json:"sequence"`
 	Accepted int64  `json:"accepted"`
+	Received int64  `json:"received,omitempty"`
 }
 
 // newLocalID returns a group's name within this client: it says nothing about the group.
@@ -110,14 +112,14 @@ func (c *Client) create(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("create group: %w", err)
 	}
-	return c.change(g, func(Tx) error {
+	return c.change(g, func(tx Tx) error {
 		g.rec.Create, g.rec.State, g.rec.Last = nil, GroupActive, res.Sequence
-		return nil
+		return c.bringOthers(tx, g, true)
 	})
 }
 
 func (c *Client) makeGroup(ctx context.Context, g *group) error {
-	own, err := c.claimOwn(ctx, g.rec.Create.Claim)
+	own, others, err := c.claimOwn(ctx, g.rec.Create.Claim)
 	if err != nil {
 		return err
 	}
@@ -125,15 +127,19 @@ func (c *Client) makeGroup(ctx context.Context, g *group) error {
 	if err != nil {
 		return err
 	}
+	policy := defaultPolicy(cred.UserPseudonym)
+	if change := g.rec.Create.Policy; change != nil {
+		change.apply(policy)
+	}
 	made, err := mls.NewGroup(mls.GroupConfig{
 		GroupID: g.rec.GroupID, KeyPackage: own.kp, Secrets: &own.secrets,
-		Extensions: mimimi.GroupExtensions(defaultPolicy(cred.UserPseudonym)), Rules: protocolRules(), PastEpochs: pastEpochs,
+		Extensions: mimimi.GroupExtensions(policy), Rules: protocolRules(), PastEpochs: pastEpochs,
 	})
 	if err != nil {
 		return fmt.Errorf("make group: %w", err)
 	}
 	return c.change(g, func(tx Tx) error {
-		g.mls, g.own = made, own
+		g.mls, g.own, g.rec.Others = made, own, others
 		exts, err := hubExtensions(made)
 		if err != nil {
 			return err
@@ -161,6 +167,7 @@ func (c *Client) nameSelf(g *group) error {
 	}
 	a := c.account
 	r.User, r.Client, r.Fingerprint, r.LinkKey = a.rec.User, a.rec.Client, a.certificate.Fingerprint(), g.own.linkKey.Bytes()
+	g.rec.Queue = g.own.queue
 	return nil
 }
 
@@ -169,12 +176,12 @@ func (c *Client) nameSelf(g *group) error {
 func (c *Client) join(ctx context.Context, g *group) error {
 	j := g.rec.Join
 	if g.own == nil {
-		own, err := c.claimOwn(ctx, j.Claim)
+		own, others, err := c.claimOwn(ctx, j.Claim)
 		if err != nil {
 			return err
 		}
 		err = c.change(g, func(Tx) error {
-			g.own, j.KPRef = own, own.kp.Ref()
+			g.own, g.rec.Others, j.KPRef = own, others, own.kp.Ref()
 			return nil
 		})
 		if err != nil {
@@ -259,24 +266,20 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if err := checkInvitedPolicy(public, j.Mixed); err != nil {
 		return nil, err
 	}
-	user := g.rec.Peer
 	err = c.view(func(tx Tx) error {
 		for _, m := range public.Members() {
 			key, ok := j.linkKey(m)
 			if !ok {
 				continue
 			}
-			cert, err := identify(tx, m.Leaf, key, timeZero)
+			cert, err := identifyLive(tx, m.Leaf, key, timeZero)
 			if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			if user == "" {
-				user = cert.User.Wire()
-			}
-			if cert.User.Wire() == user {
+			if g.rec.Peer == "" || cert.User.Wire() == g.rec.Peer {
 				inviters = append(inviters, m.Index)
 			}
 		}
@@ -288,7 +291,6 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if len(inviters) == 0 || g.rec.Peer != "" && !slices.Contains(inviters, gi.Signer) {
 		return nil, ErrBadInvitation
 	}
-	j.InviteBy = user
 	return inviters, nil
 }
 
@@ -363,6 +365,7 @@ func (c *Client) joined(g *group, sequence uint64, accepted int64, position uint
 	if err != nil {
 		return errDamagedGroup
 	}
+	accepted = c.boundAhead(accepted)
 	next, err := before.CheckCommit(staged.Change, timeOf(accepted))
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
@@ -401,7 +404,7 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 	if ref == nil || waiting >= maxWelcomes {
 		return c.pass(position)
 	}
-	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: newWelcome(d, ref)})
+	g, err := c.newGroup(&groupRecord{GroupID: d.GroupId, Welcome: c.newWelcome(d, ref), Devices: bytes.Equal(d.GroupId, c.account.rec.DeviceGroup)})
 	if err != nil {
 		return c.pass(position) // no group id
 	}
@@ -415,8 +418,8 @@ func (c *Client) receiveWelcome(ctx context.Context, d *mimimiv1.Delivery, posit
 	return nil // what failed is tried again by work
 }
 
-func newWelcome(d *mimimiv1.Delivery, ref []byte) *welcomeRecord {
-	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: d.Accepted}
+func (c *Client) newWelcome(d *mimimiv1.Delivery, ref []byte) *welcomeRecord {
+	return &welcomeRecord{Message: d.Message, Ref: ref, Epoch: d.Epoch, Sequence: d.Sequence, Accepted: c.boundAhead(d.Accepted), Received: c.now().Unix()}
 }
 
 // welcomeRef returns which of the own KeyPackages a Welcome is for, nil if for none, and how many Welcomes wait for their trees.
@@ -456,14 +459,14 @@ func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) er
 		return c.pass(position)
 	}
 	return c.change(g, func(tx Tx) error {
-		g.rec.Again, g.rec.Behind, g.rec.Resync = newWelcome(d, ref), true, nil
+		g.rec.Again, g.rec.Behind, g.rec.Resync = c.newWelcome(d, ref), true, nil
 		return setPosition(tx, position)
 	})
 }
 
 // enterAgain begins the membership of a kept Welcome, now that the first one is known to be over.
 func (c *Client) enterAgain(ctx context.Context, g *group) error {
-	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Welcome: g.rec.Again, Behind: true}, func(tx Tx) error {
+	next, err := c.newGroup(&groupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, NameNumber: g.rec.NameNumber, Devices: g.rec.Devices, Welcome: g.rec.Again, Behind: true}, func(tx Tx) error {
 		g.rec.Again = nil
 		return c.putGroup(tx, g)
 	})
@@ -516,10 +519,20 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 	if err := c.meet(ctx, made.Public().Members()); err != nil {
 		return err
 	}
-	if ok, err := c.isContact(made, info.Signer, keys); err != nil || !ok {
-		return errors.Join(err, c.dropGroup(g))
+	shared, wait, ok, err := c.mayEnter(g, made, info.Signer, keys)
+	switch {
+	case err != nil:
+		return err
+	case wait:
+		c.waiting[g.rec.ID] = c.applied
+		return nil
+	case !ok:
+		return c.dropGroup(g)
 	}
 	return c.change(g, func(tx Tx) error {
+		if shared != nil {
+			g.rec.Peer, g.rec.Name, g.rec.NameNumber = shared.Peer, shared.Name, shared.Number
+		}
 		g.mls, g.rules, g.own, g.rec.Last, g.rec.Welcome = made, rules, own, w.Sequence, nil
 		g.rec.Epochs = mimimi.NewEpochs(w.Epoch).Records()
 		if err := errors.Join(g.syncLeaves(0), c.nameSelf(g), c.usePackage(tx, w.Ref)); err != nil {
@@ -549,29 +562,4 @@ func welcomeKeys(info *mls.GroupInfo, made *mls.Group, own *ownPackage) ([]*mimi
 	}
 	k := keys[made.OwnIndex()]
 	return keys, k != nil && k.Equal(own.linkKey) && keys[info.Signer] != nil
-}
-
-// isContact says whether a leaf is a contact's or the own user's.
-func (c *Client) isContact(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey) (ok bool, err error) {
-	node, found := made.Public().Member(leaf)
-	if !found {
-		return false, nil
-	}
-	err = c.view(func(tx Tx) error {
-		cert, err := identify(tx, node, *keys[leaf], timeZero)
-		if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if cert.User == c.account.user {
-			ok = true
-			return nil
-		}
-		contact, found, err := read[contactRecord](tx, bucketContacts, []byte(cert.User.Wire()))
-		ok = found && contact.State == ContactConnected
-		return err
-	})
-	return ok, err
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
@@ -15,6 +17,7 @@ type leafSecrets struct {
 	Package []byte `json:"package"`
 	Secrets []byte `json:"secrets"`
 	LinkKey []byte `json:"link_key"`
+	Queue   int    `json:"queue,omitempty"`
 }
 
 // ownPackage is a packageRecord or leafSecrets, parsed.
@@ -22,10 +25,11 @@ type ownPackage struct {
 	kp      *mls.KeyPackage
 	secrets mls.KeyPackageSecrets
 	linkKey mimimi.LinkKey
+	queue   int
 }
 
-func parseOwnPackage(kp, secrets, linkKey []byte) (*ownPackage, error) {
-	p := new(ownPackage)
+func parseOwnPackage(kp, secrets, linkKey []byte, queue int) (*ownPackage, error) {
+	p := &ownPackage{queue: queue}
 	var errs [3]error
 	p.kp, errs[0] = mls.ParseKeyPackage(kp)
 	errs[1] = p.secrets.UnmarshalBinary(secrets)
@@ -41,7 +45,7 @@ func (p *ownPackage) leaf() (*leafSecrets, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes()}, nil
+	return &leafSecrets{Package: p.kp.Marshal(), Secrets: s, LinkKey: p.linkKey.Bytes(), Queue: p.queue}, nil
 }
 
 // takePackage finds the private halves of an own KeyPackage.
@@ -50,7 +54,7 @@ func (c *Client) takePackage(ref []byte) (*ownPackage, bool, error) {
 	if err != nil || !found {
 		return nil, false, err
 	}
-	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey)
+	p, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey, r.Queue)
 	return p, err == nil, err
 }
 
@@ -148,6 +152,7 @@ func (c *Client) makePackage(cfg *mimimi.KeyPackageConfig) (*packageRecord, erro
 	return &packageRecord{
 		Package: kp.Marshal(), Secrets: s, LinkKey: linkKey, Pseudonym: cfg.UserPseudonym.Wire(), Client: cred.ClientPseudonym.Wire(),
 		LastResort: cfg.LastResort, Basis: basis[:], Made: c.now().Unix(), Due: c.now().Add(life + c.spread()).Unix(), ref: kp.Ref(),
+		Queue: c.account.rec.QueueNumber,
 	}, nil
 }
 
@@ -191,54 +196,80 @@ func (c *Client) mark(batch []*packageRecord, uploaded bool) error {
 	})
 }
 
-// claim asks a domain's store for one set of the holder of token. A repeat with the same id gets the same answer.
-func (c *Client) claim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+// claim is a claim of one set at a domain's store.
+type claim struct {
+	domain     string
+	store      mimimiv1connect.KeyPackageServiceClient
+	request    *mimimiv1.ClaimRequest
+	set        []*mls.KeyPackage // once it was asked for
+	lastResort bool              // the set is a last-resort set
+	err        error             // why there is none
+}
+
+// prepareClaim makes a claim of the holder of token. Repeated with the same id it gets the same answer.
+func (c *Client) prepareClaim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) (*claim, error) {
 	s, err := c.kpStore(ctx, domain)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	var res *mimimiv1.ClaimResponse
-	err = c.spend(ctx, mimimi.TokenClaim, domain, id, func(anonymous []byte) (err error) {
-		res, err = call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort, Token: anonymous})
-		return err
+	return &claim{domain: domain, store: s, request: &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort}}, nil
+}
+
+// askOne asks the store, for an anonymous token.
+func (c *Client) askOne(ctx context.Context, l *claim) error {
+	return c.spend(ctx, mimimi.TokenClaim, l.domain, l.request.RequestId, func(anonymous []byte) error {
+		l.request.Token = anonymous
+		return l.ask(ctx)
 	})
-	if err != nil {
-		return nil, false, fmt.Errorf("claim KeyPackages: %w", err)
+}
+
+// askAll asks the stores, several at a time: the tokens are taken first, one after the other, and a claim whose token is refused is asked anew alone.
+func (c *Client) askAll(ctx context.Context, claims []*claim) {
+	for _, l := range claims {
+		l.request.Token, l.err = c.tokenToShow(ctx, mimimi.TokenClaim, l.domain, l.request.RequestId)
 	}
-	var all []*mls.KeyPackage
+	var wg sync.WaitGroup
+	for _, l := range claims {
+		if l.err == nil {
+			wg.Go(func() { l.err = l.ask(ctx) })
+		}
+	}
+	wg.Wait()
+	for _, l := range claims {
+		if refusesToken(l.err) {
+			l.err = c.askOne(ctx, l)
+		}
+	}
+}
+
+// ask asks the store. It needs nothing of the client, so that several can be under way.
+func (l *claim) ask(ctx context.Context) error {
+	res, err := call(ctx, l.store.Claim, l.request)
+	if err != nil {
+		return fmt.Errorf("claim KeyPackages: %w", err)
+	}
 	for _, b := range res.KeyPackages {
 		kp, err := mls.ParseKeyPackage(b)
 		if err != nil {
-			return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
+			return fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 		}
-		all = append(all, kp)
+		l.set = append(l.set, kp)
 	}
-	if len(all) == 0 {
-		return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
+	if len(l.set) == 0 {
+		return fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 	}
-	return all, res.LastResort, nil
+	l.lastResort = res.LastResort
+	return nil
 }
 
-// claimOwn claims one own set from the own store, as anyone would (§8), and returns it with its private halves.
-func (c *Client) claimOwn(ctx context.Context, id []byte) (*ownPackage, error) {
-	all, lastResort, err := c.claim(ctx, c.account.user.Domain(), c.account.selfToken, id, true)
+// claim asks a domain's store for one set of the holder of token. A repeat with the same id gets the same answer.
+func (c *Client) claim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	l, err := c.prepareClaim(ctx, domain, token, id, lastResort)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if lastResort {
-		if err := c.update(func(tx Tx) error { return c.warn(tx, "", ownLastResortSentence) }); err != nil {
-			return nil, err
-		}
+	if err := c.askOne(ctx, l); err != nil {
+		return nil, false, err
 	}
-	p, found, err := c.takePackage(all[0].Ref())
-	switch {
-	case err != nil:
-		return nil, err
-	case !found || len(all) != 1:
-		return nil, fmt.Errorf("claim an own KeyPackage set: %w", ErrIdentity)
-	}
-	if cred, err := mimimi.ParsePseudonymousCredential(p.kp.Leaf().Credential()); err == nil {
-		c.tap(TapPseudonym, []byte(cred.UserPseudonym.Wire()), []byte(cred.ClientPseudonym.Wire()))
-	}
-	return p, nil
+	return l.set, l.lastResort, nil
 }

@@ -21,6 +21,8 @@ const (
 	// maxStockRounds bounds how often one look at the stock begins anew because another client of the user was faster; the rest follows with the next.
 	maxStockRounds = 3
 
+	// claimsAtOnce bounds the claims under way for one commit: 200 users, one after the other, would be 200 times the way to their stores and back.
+	claimsAtOnce = 16
 	// maxCommitTries bounds how often a commit that came second is made anew before the caller is told.
 	maxCommitTries = 8
 	// maxSyncRounds bounds the rounds of one Sync: a peer that answers everything at once must not keep it going for ever.
@@ -36,6 +38,10 @@ const (
 	maxRequests = 1024
 	// maxInvitations bounds the open invitations that are remembered for one group.
 	maxInvitations = 64
+	// maxShown bounds to how many leaves one who comes in seals its link at a time, and maxAsked to how many one that resynced seals its question: each
+	// costs about 110 bytes, and one answer is enough.
+	maxShown = 64
+	maxAsked = 8
 	// maxHeld bounds the content that is kept for a member who is not identified yet.
 	maxHeld = 256
 	// maxWelcomes bounds the Welcomes that wait because their hub cannot be reached.
@@ -51,6 +57,19 @@ const (
 
 	// unidentifiedFor is how long an external joiner may stay unidentified before a member removes it (protocol.md §4).
 	unidentifiedFor = 10 * time.Minute
+	// askAgain is how long one that resynced waits for an answer before it asks others.
+	askAgain = time.Minute
+	// freshEntry is how long after its entry any member may remove a leaf (protocol.md §4).
+	freshEntry = 24 * time.Hour
+	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock; they may go back in the log by twice that, since an earlier one
+	// may have been at that bound (protocol.md §9). Clocks that are set by the network differ by seconds.
+	clockSlack = 5 * time.Minute
+	// clockWarning is how often the user is told of a hub whose times cannot be right.
+	clockWarning = 24 * time.Hour
+	// lateMessages is how long after an epoch's end a message of it may count (protocol.md §9).
+	lateMessages = 10 * time.Second
+	// pollQueueless is how often the log of a group is read whose deliveries do not reach this client's queue yet.
+	pollQueueless = time.Minute
 	// quietFor is how long a member does nothing of its own accord in a group after the hub refused such a thing.
 	quietFor = time.Minute
 	// turnDelay is the head start that each member has over the next one, by leaf, where one commit of any of them is enough.
@@ -73,6 +92,40 @@ const (
 	recordFor = 60 * 24 * time.Hour
 	// inviteFor is an invitation's lifetime if the caller names none.
 	inviteFor = 7 * 24 * time.Hour
+
+	// linkFor is how long an offer waits at the provider, linkGiveUp how long a new client waits to be brought in once it was answered: two steps of
+	// ten minutes at the provider, and some more. approvalFor is how long the other side goes on with it.
+	linkFor     = 10 * time.Minute
+	linkGiveUp  = 40 * time.Minute
+	approvalFor = 30 * time.Minute
+	// offerAgain is how often an offer is left that nobody has approved.
+	offerAgain = 30 * time.Second
+	// linkPoll is how often the mailbox is looked at while a new client is expected: somebody is waiting at two screens.
+	linkPoll = 2 * time.Second
+	// maxDevices is the most clients of one user: as many as a provider takes.
+	maxDevices = 10
+	// maxSync bounds what is told to the other clients in one message, and maxChanges in how many parts.
+	maxSync    = 24 << 10
+	maxChanges = 256
+	// maxHanded is how many KeyPackages go into one such message: they have at most 1.5 kB each.
+	maxHanded = 12
+	// welcomeWait is how long a Welcome waits for what another own client has to say of its group or its sender, and a client that is being added for its Welcome.
+	welcomeWait = time.Hour
+	// handAgain is when a KeyPackage for a group is made anew that nobody has used: before the one before it is too old to enter.
+	handAgain = 60 * 24 * time.Hour
+	// leftFor is how long it is remembered that the user left a group that this client was not in yet.
+	leftFor = 24 * time.Hour
+	// acceptedElsewhere is how long a client that could not complete an accepted request waits for another of the user's to say that it did.
+	acceptedElsewhere = 10 * time.Minute
+	// removalTurn is how long the client at which another was removed goes first; rotateTurn is how much longer it has for the user's new secrets.
+	removalTurn = time.Minute
+	rotateTurn  = 10 * time.Minute
+	// recordTurn is how much later than the one before it each own client publishes a connection record that is old.
+	recordTurn = 3 * 24 * time.Hour
+	// maxWitnesses bounds how many other domains are asked about one key document before it is put off.
+	maxWitnesses = 3
+	// compareAgain is how long a key document that could not be compared, or was refused, is left alone.
+	compareAgain = time.Hour
 
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -19,7 +20,13 @@ func (c *Client) showLink(g *group) error {
 		return err
 	}
 	links := new(mimimi.SealedLinks)
+	if len(j.Inviters) > maxShown {
+		rand.Shuffle(len(j.Inviters), func(a, b int) { j.Inviters[a], j.Inviters[b] = j.Inviters[b], j.Inviters[a] })
+	}
 	for _, i := range j.Inviters {
+		if len(links.Receivers) == maxShown {
+			break
+		}
 		node, ok := g.mls.Public().Member(i)
 		r := g.rec.Leaves[i]
 		if !ok || r == nil || r.User == "" {
@@ -54,7 +61,11 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 	if at < 0 {
 		return nil
 	}
-	for _, inv := range g.rec.Invitations {
+	for n := range g.rec.Invitations {
+		inv := &g.rec.Invitations[n]
+		if inv.Revoked {
+			continue
+		}
 		secret, err := mimimi.InviteSecretFrom(inv.Secret)
 		if err != nil {
 			return errDamagedGroup
@@ -63,7 +74,11 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 		if err != nil || len(keys) != 1 || keys[0] == nil {
 			continue
 		}
+		if from.Secret == nil {
+			inv.Used++
+		}
 		from.Secret, from.Answer = inv.Secret, true
+		from.AnswerAt = c.now().Add(max(g.ownTurn(c.account.rec.User), turnAt(at))).UnixNano()
 		if err := c.learn(tx, g, leaf, *keys[0], timeOf(from.Entered), true); err != nil {
 			return err
 		}
@@ -73,21 +88,33 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 		}
 		return nil
 	}
+	c.receiveAsk(g, leaf, from, at, links.Sealed[at])
 	return nil
 }
 
-// receiveLinks opens the members' links that one of them sealed to the own leaf.
+// receiveLinks opens the members' links that one of them sealed to the own leaf. Those for another mean that it was answered.
 func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, body []byte) error {
-	j := g.rec.Join
-	if j == nil || !j.Entered || from == nil || from.User == "" {
+	if from == nil || from.User == "" {
 		return nil
 	}
 	links, err := mimimi.ParseSealedLinks(body)
 	if err != nil {
 		return nil
 	}
+	for _, i := range links.Receivers {
+		if r := g.rec.Leaves[i]; r != nil {
+			r.Asked = nil
+		}
+	}
 	at := slices.Index(links.Receivers, g.mls.OwnIndex())
 	if at < 0 {
+		return nil
+	}
+	if g.rec.Missing != nil {
+		return c.receiveMissing(tx, g, leaf, links.Sealed[at])
+	}
+	j := g.rec.Join
+	if j == nil || !j.Entered {
 		return nil
 	}
 	secret, err := j.secret()
@@ -133,10 +160,19 @@ func (c *Client) answer(g *group, leaf uint32) error {
 		links := &mimimi.SealedLinks{Receivers: []uint32{leaf}, Sealed: [][]byte{sealed}}
 		g.post(&outgoing{Type: mimimi.EnvelopeLinksToJoiner, Body: links.Marshal(), OnlyIn: &epoch})
 		g.tellInvitations()
+		if err := g.tellBans(); err != nil {
+			return err
+		}
 		if !g.hasTask(taskCommit) {
 			g.rec.Tasks = append(g.rec.Tasks, newTask(taskCommit))
 		}
 		r.Answer = false
 		return nil
 	})
+}
+
+// ownTurn is how long this client lets the user's clients before it in the group answer a joiner: all of them were shown the joiner's link.
+func (g *group) ownTurn(user string) time.Duration {
+	n := slices.Index(g.leavesOf(user), g.mls.OwnIndex())
+	return time.Duration(max(0, n)) * turnDelay
 }

@@ -48,7 +48,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 		if err != nil {
 			return err
 		}
-		if err := g.usable(); err == ErrGroupOver {
+		if err := g.usable(); err == ErrGroupOver || err == ErrRefused {
 			return err
 		}
 		if len(g.rec.Outgoing) >= maxOutgoing {
@@ -226,6 +226,7 @@ func (c *Client) receiveMessage(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	case got.Application == nil:
 		return nil
 	}
+	g.hear(d.Epoch, got.Application)
 	e, err := mimimi.ParseEnvelope(got.Application.Data)
 	if err != nil {
 		return c.warn(tx, g.rec.ID, "a message could not be read")
@@ -253,6 +254,12 @@ func (c *Client) receiveOwn(tx Tx, g *group, o *outgoing, d *mimimiv1.Delivery) 
 			Body: o.Body[messageIDSize:]})
 	case mimimi.EnvelopeConnectionResponse:
 		return c.responseSent(tx, g)
+	case mimimi.EnvelopeBanList:
+		if r := g.rec.Leaves[g.mls.OwnIndex()]; r != nil {
+			return c.receiveBans(tx, g, r, o.Body, d.Accepted)
+		}
+	case mimimi.EnvelopeRotation:
+		return c.rotationSent(tx, g, o.Body)
 	}
 	return nil
 }
@@ -283,13 +290,30 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 		if err != nil {
 			return nil
 		}
+		if r := g.rec.Leaves[j.Leaf]; r != nil { // by a link with all members' keys others may answer than the inviter
+			r.Told = true
+		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)
 	case mimimi.EnvelopeInvitation:
-		return g.receiveInvitation(e.Body, c.now())
+		return g.receiveInvitation(from, e.Body, c.now())
+	case mimimi.EnvelopeBanList:
+		return c.receiveBans(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
+	case mimimi.EnvelopeDeviceSync:
+		return c.receiveSync(tx, g, from, e.Body)
+	case mimimi.EnvelopeRotation:
+		return c.receiveRotation(tx, g, from, e.Body)
 	}
 	return nil // a type of a later version
+}
+
+// kindOf is how content of a leaf is shown: what another own client sent is the user's own.
+func (c *Client) kindOf(from *leafRecord) EventKind {
+	if from.User == c.account.rec.User {
+		return EventSent
+	}
+	return EventMessage
 }
 
 // receiveContent shows content, or holds it back until its sender is identified.
@@ -299,10 +323,10 @@ func (c *Client) receiveContent(tx Tx, g *group, d *mimimiv1.Delivery, sender ml
 	}
 	id, content := MessageID(hex.EncodeToString(body[:messageIDSize])), body[messageIDSize:]
 	switch {
-	case g.rec.Peer != "" || shown(tx, g.rec.ID, id):
+	case g.rec.hidden() || shown(tx, g.rec.ID, id):
 		return nil
 	case from != nil && from.User != "":
-		return c.addEvent(tx, eventRecord{Kind: EventMessage, Time: d.Accepted, Group: g.rec.ID, User: from.User, Message: id, Body: content})
+		return c.addEvent(tx, eventRecord{Kind: c.kindOf(from), Time: d.Accepted, Group: g.rec.ID, User: from.User, Message: id, Body: content})
 	case from == nil || len(g.rec.Held) >= maxHeld:
 		return c.warn(tx, g.rec.ID, "a message of a member who is not identified was dropped")
 	}
@@ -323,7 +347,7 @@ func (c *Client) showHeld(tx Tx, g *group) error {
 		case r.User == "":
 			rest = append(rest, h)
 		case !shown(tx, g.rec.ID, h.Message):
-			err := c.addEvent(tx, eventRecord{Kind: EventMessage, Time: h.Time, Group: g.rec.ID, User: r.User, Message: h.Message, Body: h.Body})
+			err := c.addEvent(tx, eventRecord{Kind: c.kindOf(r), Time: h.Time, Group: g.rec.ID, User: r.User, Message: h.Message, Body: h.Body})
 			if err != nil {
 				return err
 			}

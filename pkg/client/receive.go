@@ -70,6 +70,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		return c.pass(position) // the entry anew goes over all of it
 	}
 	if d.Previous > g.rec.Last && d.Sequence > g.rec.Last {
+		before := g.rec.Last
 		err := c.catchUp(ctx, g)
 		switch {
 		case ctx.Err() != nil:
@@ -78,11 +79,13 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups
 		case g.rec.State == GroupOver:
 			return c.pass(position)
+		case d.Previous > g.rec.Last && g.rec.Last > before:
+			return c.fallBehind(g, position) // there is more than is read in one go
 		case d.Previous > g.rec.Last && d.Kind == mimimiv1.Delivery_KIND_COMMIT && g.rec.Resync == nil:
 			// The hub does not give what is missing.
 			return c.change(g, func(tx Tx) error {
 				c.scheduleResync(g)
-				return setPosition(tx, position)
+				return errors.Join(c.leftOut(tx, g), setPosition(tx, position))
 			})
 		}
 	}
@@ -103,10 +106,19 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	if d.Sequence <= g.rec.Last || g.rec.State == GroupOver || g.rec.Resync != nil {
 		return c.pass(position)
 	}
+	d, err := c.bounded(g, d)
+	if err != nil {
+		return err
+	}
+	g.forgetKeys(d.Accepted)
 	if g.leaves(d) {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
+			var told error
+			if g.rec.LeaveAt == 0 {
+				told = c.shareLeft(tx, g)
+			}
+			return errors.Join(told, c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	switch {
@@ -119,6 +131,8 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		})
 	case d.Kind == mimimiv1.Delivery_KIND_COMMIT:
 		return c.receiveCommit(ctx, g, d, position)
+	case g.isAhead(d):
+		return c.ahead(g, position)
 	}
 	if d.Kind == mimimiv1.Delivery_KIND_MESSAGE && !g.identified() {
 		if err := c.meet(ctx, g.mls.Public().Members()); err != nil { // it may hold link keys
@@ -127,11 +141,14 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	}
 	return c.change(g, func(tx Tx) error {
 		var err error
+		if d.Previous > g.rec.Last {
+			err = c.leftOut(tx, g)
+		}
 		switch d.Kind {
 		case mimimiv1.Delivery_KIND_MESSAGE:
-			err = c.receiveMessage(tx, g, d)
+			err = errors.Join(err, c.receiveMessage(tx, g, d))
 		case mimimiv1.Delivery_KIND_PROPOSAL:
-			err = c.receiveProposal(tx, g, d)
+			err = errors.Join(err, c.receiveProposal(tx, g, d))
 		}
 		g.rec.Last = d.Sequence
 		return errors.Join(err, setPosition(tx, position))
@@ -183,7 +200,7 @@ func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	if g.rec.PendingSince == 0 {
 		g.rec.PendingSince = c.now().Unix()
 	}
-	return nil
+	return c.checkPeer(tx, g)
 }
 
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
@@ -203,7 +220,11 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 	if staged.RemovesSelf() {
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
+			var removed error
+			if g.rec.Devices {
+				removed = c.removedHere(tx)
+			}
+			return errors.Join(removed, c.peerGone(tx, g), c.over(tx, g, removedSentence, d.Accepted), setPosition(tx, position))
 		})
 	}
 	if err := c.meet(ctx, staged.Change.After.Members()); err != nil {
@@ -217,7 +238,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 // stagedFor returns the commit of a delivery, staged: the stored one if it is the own.
 func (c *Client) stagedFor(g *group, d *mimimiv1.Delivery) (*mls.StagedCommit, error) {
 	if s := g.rec.Staged; s != nil && bytes.Equal(s.Message, d.Message) {
-		return mls.ParseStagedCommit(s.Commit, protocolRules())
+		return g.ownCommit()
 	}
 	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
 	if err != nil {
@@ -234,19 +255,24 @@ var errRefused = errors.New("the hub accepted a commit that breaks a rule")
 
 // follows says whether a commit comes from whom it may: an external joiner, or an identified leaf or its resync (§4).
 func (g *group) follows(ch *mls.Change) bool {
+	for i := range ch.Proposals {
+		if p := &ch.Proposals[i]; p.ByReference && g.distrusted(p) {
+			return false
+		}
+	}
 	if old, ok := mimimi.Resync(ch); ok {
 		return g.trusts(old)
 	}
 	return ch.Sender.Type != mls.SenderMember || g.trusts(ch.Sender.Leaf)
 }
 
-// trusts says whether a leaf is the own one or identified; or may still turn out to be, for one who comes in and finds it there.
+// trusts says whether a leaf is the own one or identified; or may still turn out to be, for one who comes in, or comes back, and finds it there.
 func (g *group) trusts(leaf uint32) bool {
 	if leaf == g.mls.OwnIndex() {
 		return true
 	}
 	r := g.rec.Leaves[leaf]
-	return r != nil && (r.User != "" || r.Entered == 0 && g.rec.State == GroupJoining)
+	return r != nil && (r.User != "" || r.Entered == 0 && (g.rec.State == GroupJoining || g.rec.Missing != nil))
 }
 
 // cannotProcess handles a commit that is in the log and cannot be followed. One that breaks a rule is not followed: the group ends for this client, and
@@ -259,6 +285,7 @@ func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, 
 				setPosition(tx, position))
 		}
 		c.scheduleResync(g)
+		c.accuse(g, why)
 		return errors.Join(c.warn(tx, g.rec.ID, "a change to the group could not be read: the group is entered anew"), setPosition(tx, position))
 	})
 }
@@ -273,10 +300,12 @@ func (c *Client) scheduleResync(g *group) {
 func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.StagedCommit, next *mimimi.State) error {
 	ch := staged.Change
 	own := g.rec.Staged != nil && bytes.Equal(g.rec.Staged.Message, d.Message)
+	var renewed *leafSecrets
 	if own {
-		g.dropTask(g.rec.Staged.Task)
+		g.added(g.rec.Staged, ch)
+		renewed = g.rec.Staged.Own
 	}
-	g.rec.Staged = nil
+	g.rec.Staged, g.staged = nil, nil
 	keys := g.openLinkUpdate(ch)
 	if err := g.mls.Merge(staged); err != nil {
 		return fmt.Errorf("merge commit: %w", err)
@@ -292,6 +321,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	}
 	g.inherit(ch, gone)
 	g.forgetReplaced(ch, d.Accepted)
+	if err := c.takeRenewed(g, renewed); err != nil {
+		return err
+	}
 	if err := c.tellGone(tx, g, ch, gone, d.Accepted); err != nil {
 		return err
 	}
@@ -301,20 +333,38 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if len(ch.Removed) > 0 && len(gone) > 0 {
 		g.rec.Invitations = nil // every removal voids them (§7)
 	}
-	for _, r := range g.rec.Leaves {
+	for i, r := range g.rec.Leaves {
 		r.Leaving = false
+		if r.Told && !own && i != ch.Committer.Index {
+			r.Answer, r.Told = false, false // another own client has let it in
+		}
+	}
+	if own && g.rec.Devices && len(ch.Added) > 0 {
+		g.rec.TellAll = true
+	}
+	if err := c.peerChanged(tx, g); err != nil {
+		return err
 	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
+		if err := g.tellBans(); err != nil {
+			return err
+		}
+	}
+	if err := c.tellPolicy(tx, g, ch, d.Accepted); err != nil {
+		return err
 	}
 	g.recount()
+	if err := c.tellUnheard(tx, g); err != nil {
+		return err
+	}
 	if err := c.checkDelivered(tx, g, d); err != nil {
 		return err
 	}
 	if err := c.showHeld(tx, g); err != nil {
 		return err
 	}
-	return c.entered(tx, g)
+	return errors.Join(c.entered(tx, g), c.checkPeer(tx, g))
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.
@@ -362,6 +412,9 @@ func (g *group) inherit(ch *mls.Change, gone map[uint32]*leafRecord) {
 
 // tellGone makes the events for users whose last leaf has gone.
 func (c *Client) tellGone(tx Tx, g *group, ch *mls.Change, gone map[uint32]*leafRecord, at int64) error {
+	if g.rec.Devices {
+		return c.tellDevicesGone(tx, g, gone)
+	}
 	if g.rec.Peer != "" {
 		return nil
 	}
@@ -413,7 +466,11 @@ func (g *group) forgetReplaced(ch *mls.Change, at int64) {
 	if !had || r == nil || ch.Sender.Type != mls.SenderMember || i == g.mls.OwnIndex() || bytes.Equal(old.Credential().Body, ch.Committer.Leaf.Credential().Body) {
 		return
 	}
-	*r = leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at}
+	next := leafRecord{UserPseudonym: r.UserPseudonym, ClientPseudonym: r.ClientPseudonym, Entered: at, Was: r.User, WasClient: r.Client}
+	if r.User == "" {
+		next.Was, next.WasClient = r.Was, r.WasClient
+	}
+	*r = next
 }
 
 // checkDelivered compares what the hub says of a new epoch with what this member derives (§9): on a difference it says so and commits anew.

@@ -102,8 +102,11 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 	if err != nil {
 		return fmt.Errorf("make external commit: %w", err)
 	}
-	return c.change(g, func(Tx) error {
+	return c.change(g, func(tx Tx) error {
 		r := g.rec.Resync
+		if err := c.judge(tx, g, res); err != nil {
+			return err
+		}
 		r.Commit, r.Request = staged.Marshal(), newRequestID()
 		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
 		r.Tries++
@@ -210,6 +213,8 @@ func (g *group) follow(public *mls.PublicGroup) error {
 
 // resynced takes note that the commit has its place in the log.
 func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, accepted int64) error {
+	blamed := g.rec.Resync.Blame
+	accepted = c.boundAhead(accepted)
 	next, err := g.rules.CheckCommit(staged.Change, timeOf(accepted))
 	if err != nil {
 		return errors.Join(errRefused, c.giveUp(g, "the group could not be entered anew"))
@@ -221,6 +226,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		epochs := g.epochs()
 		epochs.Commit(staged.Change.Epoch, accepted, true)
 		g.mls, g.rules, g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = staged.Group(), next, sequence, epochs.Records(), nil, nil
+		g.rec.Heard = nil // what came while the group was lost is not heard
 		gone := g.takeGone(staged.Change)
 		if err := g.syncLeaves(0); err != nil {
 			return err
@@ -235,9 +241,14 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		if err := c.nameSelf(g); err != nil {
 			return err
 		}
-		if g.identified() {
-			return nil
+		if g.rec.Devices { // what the others said meanwhile is lost
+			if err := g.postSync(&mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Ask{Ask: true}}); err != nil {
+				return err
+			}
 		}
-		return c.warn(tx, g.rec.ID, "members came while this client had lost the group: it can send again when they are identified or gone")
+		if !g.identified() {
+			g.rec.Missing = new(missingRecord)
+		}
+		return c.blame(tx, g, blamed)
 	})
 }

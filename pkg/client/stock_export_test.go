@@ -68,7 +68,7 @@ func Packages(c *Client) (all []Package, err error) {
 	err = c.lockedFor(context.Background(), func() error {
 		records, err := list[packageRecord](c.store, bucketPackages)
 		for _, r := range records {
-			if _, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey); err != nil {
+			if _, err := parseOwnPackage(r.Package, r.Secrets, r.LinkKey, 0); err != nil {
 				return err
 			}
 			all = append(all, Package{Set: r.Pseudonym, Client: r.Client, LastResort: r.LastResort, Uploaded: r.Uploaded, Settled: r.Settled})

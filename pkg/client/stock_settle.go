@@ -19,7 +19,8 @@ type packageRecord struct {
 	LastResort bool   `json:"last_resort,omitempty"`
 	Basis      []byte `json:"basis"` // what it was made under (mimimi.KeyPackageConfig.Basis)
 	Made       int64  `json:"made"`
-	Due        int64  `json:"due"` // when its set is to be replaced
+	Due        int64  `json:"due"`             // when its set is to be replaced
+	Queue      int    `json:"queue,omitempty"` // accountRecord.QueueNumber when it was made
 	// Revision is that of the set which it completes, as listed; 0 if it starts one.
 	Revision uint64 `json:"revision,omitempty"`
 	// Tried says that an upload may have reached the store; Uploaded that it did, or that it is given up. The keys are kept either way: somebody may

@@ -9,20 +9,28 @@ import (
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
 //
-//	meta      "format", "account", "position", "acked", "stock", "wallet", "sequence"
+//	meta      "format", "account", "position", "acked", "stock", "wallet", "inbox", "sequence"
 //	contacts  user URI → contactRecord
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
 //	pins      domain → pinRecord
-//	groups    local id → groupRecord
+//	groups    local id → groupRecord: changes with every message
+//	rosters   local id → rosterRecord: changes with the members
 //	groupids  group id → local id
-//	ratchets  local id → mls.Group: changes with every message
+//	publics   local id → mls.PublicGroup: changes with commits and proposals
+//	ratchets  local id → the private half of mls.Group: changes with every message
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
+//	revocations  domain → revocationRecord: what domains say of revoked certificates
 //	events    seq → eventRecord
 //	purses    operation/epoch/domain → purseRecord: anonymous tokens
 //	spending  operation/request id → spendingRecord: tokens that are being spent, or were
 //	messages  local id ‖ message id → seq: a message is shown once
-const storeFormat = 1
+//	approvals client URI → approvalRecord: new clients that were let in here
+//	shared    group id → sharedGroupRecord: groups of the user that this client is not in
+//	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
+//	removals  client URI → removalRecord
+//	gone      user URI → goneRecord: contacts that ended
+const storeFormat = 2
 
 const (
 	bucketMeta     = "meta"
@@ -31,14 +39,29 @@ const (
 	bucketPackages = "packages"
 	bucketPins     = "pins"
 	bucketGroups   = "groups"
+	bucketRosters  = "rosters"
 	bucketGroupIDs = "groupids"
+	bucketPublics  = "publics"
 	bucketRatchets = "ratchets"
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"
 	bucketMessages = "messages"
-	bucketPurses   = "purses"
-	bucketSpending = "spending"
+
+	bucketApprovals = "approvals"
+	bucketShared    = "shared"
+	bucketBring     = "bring"
+	bucketRemovals  = "removals"
+	bucketGone      = "gone"
+	bucketPurses    = "purses"
+	bucketSpending  = "spending"
 )
+
+// buckets are all buckets but that of the seal: what is erased with an account.
+var buckets = []string{
+	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
+	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
+	bucketPurses, bucketSpending,
+}
 
 var (
 	keyFormat   = []byte("format")
@@ -46,6 +69,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyInbox    = []byte("inbox") // up to where the inbox was fetched and not acknowledged
 	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event
 )
@@ -171,6 +195,12 @@ func (c *Client) update(f func(tx Tx) error) error {
 		return nil
 	}
 	clear(c.groups)
+	c.reloadAccount()
+	if c.account != nil {
+		if err := c.loadOwn(); err != nil {
+			return fmt.Errorf("%w: %w", errWrite, err)
+		}
+	}
 	if own == nil {
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}

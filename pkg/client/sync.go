@@ -9,6 +9,7 @@ import (
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
 )
 
 // Sync fetches everything that waits in queue and inbox, processes it, and does what follows from it: answers joiners, completes connections,
@@ -18,18 +19,35 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
 		c.channels.down.begin()
 		defer c.channels.down.end()
-		if err := c.completeAccount(ctx); err != nil {
+		if c.account.rec.Deleting != deleteNothing {
+			return c.goOnDeleting(ctx)
+		}
+		if done, err := c.syncDevice(ctx); done || err != nil {
 			return err
 		}
-		errs := []error{c.keepWallet(ctx), c.readInbox(ctx)}
+		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
+		if err := c.completeAccount(ctx); err != nil {
+			return errors.Join(renewal, err)
+		}
+		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
-			errs = append(errs, err, c.workContacts(ctx), c.workAll(ctx))
-			if err != nil || got == 0 || ctx.Err() != nil {
+			if errors.Is(err, errNoQueue) {
+				if err = c.renewQueue(ctx); err == nil {
+					got, err = c.readQueue(ctx)
+				}
+			}
+			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
+			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
 			}
 		}
-		errs = append(errs, c.refillStock(ctx))
+		if c.account.rec.Removed {
+			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
+		}
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
+		_, err := c.flushDevices(ctx)
+		errs = append(errs, err)
 		return distinct(errs)
 	})
 }
@@ -58,12 +76,18 @@ func (c *Client) readQueue(ctx context.Context) (got int, err error) {
 		res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
 			QueueId: c.account.rec.QueueID, After: after, Limit: readBatch, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
 		})
+		if problem.KindOf(err) == problem.Denied {
+			return got, fmt.Errorf("read queue: %w: %w", errNoQueue, err)
+		}
 		if err != nil {
 			return got, fmt.Errorf("read queue: %w", err)
 		}
 		for _, e := range res.Entries {
 			if e.Position <= after {
 				continue
+			}
+			if c.account.rec.Removed {
+				return got, nil // the rest is for nobody
 			}
 			if err := c.receiveEntry(ctx, e); err != nil {
 				if ctx.Err() != nil {
@@ -229,13 +253,23 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.enterAgain(ctx, g)
 	case r.State == GroupOver || r.State == GroupLeaving:
 		return false, nil
+	case r.Peer != "" && c.idle(g):
+		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
 	case r.Join != nil && g.mls == nil:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
+		if seen, waits := c.waiting[r.ID]; waits && seen == c.applied && c.now().Before(timeOf(r.Welcome.Received).Add(welcomeWait)) {
+			return false, nil
+		}
+		delete(c.waiting, r.ID)
 		return true, c.welcome(ctx, g)
 	case g.mls == nil:
+		return false, nil
+	case r.Refused != r.Told:
+		return true, c.tellRefused(ctx, g)
+	case r.Refused && !g.hasTask(taskLeave):
 		return false, nil
 	case r.Resync != nil:
 		if c.now().UnixNano() < r.Resync.Due {
@@ -244,18 +278,30 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.resync(ctx, g)
 	case r.Behind:
 		return true, c.recover(ctx, g)
+	case c.pollDue(g):
+		return true, c.poll(g)
 	case r.Staged != nil:
 		return true, c.sendStaged(ctx, g)
 	case !r.Confirmed:
 		return true, c.confirm(ctx, g)
 	case r.Join != nil && r.Join.Entered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
 		return true, c.showLink(g)
+	case g.toRevoke() != nil && r.State == GroupActive:
+		return true, c.revoke(ctx, g, g.toRevoke())
+	case c.missingDue(g):
+		return true, c.askMissing(g)
 	}
 	if did, err := c.identifyUnmet(ctx, g); did || err != nil {
 		return did, err
 	}
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
+	}
+	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+		return true, c.change(g, func(tx Tx) error {
+			g.rec.TellAll = false
+			return c.tellAll(tx, g)
+		})
 	}
 	if did, err := c.duty(g); did || err != nil {
 		return did, err
@@ -356,18 +402,31 @@ func (c *Client) duty(g *group) (bool, error) {
 	for _, i := range g.indices() {
 		r := g.rec.Leaves[i]
 		switch due, evict := c.evictionDue(g, i); {
-		case r.Answer && r.User != "" && g.identified():
+		case r.Answer && r.User != "" && g.identified() && c.now().UnixNano() >= r.AnswerAt:
 			return true, c.answer(g, i)
+		case r.Asked != nil && r.User != "" && g.identified() && c.now().Unix() >= r.Asked.Due:
+			return true, c.answerMissing(g, i)
 		case evict && !c.now().Before(due) && !g.hasTask(taskEvict):
 			t := newTask(taskEvict)
 			t.Leaf, t.Pseudonym = i, r.ClientPseudonym
 			return true, c.addTask(g, t)
 		}
+		if due, ok := c.banDue(g, i); ok && !c.now().Before(due) && !g.removing(r.User) {
+			t := newTask(taskRemove)
+			t.User, t.Duty = r.User, true
+			return true, c.addTask(g, t)
+		}
+	}
+	switch {
+	case g.bansWaiting():
+		return true, c.postBans(g)
+	case g.rec.Respond && g.identified() && !g.posted(mimimi.EnvelopeConnectionResponse):
+		return true, c.respond(g)
 	}
 	if due, ok := c.commitDue(g); ok && !c.now().Before(due) && !g.hasTask(taskCommit) {
 		return true, c.addTask(g, newTask(taskCommit))
 	}
-	return false, nil
+	return c.refreshDue(g)
 }
 
 func (c *Client) addTask(g *group, t *task) error {
@@ -384,10 +443,10 @@ func (c *Client) evictionDue(g *group, leaf uint32) (time.Time, bool) {
 	switch {
 	case r.User != "" || leaf == g.mls.OwnIndex():
 		return time.Time{}, false
-	case r.Bad:
-		return timeOf(r.Entered).Add(g.turn()), true
 	case r.Entered == 0:
 		return time.Time{}, false
+	case r.Bad:
+		return timeOf(r.Entered).Add(g.turn()), true
 	}
 	return timeOf(r.Entered).Add(unidentifiedFor + g.turn()), true
 }
@@ -411,12 +470,21 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			next = t
 		}
 	}
+	for _, due := range []func() (time.Time, error){c.approvalDue, c.bringDue, c.removalDue} {
+		t, err := due()
+		if err != nil {
+			return next, err
+		}
+		if !t.IsZero() {
+			note(t)
+		}
+	}
 	ids, err := list[groupRecord](c.store, bucketGroups)
 	if err != nil {
 		return next, err
 	}
 	for _, r := range ids {
-		if r.State == GroupOver || r.State == GroupLeaving {
+		if r.State == GroupOver || r.State == GroupLeaving || r.Refused {
 			continue
 		}
 		g, err := c.group(r.ID)
@@ -436,9 +504,20 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		if t, ok := c.commitDue(g); ok {
 			note(t)
 		}
+		if c.queueless(g) {
+			note(timeOf(g.rec.RefreshAt))
+		}
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {
 				note(t)
+			}
+			if t, ok := c.banDue(g, i); ok {
+				note(t)
+			}
+			if r := g.rec.Leaves[i]; r.Asked != nil && r.User != "" {
+				note(timeOf(r.Asked.Due))
+			} else if r.Answer && r.User != "" {
+				note(time.Unix(0, r.AnswerAt))
 			}
 		}
 	}

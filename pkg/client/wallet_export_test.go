@@ -36,7 +36,7 @@ func Deeds(c *Client) map[mimimi.TokenOperation]func(ctx context.Context) error 
 			return err
 		},
 		mimimi.TokenClaim: locked(func(ctx context.Context) error {
-			_, err := c.claimOwn(ctx, newRequestID())
+			_, _, err := c.claimOwn(ctx, newRequestID())
 			return err
 		}),
 	}

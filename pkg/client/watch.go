@@ -36,8 +36,12 @@ func (c *Client) Watcher(ctx context.Context) (*Watcher, error) {
 }
 
 // Reset makes w wait for what comes after c's present position; call it after a Sync. c must be the client that w came from, though possibly opened anew.
+// Errors: ErrClosed, ErrDeviceRemoved.
 func (w *Watcher) Reset(ctx context.Context, c *Client) error {
 	return c.lockedFor(ctx, func() (err error) {
+		if c.account.rec.Removed {
+			return ErrDeviceRemoved // there is nothing to wait for
+		}
 		w.id, w.key = c.account.queueID, c.account.queueKey
 		was := w.after
 		if w.after, err = c.position(); err != nil {

@@ -88,6 +88,13 @@ func TestAllowed(t *testing.T) {
 			p.Admins = p.Admins[1:]
 			return w.commit("bob", mls.CommitOptions{Proposals: []mls.Proposal{gce(p)}})
 		}},
+		{"policy that names one who leaves", nil, func(w *world) error {
+			p := openPolicy()
+			p.Admins = []UserPseudonym{w.device("bob").pseudonym}
+			wantOK(w.t, w.propose("alice", gce(p)))
+			wantOK(w.t, w.propose("bob", mls.Proposal{Type: mls.ProposalSelfRemove}))
+			return w.commit("alice", mls.CommitOptions{})
+		}},
 		{"self_remove taken up by a joiner", nil, func(w *world) error {
 			msg := must(w.members["bob"].group.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, nil))
 			wantOK(w.t, w.receive("bob", msg))
@@ -116,6 +123,7 @@ func TestAllowed(t *testing.T) {
 		{"resync of an admin keeps the role", nil, func(w *world) error {
 			wantOK(w.t, w.resync(w.again("alice")))
 			p := openPolicy()
+			p.Admins = []UserPseudonym{w.device("bob").pseudonym}
 			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(p)}})
 		}},
 		{"group at its largest", func(p *Policy) { p.MaxLeaves = 3 }, func(w *world) error { return w.add("alice", w.newcomer("carol")) }},
@@ -465,12 +473,63 @@ func TestJoinFlow(t *testing.T) {
 		_, err := SealLinks(FromJoiner, invite, w.id, epoch, 2, 0, alice.OwnLeaf().EncryptionKey(), keys)
 		wantErr(t, err, ErrInvalid, rule)
 	}
-	_, err = SealLinks(3, invite, w.id, epoch, 2, 0, alice.OwnLeaf().EncryptionKey(), own)
+	_, err = SealLinks(FromResynced, invite, w.id, epoch, 2, 0, alice.OwnLeaf().EncryptionKey(), own)
 	wantErr(t, err, ErrInvalid, rule)
 	_, err = SealLinks(FromJoiner, InviteSecret{}, w.id, epoch, 2, 0, alice.OwnLeaf().EncryptionKey(), own)
-	wantErr(t, err, ErrInvalid, "link keys are sealed under an invitation")
+	wantErr(t, err, ErrInvalid, "a joiner's link keys are sealed under an invitation, no others")
+	_, err = SealLinks(ToResynced, invite, w.id, epoch, 2, 0, alice.OwnLeaf().EncryptionKey(), own)
+	wantErr(t, err, ErrInvalid, "a joiner's link keys are sealed under an invitation, no others")
 	_, err = SealLinks(FromJoiner, invite, w.id, epoch, 2, 0, []byte("short"), own)
 	wantErr(t, err, ErrInvalid, "a leaf's encryption key is of suite 1")
+}
+
+// TestMissingLinks: one who resynced asks a leaf for the link keys that it lacks, and gets them from it alone.
+func TestMissingLinks(t *testing.T) {
+	w := newWorld(t, MLSRules(), nil)
+	alice, bob := w.members["alice"].group, w.members["bob"].group
+	epoch := alice.Epoch()
+	ask := must(SealMissing(w.id, epoch, bob.OwnIndex(), alice.OwnIndex(), alice.OwnLeaf().EncryptionKey(), []uint32{0, 7}))
+	if got := must(OpenMissing(alice, bob.OwnIndex(), ask)); len(got) != 2 || got[0] != 0 || got[1] != 7 {
+		t.Errorf("missing are %v", got)
+	}
+	keys := []*LinkKey{linkOf(w, "alice")}
+	answer := must(SealLinks(ToResynced, InviteSecret{}, w.id, epoch, alice.OwnIndex(), bob.OwnIndex(), bob.OwnLeaf().EncryptionKey(), keys))
+	got, err := OpenLinks(ToResynced, InviteSecret{}, bob, alice.OwnIndex(), answer)
+	wantOK(t, err)
+	if len(got) != 1 || !got[0].Equal(*keys[0]) {
+		t.Error("another key")
+	}
+	for name, open := range map[string]func() error{
+		"an ask as an answer":      func() error { _, err := OpenLinks(ToResynced, InviteSecret{}, alice, bob.OwnIndex(), ask); return err },
+		"an answer as a joiner's":  func() error { _, err := OpenLinks(ToJoiner, InviteSecret{}, bob, alice.OwnIndex(), answer); return err },
+		"an ask of another sender": func() error { _, err := OpenMissing(alice, 5, ask); return err },
+		"an answer to somebody else": func() error {
+			_, err := OpenLinks(ToResynced, InviteSecret{}, alice, alice.OwnIndex(), answer)
+			return err
+		},
+		"an answer under a join link": func() error {
+			_, err := OpenLinks(ToResynced, NewInviteSecret(), bob, alice.OwnIndex(), answer)
+			return err
+		},
+	} {
+		if err := open(); err == nil {
+			t.Errorf("opens: %s", name)
+		} else {
+			wantErr(t, err, ErrUnauthenticated, "")
+		}
+	}
+}
+
+// TestBanList: a list has one encoding and a bound.
+func TestBanList(t *testing.T) {
+	a, b := must(ParseUser("mimi://a.example/u/alice")), must(ParseUser("mimi://a.example/u/bob"))
+	one, other := must((&BanList{Number: 1, Users: []User{b, a, b}}).Marshal()), must((&BanList{Number: 1, Users: []User{a, b}}).Marshal())
+	if !bytes.Equal(one, other) {
+		t.Error("one set has two encodings")
+	}
+	long := &BanList{Users: make([]User, MaxBans+1)}
+	_, err := long.Marshal()
+	wantErr(t, err, ErrInvalid, "a ban list has at most 512 users")
 }
 
 // TestRolesLapse: an admin who has left cannot come back as one.

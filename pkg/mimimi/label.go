@@ -38,6 +38,10 @@ const (
 	labelQueueRequest         label = "MIMIMI 1.0 QueueRequest"           // §10, signed
 	labelAccountRequest       label = "MIMIMI 1.0 AccountRequest"         // §12, signed
 	labelKeyDocument          label = "MIMIMI 1.0 KeyDocument"            // §12, signed
+	labelLinkOffer            label = "MIMIMI 1.0 LinkOffer"              // §5
+	labelLinkCode             label = "MIMIMI 1.0 LinkOffer code"         // §5, hashed
+	labelLinkAnswer           label = "MIMIMI 1.0 LinkAnswer"             // §5, AAD
+	labelLinkPackage          label = "MIMIMI 1.0 LinkPackage"            // §5, AAD
 	labelTokenContext         label = "MIMIMI 1.0 TokenContext"           // §11, hashed
 	labelTokenSeed            label = "MIMIMI 1.0 TokenSeed"              // §11, hashed
 	labelTokenBlind           label = "MIMIMI 1.0 TokenBlind"             // §11, expanded by SHAKE256

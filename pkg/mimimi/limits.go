@@ -17,6 +17,8 @@ const (
 	linkCiphertextSize   = hashSize + linkPlaintextSize + tagSize
 	requestPlaintextSize = 2048
 	minPadded            = 256
+	linkAnswerSize       = 512  // three names of one domain, four keys
+	linkPackageSize      = 2048 // a KeyPackage has at most 1.5 kB with the longest names
 )
 
 // Limits of names, checked at registration (§0).
@@ -34,7 +36,9 @@ const (
 	maxLeaves = 1000 // §9
 	// maxLeafIndex bounds vectors indexed by leaf: a tree of 1,000 leaves is 1,024 wide, since Adds fill from the left.
 	maxLeafIndex = 1024
-	maxAdds      = 200 // §6: keeps a commit with its KeyPackages, at most 1.4 kB each, under the bus's 8 MiB with the Welcome
+	// MaxBans bounds a ban list: with the longest names it fills 80 kB of a group's largest message, 256 KiB.
+	MaxBans = 512
+	maxAdds = 200 // §6: keeps a commit with its KeyPackages, at most 1.4 kB each, under the bus's 8 MiB with the Welcome
 )
 
 // Limits of lists and fields, each far above need, so that a parser's work and memory stay small.

@@ -35,6 +35,7 @@ func parserCases(t testing.TB) []parserCase {
 	request := newRequest(t, alice, record)
 	policy := &Policy{Version: Version, Admins: []UserPseudonym{must(NewUserPseudonym("a.example")), must(NewUserPseudonym("b.example"))},
 		MayAdd: RoleMember, MayRemove: RoleAdmin, MayInvite: RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	token := NewConnectionToken()
 	k1, k2 := pc.LinkKey(alice.connection), pc.LinkKey(NewConnectionKey())
 	invitation := &Invitation{Group: must(NewGroupID("hub.example")), Secret: NewInviteSecret(), Uses: 3, NotAfter: noon, Policy: policy,
 		LinkKeys: map[uint32]LinkKey{0: k1, 7: k2}}
@@ -70,6 +71,10 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{request.tbs()}},
 		{"ConnectionResponse", marshalled(ParseConnectionResponse),
 			[][]byte{(&ConnectionResponse{NewConnectionKey(), NewConnectionToken()}).Marshal()}},
+		{"Rotation", marshalled(ParseRotation), [][]byte{
+			(&Rotation{Number: 7, Key: NewConnectionKey()}).Marshal(),
+			(&Rotation{Number: 1 << 40, Key: NewConnectionKey(), Token: &token, TokenWanted: true}).Marshal(),
+		}},
 		{"IdentityLinkKeys", func(b []byte) ([]byte, error) {
 			k := new(IdentityLinkKeys)
 			err := decode(b, k.read)
@@ -94,6 +99,17 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{encode(func(b *builder) { addVector(b, blob.kem); addVector(b, blob.ciphertext) })}},
 		{"SealedLinks", marshalled(ParseSealedLinks),
 			[][]byte{(&SealedLinks{Receivers: []uint32{1, 5}, Sealed: [][]byte{[]byte("a"), bytes.Repeat([]byte("b"), 100)}}).Marshal()}},
+		{"missing leaves", func(b []byte) ([]byte, error) {
+			leaves, err := parseLeaves(b)
+			return marshalLeaves(leaves), err
+		}, [][]byte{marshalLeaves([]uint32{0, 3, 1023}), marshalLeaves(nil)}},
+		{"BanList", func(b []byte) ([]byte, error) {
+			l, err := ParseBanList(b)
+			if err != nil {
+				return nil, err
+			}
+			return l.Marshal()
+		}, [][]byte{must((&BanList{Number: 7, Users: []User{p.user, must(ParseUser("mimi://b.example/u/bob"))}}).Marshal()), must((&BanList{}).Marshal())}},
 		{"JoinerLink", marshalled(ParseJoinerLink), [][]byte{(&JoinerLink{3, k1}).Marshal()}},
 		{"Invitation", marshalled(ParseInvitation), [][]byte{invitation.Marshal()}},
 		{"Policy", func(b []byte) ([]byte, error) {
@@ -115,6 +131,14 @@ func parserCases(t testing.TB) []parserCase {
 		}, [][]byte{must(SealQueueID(d.queueKey, pc.ClientPseudonym, alice.queueID))}},
 		{"Envelope", marshalled(ParseEnvelope), [][]byte{Envelope{EnvelopeContent, []byte("hello")}.Marshal(), Envelope{Type: 99}.Marshal()}},
 		{"KeyDocument", marshalled(ParseKeyDocument), [][]byte{doc.Marshal()}},
+		{"LinkOffer", marshalled(ParseLinkOffer), [][]byte{newLinking(t, "a.example", "alice").offer.Marshal()}},
+		{"LinkAnswer", func(b []byte) ([]byte, error) {
+			a := new(LinkAnswer)
+			if err := decode(b, a.read); err != nil {
+				return nil, err
+			}
+			return a.marshal(), nil
+		}, [][]byte{newLinking(t, "a.example", "alice").answer.marshal()}},
 		{"RevocationList", marshalled(ParseRevocationList), [][]byte{revocations.Marshal(), noRevocations.Marshal()}},
 		{"Token", marshalled(ParseToken), [][]byte{testToken(t, &testIssuerKeys(t)[0], "a.example", "b.example", 1).Marshal()}},
 	}
@@ -190,11 +214,14 @@ func FuzzPseudonymousCredential(f *testing.F) { fuzz(f, "PseudonymousCredential"
 func FuzzConnectionRecord(f *testing.F)       { fuzz(f, "ConnectionRecord") }
 func FuzzConnectionRequest(f *testing.F)      { fuzz(f, "ConnectionRequest") }
 func FuzzConnectionResponse(f *testing.F)     { fuzz(f, "ConnectionResponse") }
+func FuzzRotation(f *testing.F)               { fuzz(f, "Rotation") }
 func FuzzIdentityLinkKeys(f *testing.F)       { fuzz(f, "IdentityLinkKeys") }
 func FuzzIdentityLinkUpdate(f *testing.F)     { fuzz(f, "IdentityLinkUpdate") }
 func FuzzIdentityLinks(f *testing.F)          { fuzz(f, "IdentityLinks") }
 func FuzzSealedLinkKeys(f *testing.F)         { fuzz(f, "sealed link keys") }
 func FuzzSealedLinks(f *testing.F)            { fuzz(f, "SealedLinks") }
+func FuzzMissingLeaves(f *testing.F)          { fuzz(f, "missing leaves") }
+func FuzzBanList(f *testing.F)                { fuzz(f, "BanList") }
 func FuzzJoinerLink(f *testing.F)             { fuzz(f, "JoinerLink") }
 func FuzzInvitation(f *testing.F)             { fuzz(f, "Invitation") }
 func FuzzPolicy(f *testing.F)                 { fuzz(f, "Policy") }
@@ -203,6 +230,8 @@ func FuzzState(f *testing.F)                  { fuzz(f, "State") }
 func FuzzEncryptedQueueID(f *testing.F)       { fuzz(f, "EncryptedQueueID") }
 func FuzzEnvelope(f *testing.F)               { fuzz(f, "Envelope") }
 func FuzzKeyDocument(f *testing.F)            { fuzz(f, "KeyDocument") }
+func FuzzLinkOffer(f *testing.F)              { fuzz(f, "LinkOffer") }
+func FuzzLinkAnswer(f *testing.F)             { fuzz(f, "LinkAnswer") }
 func FuzzRevocationList(f *testing.F)         { fuzz(f, "RevocationList") }
 func FuzzToken(f *testing.F)                  { fuzz(f, "Token") }
 

@@ -215,6 +215,23 @@ func checkPolicyChange(r *review) error {
 	if r.next.UnidentifiedMembers != r.policy.UnidentifiedMembers {
 		return invalid("4", "whether unidentified members are allowed is fixed at creation")
 	}
+	if len(r.proposals(mls.ProposalGroupContextExtensions)) == 0 {
+		return nil
+	}
+	return checkAdmins(r.next, r.users)
+}
+
+// checkAdmins: who is made an admin is a member of the epoch in which that is proposed, so that no role waits for a pseudonym, and somebody is one. That
+// the members of the epoch that is left are asked, not those who stay, keeps one who leaves from blocking a proposal that names it.
+func checkAdmins(next *Policy, users map[UserPseudonym]bool) error {
+	for _, a := range next.Admins {
+		if !users[a] {
+			return invalid("9", "the admins of a new policy are members")
+		}
+	}
+	if len(next.Admins) == 0 {
+		return invalid("9", "a new policy has an admin")
+	}
 	return nil
 }
 
@@ -316,7 +333,7 @@ func (s *State) CheckProposal(g *mls.PublicGroup, p *mls.CommittedProposal) erro
 	case mls.ProposalRemove:
 		return checkRemoveProposal(g, policy, sender, p.Removed)
 	case mls.ProposalGroupContextExtensions:
-		return checkPolicyProposal(policy, sender, p.Extensions)
+		return checkPolicyProposal(g, policy, sender, p.Extensions)
 	case mls.ProposalAdd, ProposalIdentityLinkUpdate:
 		return invalid("6", "Adds and identity_link_updates are made by value")
 	}
@@ -349,7 +366,8 @@ func checkRemoveProposal(g *mls.PublicGroup, policy *Policy, sender *LeafIdentit
 	return nil
 }
 
-func checkPolicyProposal(policy *Policy, sender *LeafIdentity, exts []mls.Extension) error {
+// checkPolicyProposal also refuses what no commit could take up.
+func checkPolicyProposal(g *mls.PublicGroup, policy *Policy, sender *LeafIdentity, exts []mls.Extension) error {
 	if policy.Role(sender.Credential.UserPseudonym) < RoleAdmin {
 		return denied("9", "only an admin changes the policy")
 	}
@@ -360,5 +378,12 @@ func checkPolicyProposal(policy *Policy, sender *LeafIdentity, exts []mls.Extens
 	if next.UnidentifiedMembers != policy.UnidentifiedMembers {
 		return invalid("4", "whether unidentified members are allowed is fixed at creation")
 	}
-	return nil
+	members, err := newRoster(g, nil, nil)
+	if err != nil {
+		return err
+	}
+	if len(members) > int(next.MaxLeaves) {
+		return denied("9", "the group has at most so many leaves")
+	}
+	return checkAdmins(next, members.users())
 }

@@ -202,6 +202,20 @@ func ruleCases() []ruleCase {
 		{rule: "policy change", name: "unidentified members", want: "whether unidentified members are allowed is fixed at creation", do: func(w *world) error {
 			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(func(p *Policy) { p.UnidentifiedMembers = true })}})
 		}},
+		{rule: "policy change", name: "no admin left", want: "a new policy has an admin", do: func(w *world) error {
+			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(func(*Policy) {})}})
+		}},
+		{rule: "policy change", name: "a role for somebody to come", want: "the admins of a new policy are members", do: func(w *world) error {
+			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(func(p *Policy) {
+				p.Admins = []UserPseudonym{w.device("alice").pseudonym, w.device("carol").pseudonym}
+			})}})
+		}},
+		{rule: "policy change", name: "a role for somebody to come, proposed", want: "the admins of a new policy are members", do: func(w *world) error {
+			return w.propose("alice", gce(func(p *Policy) { p.Admins = []UserPseudonym{w.device("carol").pseudonym} }))
+		}},
+		{rule: "policy change", name: "fewer leaves than there are, proposed", want: "the group has at most so many leaves", denied: true, do: func(w *world) error {
+			return w.propose("alice", gce(func(p *Policy) { p.MaxLeaves, p.Admins = 1, []UserPseudonym{w.device("alice").pseudonym} }))
+		}},
 		{rule: "may add", name: "member", want: "the policy says who may add", denied: true, policy: func(p *Policy) { p.MayAdd = RoleAdmin }, do: func(w *world) error {
 			return w.add("bob", w.newcomer("carol"))
 		}},
@@ -248,7 +262,7 @@ func ruleCases() []ruleCase {
 		{rule: "max leaves", name: "third leaf", want: "the group has at most so many leaves", denied: true, policy: func(p *Policy) { p.MaxLeaves = 2 },
 			do: func(w *world) error { return w.add("alice", w.newcomer("carol")) }},
 		{rule: "max leaves", name: "lowered too far", want: "the group has at most so many leaves", denied: true, do: func(w *world) error {
-			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(func(p *Policy) { p.MaxLeaves = 1 })}})
+			return w.commit("alice", mls.CommitOptions{Proposals: []mls.Proposal{gce(func(p *Policy) { p.MaxLeaves, p.Admins = 1, []UserPseudonym{w.device("alice").pseudonym} })}})
 		}},
 	}
 }

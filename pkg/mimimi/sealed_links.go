@@ -6,8 +6,10 @@ import "mimimi.example/pkg/mls"
 type Direction uint8
 
 const (
-	FromJoiner Direction = 1
-	ToJoiner   Direction = 2
+	FromJoiner   Direction = 1
+	ToJoiner     Direction = 2
+	FromResynced Direction = 3 // no link keys: the leaves whose keys are missing
+	ToResynced   Direction = 4 // under no invitation: both leaves are known to each other
 )
 
 // sealedBlob is one HPKE ciphertext with its encapsulation.
@@ -35,18 +37,21 @@ func linksAAD(groupID []byte, epoch uint64, sender, receiver uint32) []byte {
 }
 
 // SealLinks seals link keys to the encryption key of the leaf receiver, in the group's current epoch (§7). From the joiner, keys is
-// its own key alone; to the joiner, all members' keys by leaf index. It returns a *RuleError.
+// its own key alone; to the joiner, all members' keys by leaf index; to one who resynced, those that it lacks, and s is zero. It returns a *RuleError.
 func SealLinks(
 	dir Direction, s InviteSecret, g GroupID, epoch uint64, sender, receiver uint32, receiverKey []byte, keys []*LinkKey,
 ) ([]byte, error) {
 	switch {
-	case s.IsZero():
-		return nil, invalid("7", "link keys are sealed under an invitation")
+	case s.IsZero() != (dir == ToResynced):
+		return nil, invalid("7", "a joiner's link keys are sealed under an invitation, no others")
 	case !fitsDirection(dir, keys):
 		return nil, invalid("7", "a joiner sends its own link key, a member all by leaf index")
 	}
-	aad := linksAAD([]byte(g.Wire()), epoch, sender, receiver)
-	kem, ct, err := Suite.HPKESeal(receiverKey, linksInfo(dir, s), aad, marshalLinks(keys))
+	return sealTo(dir, s, linksAAD([]byte(g.Wire()), epoch, sender, receiver), receiverKey, marshalLinks(keys))
+}
+
+func sealTo(dir Direction, s InviteSecret, aad, receiverKey, plain []byte) ([]byte, error) {
+	kem, ct, err := Suite.HPKESeal(receiverKey, linksInfo(dir, s), aad, plain)
 	if err != nil {
 		return nil, invalid("7", "a leaf's encryption key is of suite 1")
 	}
@@ -60,7 +65,7 @@ func fitsDirection(dir Direction, keys []*LinkKey) bool {
 	switch dir {
 	case FromJoiner:
 		return len(keys) == 1 && keys[0] != nil
-	case ToJoiner:
+	case ToJoiner, ToResynced:
 		return len(keys) <= maxLeafIndex
 	}
 	return false
@@ -69,14 +74,9 @@ func fitsDirection(dir Direction, keys []*LinkKey) bool {
 // OpenLinks opens what the leaf sender sealed to the own leaf in the group's current epoch. It returns ErrMalformed,
 // ErrUnauthenticated or a *RuleError.
 func OpenLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, sealed []byte) ([]*LinkKey, error) {
-	var blob sealedBlob
-	if err := decode(sealed, blob.read); err != nil {
-		return nil, err
-	}
-	aad := linksAAD(mg.Public().GroupID(), mg.Epoch(), sender, mg.OwnIndex())
-	plain, err := mg.OpenWithLeafKey(linksInfo(dir, s), aad, blob.kem, blob.ciphertext)
+	plain, err := openLinks(dir, s, mg, sender, sealed)
 	if err != nil {
-		return nil, ErrUnauthenticated
+		return nil, err
 	}
 	keys, err := ParseIdentityLinks(plain)
 	if err != nil {
@@ -86,6 +86,58 @@ func OpenLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, seal
 		return nil, invalid("7", "a joiner sends its own link key, a member all by leaf index")
 	}
 	return keys, nil
+}
+
+func openLinks(dir Direction, s InviteSecret, mg *mls.Group, sender uint32, sealed []byte) ([]byte, error) {
+	var blob sealedBlob
+	if err := decode(sealed, blob.read); err != nil {
+		return nil, err
+	}
+	aad := linksAAD(mg.Public().GroupID(), mg.Epoch(), sender, mg.OwnIndex())
+	plain, err := mg.OpenWithLeafKey(linksInfo(dir, s), aad, blob.kem, blob.ciphertext)
+	if err != nil {
+		return nil, ErrUnauthenticated
+	}
+	return plain, nil
+}
+
+// SealMissing seals to the leaf receiver which leaves' link keys the leaf sender lacks since it resynced, in ascending order (§7). It stands where a
+// joiner's link stands, in EnvelopeLinkFromJoiner; the answer is sealed with ToResynced. It returns a *RuleError.
+func SealMissing(g GroupID, epoch uint64, sender, receiver uint32, receiverKey []byte, leaves []uint32) ([]byte, error) {
+	aad := linksAAD([]byte(g.Wire()), epoch, sender, receiver)
+	return sealTo(FromResynced, InviteSecret{}, aad, receiverKey, marshalLeaves(leaves))
+}
+
+// OpenMissing opens what SealMissing made for the own leaf. It returns ErrMalformed or ErrUnauthenticated.
+func OpenMissing(mg *mls.Group, sender uint32, sealed []byte) ([]uint32, error) {
+	plain, err := openLinks(FromResynced, InviteSecret{}, mg, sender, sealed)
+	if err != nil {
+		return nil, err
+	}
+	return parseLeaves(plain)
+}
+
+func marshalLeaves(leaves []uint32) []byte {
+	return encode(func(b *builder) {
+		addList(b, func(b *builder) {
+			for _, l := range leaves {
+				b.AddUint32(l)
+			}
+		})
+	})
+}
+
+func parseLeaves(b []byte) (leaves []uint32, err error) {
+	next := uint32(0)
+	err = decode(b, func(s *input) bool {
+		return readList(s, maxLeafIndex, func(s *input) bool {
+			var l uint32
+			ok := s.ReadUint32(&l) && l >= next && l < maxLeafIndex
+			leaves, next = append(leaves, l), l+1
+			return ok
+		})
+	})
+	return leaves, err
 }
 
 // SealedLinks is the body of EnvelopeLinkFromJoiner and EnvelopeLinksToJoiner: which leaf each sealed blob is for.

@@ -15,6 +15,7 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base32"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -54,6 +55,7 @@ const (
 	vecUserPseudonym   = "mimi://a.example/u/22222222-2222-4222-8222-222222222222"
 	vecClientPseudonym = "mimi://a.example/d/33333333-3333-4333-8333-333333333333"
 	vecGroup           = "mimi://hub.example/g/44444444-4444-4444-8444-444444444444"
+	vecOldClient       = "mimi://a.example/d/66666666-6666-4666-8666-666666666666"
 	vecResponder       = "mimi://b.example/u/bob"
 	vecResponderClient = "mimi://b.example/d/55555555-5555-4555-8555-555555555555"
 )
@@ -94,6 +96,16 @@ func makeVectors() vectors {
 	return v
 }
 
+func (v vectors) vectorsOfLink(cert *ClientCertificate) {
+	offer := &LinkOffer{cert.User, cert.Client, cert.SignatureKey, vecHPKE().Public()}
+	v.set("LinkOffer", offer.Marshal())
+	v["LinkOffer code"] = offer.Code()
+	v.set("sealed LinkAnswer", must(SealLinkAnswer(&LinkAnswer{
+		must(ParseClient(vecOldClient)), fill(0x14), must(ParseGroupID([]byte(vecGroup))), must(ParseUserPseudonym(vecUserPseudonym)),
+		must(ConnectionKeyFrom(fill(0x0a))), vecKey(1).Public(),
+	}, offer)))
+}
+
 func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionToken, invite InviteSecret) {
 	bob := must(IssueClientCertificate(vecKey(4), must(ParseUser(vecResponder)), must(ParseClient(vecResponderClient)), vecKey(5).Public(), noon, 365*day))
 	record := must(NewConnectionRecord(bob, vecKey(5), vecHPKE().Public(), noon.Add(60*day)))
@@ -104,7 +116,9 @@ func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionT
 		ConnectionGroup: must(ParseGroupID([]byte(vecGroup))), InviteSecret: invite, RequesterKey: must(ConnectionKeyFrom(fill(0x0a))),
 		RequesterToken: token, Responder: record.User, ResponderRecordHash: hash}
 	v.set("sealed ConnectionRequest", must(SealConnectionRequest(request, vecKey(2), record)))
+	v.vectorsOfLink(cert)
 	v.set("ConnectionResponse", (&ConnectionResponse{must(ConnectionKeyFrom(fill(0x0a))), token}).Marshal())
+	v.set("Rotation", (&Rotation{9, must(ConnectionKeyFrom(fill(0x0a))), &token, true}).Marshal())
 	sealed := must(SealQueueID(QueueKey{7, vecHPKE().Public(), "a.example"}, must(ParseClientPseudonym(vecClientPseudonym)), must(QueueIDFrom(fill(0x0e)))))
 	v.set("sealed EncryptedQueueID", sealed)
 }
@@ -269,6 +283,7 @@ func rederive(t *testing.T, v vectors) map[string]bool {
 	is("join_token hash", sha(str("MIMIMI 1.0 JoinToken"), join))
 
 	rederiveConnections(t, v, is, done, pub, credential)
+	rederiveLink(t, v, is, done, pub)
 	rederiveGroups(t, v, is, done, pub, link)
 	rederiveRequests(is, pub)
 	return done
@@ -291,12 +306,26 @@ func rederiveConnections(t *testing.T, v vectors, is func(string, []byte), done 
 	copy(want, cat(tbs, vec(signLabel(2, "MIMIMI 1.0 ConnectionRequest", tbs))))
 	done["sealed ConnectionRequest"] = bytes.Equal(got, want)
 	is("ConnectionResponse", cat(fill(0x0a), fill(0x0c)))
+	is("Rotation", cat(u64(9), fill(0x0a), u8(1), fill(0x0c), u8(1)))
 
 	queue := v.bytes(t, "sealed EncryptedQueueID")
 	head := cat(str("a.example"), u32(7), u8(32))
 	kem, ct := queue[len(head):len(head)+32], queue[len(head)+33:]
 	id := hpkeOpen(t, pub, nil, cat(str("MIMIMI 1.0 EncryptedQueueID"), str("a.example"), str(vecClientPseudonym)), kem, ct)
 	done["sealed EncryptedQueueID"] = bytes.HasPrefix(queue, head) && queue[len(head)+32] == 48 && bytes.Equal(id, fill(0x0e))
+}
+
+func rederiveLink(t *testing.T, v vectors, is func(string, []byte), done map[string]bool, pub []byte) {
+	t.Helper()
+	offer := cat(str("MIMIMI 1.0 LinkOffer"), u16(1), str(vecUser), str(vecClient), vec(public(2)), vec(pub))
+	is("LinkOffer", offer)
+	code := base32.StdEncoding.EncodeToString(sha(str("MIMIMI 1.0 LinkOffer code"), vec(offer)))[:12]
+	done["LinkOffer code"] = v["LinkOffer code"] == code[:4]+"-"+code[4:8]+"-"+code[8:]
+	sealed := v.bytes(t, "sealed LinkAnswer")
+	got := hpkeOpen(t, pub, nil, cat(str("MIMIMI 1.0 LinkAnswer"), vec(offer)), sealed[:32], sealed[32:])
+	want := make([]byte, 512)
+	copy(want, cat(str(vecOldClient), vec(fill(0x14)), str(vecGroup), str(vecUserPseudonym), fill(0x0a), vec(public(1))))
+	done["sealed LinkAnswer"] = bytes.Equal(got, want)
 }
 
 func rederiveGroups(t *testing.T, v vectors, is func(string, []byte), done map[string]bool, pub, link []byte) {

@@ -42,5 +42,18 @@ func (e *EpochError) Error() string { return ErrStaleEpoch.Error() }
 // Unwrap returns ErrStaleEpoch.
 func (e *EpochError) Unwrap() error { return ErrStaleEpoch }
 
+// CommitError says that a received commit is signed by its sender, proven with the epoch's membership key if that is a member, and breaks no
+// rule that a server sees, but does not lead to the epoch that it says: its path or its confirmation tag is wrong. It matches what it wraps.
+type CommitError struct {
+	Change *Change // what the commit says
+	err    error
+}
+
+// Error returns the text of what it wraps.
+func (e *CommitError) Error() string { return e.err.Error() }
+
+// Unwrap returns what went wrong.
+func (e *CommitError) Unwrap() error { return e.err }
+
 // broken returns a RuleError. Both arguments must be constants.
 func broken(section, rule string) error { return &RuleError{Section: section, Rule: rule} }

@@ -37,7 +37,7 @@ type GroupConfig struct {
 	Secrets    *KeyPackageSecrets
 	Extensions []Extension // of the GroupContext
 	Rules      *Rules
-	PastEpochs int // past epochs whose message keys are kept for late messages; 0 means 2, the most is 16
+	PastEpochs int // past epochs whose message keys are kept for late messages; 0 means 2, the most is 128
 }
 
 // NewGroup makes a group of one member at epoch 0, with a fresh random epoch secret (RFC 9420 §11). It returns ErrUnsupported,

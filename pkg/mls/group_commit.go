@@ -22,7 +22,9 @@ type CommitOptions struct {
 	Proposals []Proposal // by value, in this order, before those by reference
 	// NoPending leaves pending proposals out. By default those that can stand together go in by reference; if the commit is
 	// invalid for all that, removals only.
-	NoPending         bool
+	NoPending bool
+	// Skip, if set, leaves a pending proposal out for which it is true.
+	Skip              func(p *CommittedProposal) bool
 	Path              bool        // make a path even if none is needed
 	NewLeaf           *LeafChange // replaces parts of the own leaf; implies Path
 	AuthenticatedData []byte
@@ -58,7 +60,7 @@ func (g *Group) Commit(opts CommitOptions) (*StagedCommit, error) {
 	if opts.NoPending {
 		return d.make()
 	}
-	d.pending = s.committable(opts.Proposals, d.psk)
+	d.pending = s.committable(opts.Proposals, opts.Skip, d.psk)
 	staged, err := d.make()
 	// Proposals that are valid one by one may still not go together, by chance or by malice. Removals always do, and waiting
 	// for the others must not keep a member in the group that has left it.
@@ -297,8 +299,11 @@ func (d *commitDraft) welcome() ([]byte, error) {
 
 // committable returns the pending proposals that a commit by this member can take up together with those by value, in order of
 // arrival. Of two that concern one leaf a removal goes before an Update, and a later Update before an earlier one.
-func (s *groupState) committable(byValue []Proposal, psk pskLookup) []CommittedProposal {
+func (s *groupState) committable(byValue []Proposal, skip func(*CommittedProposal) bool, psk pskLookup) []CommittedProposal {
 	pending := s.public.Pending()
+	if skip != nil {
+		pending = slices.DeleteFunc(pending, func(p CommittedProposal) bool { return skip(&p) })
+	}
 	f := newProposalFilter(s, byValue, psk)
 	chosen := make([]bool, len(pending))
 	for i := range pending {

@@ -38,8 +38,9 @@ const (
 	// maxPending bounds the standalone proposals of one epoch. Everyone may leave at once in a group of a thousand.
 	maxPending = 1 << 12
 
-	// maxPastEpochs bounds the epochs whose message keys are kept for late messages.
-	maxPastEpochs = 16
+	// maxPastEpochs bounds the epochs whose message keys are kept for late messages: ten commits a second for the dozen seconds in which
+	// an application takes a late message. ForgetEpochs drops them earlier.
+	maxPastEpochs = 128
 
 	// maxExternalSenders bounds the external_senders of a group: services such as its hub.
 	maxExternalSenders = 64

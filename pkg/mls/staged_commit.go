@@ -49,8 +49,24 @@ func (g *Group) Merge(c *StagedCommit) error {
 	next := c.next.s
 	next.past, next.keep = slices.Concat([]*pastEpoch{g.s.retire()}, g.s.past), g.s.keep
 	next.forget()
+	for _, p := range next.past {
+		p.share(next.public.tree)
+	}
 	g.s = next
 	return nil
+}
+
+// ForgetEpochs erases what is kept of the past epochs before one: their late messages cannot be opened any more.
+func (g *Group) ForgetEpochs(before uint64) {
+	s := g.s
+	n := 0
+	for n < len(s.past) && s.past[n].epoch >= before { // newest first
+		n++
+	}
+	for _, p := range s.past[n:] {
+		p.erase()
+	}
+	s.past = s.past[:n:n]
 }
 
 // forget erases the past epochs beyond those that are kept.

@@ -17,7 +17,7 @@ import (
 
 // side is the account side of a replica, to do half of something by.
 func (r *replica) side() *accountSide {
-	k := must(loadKeys(r.d.cfg))
+	k := must(loadKeys(r.d.cfg, r.d.clock.Now))
 	m := must(newMetrics(nil))
 	docs := &documents{domain: r.d.name, keys: k, bus: r.bus, now: r.d.clock.Now, m: m}
 	return &accountSide{domain: r.d.name, bus: r.bus, identity: k.identity, revocations: newRevocations(docs), now: r.d.clock.Now, m: m}

@@ -9,7 +9,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
-	"slices"
+	"time"
 
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -41,7 +41,11 @@ type Config struct {
 
 	// IdentityKeyFile holds the domain's identity key: mls.SignatureKey.MarshalBinary.
 	IdentityKeyFile string `json:"identity_key_file"`
-	// QueueKeyFiles are the domain's queue keys by key id: mls.HPKEPrivateKey.MarshalBinary. The highest id is the one in use.
+	// QueueSecretFile holds 32 random bytes, the same for all replicas, from which the domain's queue keys are derived: one for every four weeks, each kept for a year.
+	// Whoever gets the file has the keys of all times: an operator who wants to erase old keys uses queue_key_files. Optional if there are queue_key_files.
+	QueueSecretFile string `json:"queue_secret_file"`
+	// QueueKeyFiles are queue keys by key id: mls.HPKEPrivateKey.MarshalBinary. Without queue_secret_file the highest id is the one in use; beside it they
+	// open only what was sealed before.
 	QueueKeyFiles map[uint32]string `json:"queue_key_files"`
 	// OHTTPKeyFiles are the inbox's OHTTP secrets, the current one last.
 	OHTTPKeyFiles []string `json:"ohttp_key_files"`
@@ -109,8 +113,8 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: is required", k.key))
 		}
 	}
-	if len(c.QueueKeyFiles) == 0 {
-		errs = append(errs, errors.New("queue_key_files: at least one is required"))
+	if len(c.QueueKeyFiles) == 0 && c.QueueSecretFile == "" {
+		errs = append(errs, errors.New("queue_secret_file: is required without queue_key_files"))
 	}
 	if len(c.OHTTPKeyFiles) == 0 {
 		errs = append(errs, errors.New("ohttp_key_files: at least one is required"))
@@ -189,8 +193,7 @@ type keys struct {
 	identity                       mls.SignatureKey
 	fakeSeed                       []byte // keys the answers about users that do not exist
 	issuerSeal                     []byte // seals issuer keys where they are stored
-	queue                          map[uint32]mls.HPKEPrivateKey
-	queueIDs                       []uint32 // ascending: the last one is in use
+	queue                          *queueKeys
 	inbox                          [][]byte // OHTTP secrets
 	public                         []mimimi.OHTTPKey
 	account, anonymous, federation tls.Certificate
@@ -198,9 +201,11 @@ type keys struct {
 }
 
 // loadKeys reads every file that the config names, and returns every problem at once. Errors name config keys, not contents.
-func loadKeys(c *Config) (*keys, error) {
-	k := &keys{queue: make(map[uint32]mls.HPKEPrivateKey)}
-	errs := []error{k.loadIdentity(c), k.loadQueue(c), k.loadOHTTP(c)}
+func loadKeys(c *Config, now func() time.Time) (*keys, error) {
+	k := new(keys)
+	queue, err := loadQueueKeys(c, now)
+	k.queue = queue
+	errs := []error{k.loadIdentity(c), err, k.loadOHTTP(c)}
 	for _, l := range []struct {
 		name, cert, key string
 		into            *tls.Certificate
@@ -233,23 +238,6 @@ func (k *keys) loadIdentity(c *Config) error {
 		return fmt.Errorf("identity_key_file: %w", err)
 	}
 	k.fakeSeed, k.issuerSeal = digest(labelFakeSeed, b), digest(labelIssuerSeal, b)
-	return nil
-}
-
-func (k *keys) loadQueue(c *Config) error {
-	for id, path := range c.QueueKeyFiles {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("queue_key_files: %w", err)
-		}
-		var key mls.HPKEPrivateKey
-		if err := key.UnmarshalBinary(b); err != nil {
-			return fmt.Errorf("queue_key_files: key %d: %w", id, err)
-		}
-		k.queue[id] = key
-		k.queueIDs = append(k.queueIDs, id)
-	}
-	slices.Sort(k.queueIDs)
 	return nil
 }
 

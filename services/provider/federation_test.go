@@ -154,7 +154,7 @@ func TestWeekNumber(t *testing.T) {
 // TestOwnDocumentRotates: every week has its document, valid for the week and a margin, the same from every replica.
 func TestOwnDocumentRotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey())}
+		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey()), queue: new(queueKeys)}
 		issued := func(_ context.Context, week uint64) ([]mimimi.IssuerKey, error) {
 			return []mimimi.IssuerKey{redeemtest.Public(mimimi.TokenClaim, week)}, nil
 		}
@@ -372,7 +372,7 @@ func TestFederationCertificates(t *testing.T) {
 func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	rb := b.start()
-	p := must(newPeers(a.cfg, must(loadKeys(a.cfg)), nil))
+	p := must(newPeers(a.cfg, must(loadKeys(a.cfg, a.clock.Now)), nil))
 	for _, c := range []struct {
 		domain string
 		ca     *authority
@@ -388,7 +388,7 @@ func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 // TestPeerFiles: files that cannot be used are left, and a moved peer is found again.
 func TestPeerFiles(t *testing.T) {
 	a := newDomain(t, "a.example")
-	k := must(loadKeys(a.cfg))
+	k := must(loadKeys(a.cfg, a.clock.Now))
 	p := must(newPeers(a.cfg, k, nil))
 	ca := strings.ReplaceAll(string(newAuthority().pem()), "\n", `\n`)
 	file := func(domain, url, ca string) []byte {

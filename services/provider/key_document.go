@@ -40,8 +40,9 @@ func ownDocument(domain string, k *keys, issued []mimimi.IssuerKey, number uint6
 		Domain: domain, Number: number, NotBefore: begin.Add(-documentMargin), NotAfter: begin.Add(week + documentMargin),
 		IdentityKey: k.identity.Public(), OHTTPKeys: k.public, IssuerKeys: issued,
 	}
-	for _, id := range k.queueIDs {
-		d.QueueKeys = append(d.QueueKeys, mimimi.QueueKey{KeyID: id, Public: k.queue[id].Public(), Domain: domain})
+	var err error
+	if d.QueueKeys, err = k.queue.public(number); err != nil {
+		return nil, err
 	}
 	if err := mimimi.SignKeyDocument(d, k.identity); err != nil {
 		return nil, fmt.Errorf("sign key document: %w", err)

@@ -32,17 +32,40 @@ type queues struct {
 // record reads a queue's record. ok is false for a queue that does not exist or was deleted.
 func (q *queues) record(ctx context.Context, id mimimi.QueueID) (r *mimimiv1.QueueRecord, ok bool, err error) {
 	r, _, ok, err = get[mimimiv1.QueueRecord](ctx, q.bus, q.bus.QueueMeta(id.Bytes()))
-	return r, ok && !r.GetDeleted(), err
+	return r, ok && !r.GetDeleted() && !q.expired(r), err
 }
 
-// create makes a queue. One compare-and-swap: it exists after a crash, or not. A repeat with the same key succeeds.
+// today is the day that is now, since 1970.
+func (q *queues) today() int64 { return q.now().Unix() / int64(24*time.Hour/time.Second) }
+
+// expired says whether a queue's owner has not read it for queueLife. It is then as if it did not exist, but that its owner can create it again.
+func (q *queues) expired(r *mimimiv1.QueueRecord) bool {
+	return r.GetReadDay() != 0 && q.today()-r.GetReadDay() > int64(queueLife/(24*time.Hour))
+}
+
+// touch notes that the owner reads the queue, once a day: a coarse time is all that expiry needs. It also renews the record's age on the bus.
+func (q *queues) touch(ctx context.Context, id mimimi.QueueID) error {
+	return update(ctx, q.bus, q.bus.QueueMeta(id.Bytes()), func(r *mimimiv1.QueueRecord, exists bool) (bool, error) {
+		if !exists || r.GetDeleted() || r.GetReadDay() >= q.today() {
+			return false, nil
+		}
+		r.ReadDay = q.today()
+		return true, nil
+	})
+}
+
+// create makes a queue. One compare-and-swap: it exists after a crash, or not. A repeat with the same key succeeds, and so
+// does the owner of one that has expired: what groups it confirmed and refused is forgotten.
 func (q *queues) create(ctx context.Context, id mimimi.QueueID, publicKey []byte) error {
 	return update(ctx, q.bus, q.bus.QueueMeta(id.Bytes()), func(r *mimimiv1.QueueRecord, exists bool) (bool, error) {
 		if exists && (r.GetDeleted() || !bytes.Equal(r.GetPublicKey(), publicKey)) {
 			return false, errQueueTaken
 		}
-		r.PublicKey = publicKey
-		return !exists, nil
+		renewed := !exists || q.expired(r)
+		if renewed {
+			r.PublicKey, r.Confirmed, r.Refused, r.ReadDay = publicKey, nil, nil, q.today()
+		}
+		return renewed, nil
 	})
 }
 

@@ -399,7 +399,7 @@ func TestLedgersForget(t *testing.T) {
 // direct is a deliverer of its own on a domain's bus, as one replica has it.
 func (d *testDomain) direct() *deliverer {
 	b, m := d.bus.Bus("provider"), must(newMetrics(nil))
-	k := must(loadKeys(d.cfg))
+	k := must(loadKeys(d.cfg, d.clock.Now))
 	return &deliverer{domain: d.name, bus: b, queues: &queues{bus: b, now: d.clock.Now, m: m, ledgers: newLedgers()}, keys: k.queue, m: m, log: slog.New(slog.DiscardHandler)}
 }
 
@@ -524,4 +524,32 @@ func TestRepeatedDelivery(t *testing.T) {
 	if n := len(q.all()); n != 2 {
 		t.Errorf("%d entries, want 2", n)
 	}
+}
+
+// TestQueueExpires: a queue that is not read for a hundred days is gone, for its owner and for deliveries, until its owner creates it again; one that is
+// read now and then is not.
+func TestQueueExpires(t *testing.T) {
+	d := newDomain(t, "a.example")
+	r := d.start()
+	doc, fanout := r.document(d.name), d.bus.Bus("fanout")
+	idle, kept, group := r.newQueue(), r.newQueue(), newGroup(d.name)
+	kept.confirm(group)
+	idle.confirm(group)
+	d.clock.add(60 * 24 * time.Hour)
+	kept.read(0)
+	d.clock.add(60 * 24 * time.Hour)
+	kept.read(0)
+	_, err := idle.rpc.Read(t.Context(), &mimimiv1.ReadQueueRequest{QueueId: idle.id.Bytes(), Signed: idle.sign("read", position(0))})
+	wantCode(t, "a queue that was not read for 120 days", err, connect.CodePermissionDenied)
+
+	send(t, fanout, d.name, newDelivery(group, 1, 10, kept.recipient(doc), idle.recipient(doc)))
+	kept.wait(1)
+	if _, err := idle.rpc.Create(t.Context(), idle.creation()); err != nil {
+		t.Fatalf("created again: %v", err)
+	}
+	if n := len(idle.all()); n != 0 {
+		t.Errorf("the queue holds %d entries from when it was gone", n)
+	}
+	send(t, fanout, d.name, newDelivery(group, 2, 10, idle.recipient(doc)))
+	idle.wait(1)
 }

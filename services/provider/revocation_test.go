@@ -91,7 +91,7 @@ type falsePeer struct {
 // falsePeer has the domain's keys, and the clock of those it speaks to.
 func (d *testDomain) falsePeer(now func() time.Time) (*falsePeer, string) {
 	d.t.Helper()
-	k := must(loadKeys(d.cfg))
+	k := must(loadKeys(d.cfg, d.clock.Now))
 	p := &falsePeer{identity: k.identity}
 	docs := &documents{domain: d.name, keys: k, now: now}
 	mux := http.NewServeMux()
@@ -260,7 +260,7 @@ func TestRevocationsAreFull(t *testing.T) {
 		binary.BigEndian.PutUint32(full.Entries[i].Hash[:], uint32(i))
 		full.Entries[i].NotAfter = now.Truncate(24 * time.Hour)
 	}
-	if err := mimimi.SignRevocationList(full, must(loadKeys(d.cfg)).identity); err != nil {
+	if err := mimimi.SignRevocationList(full, must(loadKeys(d.cfg, d.clock.Now)).identity); err != nil {
 		t.Fatal(err)
 	}
 	r.put(r.bus.Revocations(d.name), marshalled(&mimimiv1.RevocationRecord{List: full.Marshal()}))

@@ -59,7 +59,13 @@ func (q *queueSide) authenticate(ctx context.Context, operation string, queue []
 	if !ok && (operation != "delete" || !r.GetDeleted()) { // a repeated delete finds its own work done
 		return id, errQueueAuth
 	}
-	return id, verifyQueue(r.GetPublicKey(), operation, id, s, body, q.now())
+	if err := verifyQueue(r.GetPublicKey(), operation, id, s, body, q.now()); err != nil {
+		return id, err
+	}
+	if (operation == "read" || operation == "watch") && r.GetReadDay() < q.queues.today() {
+		return id, q.queues.touch(ctx, id)
+	}
+	return id, nil
 }
 
 // Create makes a queue for one anonymous token. The token is spent first: a crash after that leaves a spent token and no queue, and the

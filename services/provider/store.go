@@ -20,6 +20,7 @@ const (
 	labelDeposit    = "mimimi provider deposit"       // what an inbox request was about
 	labelDepositID  = "mimimi provider deposit id"    // message id of an inbox entry
 	labelFakeSeed   = "mimimi provider fake seed"     // from the identity key
+	labelQueueKey   = "mimimi provider queue key"     // of a period, from queue_secret_file
 	labelFakeRecord = "mimimi provider fake record"   // of a user that does not exist
 	labelFakeCA     = "mimimi provider fake identity" // what signs such a record's certificate
 	labelIssuerSeal = "mimimi provider issuer seal"   // from the identity key: what issuer keys are stored under

@@ -272,7 +272,7 @@ func TestIssuerKeys(t *testing.T) {
 	if !bytes.Equal(d.start().document(d.name).Marshal(), one.Marshal()) || made != before {
 		t.Error("a replica that starts later made keys of its own")
 	}
-	record := must(replicas[0].bus.Last(t.Context(), replicas[0].bus.IssuerKey(epoch, digest(labelIssuerKey, []byte(mimimi.TokenClaim), must(loadKeys(d.cfg)).issuerSeal))))
+	record := must(replicas[0].bus.Last(t.Context(), replicas[0].bus.IssuerKey(epoch, digest(labelIssuerKey, []byte(mimimi.TokenClaim), must(loadKeys(d.cfg, d.clock.Now)).issuerSeal))))
 	for _, k := range private {
 		if bytes.Contains(record.Data, k.D.Bytes()) || bytes.Contains(record.Data, k.Primes[0].Bytes()) || bytes.Contains(record.Data, x509.MarshalPKCS1PrivateKey(k)) {
 			t.Error("a private key is in the stream")
@@ -285,17 +285,17 @@ func TestIssuerKeys(t *testing.T) {
 	}) {
 		t.Error("the next week's document has not the keys that were announced")
 	}
-	sealed := must(loadKeys(d.cfg))
+	sealed := must(loadKeys(d.cfg, d.clock.Now))
 	sealed.issuerSeal = digest("another", nil)
 	stranger := must(newIssuer(d.cfg, sealed, replicas[0].bus, d.clock.Now))
-	entry, _, _, err := get[mimimiv1.IssuerKeyEntry](t.Context(), stranger.bus, replicas[0].bus.IssuerKey(epoch, digest(labelIssuerKey, []byte(mimimi.TokenClaim), must(loadKeys(d.cfg)).issuerSeal)))
+	entry, _, _, err := get[mimimiv1.IssuerKeyEntry](t.Context(), stranger.bus, replicas[0].bus.IssuerKey(epoch, digest(labelIssuerKey, []byte(mimimi.TokenClaim), must(loadKeys(d.cfg, d.clock.Now)).issuerSeal)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := stranger.open(mimimi.TokenClaim, epoch, entry); err != errIssuerSeal {
 		t.Errorf("opened under another identity key: %v", err)
 	}
-	own := must(newIssuer(d.cfg, must(loadKeys(d.cfg)), replicas[0].bus, d.clock.Now))
+	own := must(newIssuer(d.cfg, must(loadKeys(d.cfg, d.clock.Now)), replicas[0].bus, d.clock.Now))
 	for what, f := range map[string]func() error{
 		"another operation": func() error { _, err := own.open(mimimi.TokenGroup, epoch, entry); return err },
 		"another epoch":     func() error { _, err := own.open(mimimi.TokenClaim, epoch+1, entry); return err },

@@ -22,6 +22,7 @@ type event struct {
 	Message string `json:"message"`
 	Body    string `json:"body"`
 	Text    string `json:"text"`
+	Device  string `json:"device"`
 }
 
 // person is a user whose client's state is in a folder and whose `listen` may run in the background.
@@ -122,12 +123,14 @@ func (p *person) refused(want string, command string, args ...string) {
 }
 
 // listen starts `mimimi listen` in the background.
-func (p *person) listen() {
+func (p *person) listen() { p.listenAs() }
+
+func (p *person) listenAs(flags ...string) {
 	p.t.Helper()
 	p.mu.Lock()
 	p.first = true
 	p.mu.Unlock()
-	l, err := start(p.t, p.heard, "listen", "-dir", p.dir, "-json")
+	l, err := start(p.t, p.heard, append([]string{"listen", "-dir", p.dir, "-json"}, flags...)...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

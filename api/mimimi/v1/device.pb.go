@@ -33,7 +33,9 @@ type DeviceSync struct {
 	//	*DeviceSync_Request
 	//	*DeviceSync_Group
 	//	*DeviceSync_Packages
+	//	*DeviceSync_Ask
 	Change        isDeviceSync_Change `protobuf_oneof:"change"`
+	Also          []*DeviceSync       `protobuf:"bytes,7,rep,name=also,proto3" json:"also,omitempty"` // more changes, which have none of their own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -120,6 +122,22 @@ func (x *DeviceSync) GetPackages() *GroupPackages {
 	return nil
 }
 
+func (x *DeviceSync) GetAsk() bool {
+	if x != nil {
+		if x, ok := x.Change.(*DeviceSync_Ask); ok {
+			return x.Ask
+		}
+	}
+	return false
+}
+
+func (x *DeviceSync) GetAlso() []*DeviceSync {
+	if x != nil {
+		return x.Also
+	}
+	return nil
+}
+
 type isDeviceSync_Change interface {
 	isDeviceSync_Change()
 }
@@ -144,6 +162,11 @@ type DeviceSync_Packages struct {
 	Packages *GroupPackages `protobuf:"bytes,5,opt,name=packages,proto3,oneof"`
 }
 
+type DeviceSync_Ask struct {
+	// ask is a client's that has missed some: the first of the others sends everything again.
+	Ask bool `protobuf:"varint,6,opt,name=ask,proto3,oneof"`
+}
+
 func (*DeviceSync_Secrets) isDeviceSync_Change() {}
 
 func (*DeviceSync_Contact) isDeviceSync_Change() {}
@@ -153,6 +176,8 @@ func (*DeviceSync_Request) isDeviceSync_Change() {}
 func (*DeviceSync_Group) isDeviceSync_Change() {}
 
 func (*DeviceSync_Packages) isDeviceSync_Change() {}
+
+func (*DeviceSync_Ask) isDeviceSync_Change() {}
 
 // SharedSecrets is everything that belongs to the user and not to one of its clients.
 type SharedSecrets struct {
@@ -164,6 +189,10 @@ type SharedSecrets struct {
 	RecordKey     []byte                 `protobuf:"bytes,5,opt,name=record_key,json=recordKey,proto3" json:"record_key,omitempty"` // HPKE, for connection requests
 	Record        []byte                 `protobuf:"bytes,6,opt,name=record,proto3" json:"record,omitempty"`                        // the published ConnectionRecord and the one before
 	OldRecord     []byte                 `protobuf:"bytes,7,opt,name=old_record,json=oldRecord,proto3" json:"old_record,omitempty"`
+	KeyNumber     uint64                 `protobuf:"varint,8,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"` // of connection_key; keys go by their own numbers
+	NextKey       []byte                 `protobuf:"bytes,9,opt,name=next_key,json=nextKey,proto3" json:"next_key,omitempty"`        // the one that contacts are being told of
+	NextNumber    uint64                 `protobuf:"varint,10,opt,name=next_number,json=nextNumber,proto3" json:"next_number,omitempty"`
+	OldKey        []byte                 `protobuf:"bytes,11,opt,name=old_key,json=oldKey,proto3" json:"old_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +276,34 @@ func (x *SharedSecrets) GetOldRecord() []byte {
 	return nil
 }
 
+func (x *SharedSecrets) GetKeyNumber() uint64 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *SharedSecrets) GetNextKey() []byte {
+	if x != nil {
+		return x.NextKey
+	}
+	return nil
+}
+
+func (x *SharedSecrets) GetNextNumber() uint64 {
+	if x != nil {
+		return x.NextNumber
+	}
+	return 0
+}
+
+func (x *SharedSecrets) GetOldKey() []byte {
+	if x != nil {
+		return x.OldKey
+	}
+	return nil
+}
+
 // SharedContact is a contact as one client has it.
 type SharedContact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -258,6 +315,9 @@ type SharedContact struct {
 	OwnToken      []byte                 `protobuf:"bytes,6,opt,name=own_token,json=ownToken,proto3" json:"own_token,omitempty"` // what they have of this user
 	GroupId       []byte                 `protobuf:"bytes,7,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`    // the connection group
 	Gone          bool                   `protobuf:"varint,8,opt,name=gone,proto3" json:"gone,omitempty"`
+	KeyNumber     uint64                 `protobuf:"varint,9,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"` // of key
+	OldKeys       [][]byte               `protobuf:"bytes,10,rep,name=old_keys,json=oldKeys,proto3" json:"old_keys,omitempty"`       // theirs before
+	Told          uint64                 `protobuf:"varint,11,opt,name=told,proto3" json:"told,omitempty"`                           // the number of the own key that they know
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +408,27 @@ func (x *SharedContact) GetGone() bool {
 	return false
 }
 
+func (x *SharedContact) GetKeyNumber() uint64 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *SharedContact) GetOldKeys() [][]byte {
+	if x != nil {
+		return x.OldKeys
+	}
+	return nil
+}
+
+func (x *SharedContact) GetTold() uint64 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
+}
+
 // SharedRequest is a connection request that one client fetched, or settled.
 type SharedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -415,8 +496,10 @@ type SharedGroup struct {
 	GroupId       []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // the private label
 	UserPseudonym string                 `protobuf:"bytes,3,opt,name=user_pseudonym,json=userPseudonym,proto3" json:"user_pseudonym,omitempty"`
-	Peer          string                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"` // connection group: the other user
-	Over          bool                   `protobuf:"varint,5,opt,name=over,proto3" json:"over,omitempty"`
+	Peer          string                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`       // connection group: the other user
+	Over          bool                   `protobuf:"varint,5,opt,name=over,proto3" json:"over,omitempty"`      // the user left it
+	Number        uint64                 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`  // of the label
+	Clients       []string               `protobuf:"bytes,7,rep,name=clients,proto3" json:"clients,omitempty"` // of the user, that are in it or being added: the others send their KeyPackages
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +567,20 @@ func (x *SharedGroup) GetOver() bool {
 		return x.Over
 	}
 	return false
+}
+
+func (x *SharedGroup) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SharedGroup) GetClients() []string {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
 }
 
 // GroupPackages are a new client's KeyPackages for groups that the user is in.
@@ -603,15 +700,17 @@ var File_mimimi_v1_device_proto protoreflect.FileDescriptor
 
 const file_mimimi_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x16mimimi/v1/device.proto\x12\tmimimi.v1\"\xa0\x02\n" +
+	"\x16mimimi/v1/device.proto\x12\tmimimi.v1\"\xdf\x02\n" +
 	"\n" +
 	"DeviceSync\x124\n" +
 	"\asecrets\x18\x01 \x01(\v2\x18.mimimi.v1.SharedSecretsH\x00R\asecrets\x124\n" +
 	"\acontact\x18\x02 \x01(\v2\x18.mimimi.v1.SharedContactH\x00R\acontact\x124\n" +
 	"\arequest\x18\x03 \x01(\v2\x18.mimimi.v1.SharedRequestH\x00R\arequest\x12.\n" +
 	"\x05group\x18\x04 \x01(\v2\x16.mimimi.v1.SharedGroupH\x00R\x05group\x126\n" +
-	"\bpackages\x18\x05 \x01(\v2\x18.mimimi.v1.GroupPackagesH\x00R\bpackagesB\b\n" +
-	"\x06change\"\xe0\x01\n" +
+	"\bpackages\x18\x05 \x01(\v2\x18.mimimi.v1.GroupPackagesH\x00R\bpackages\x12\x12\n" +
+	"\x03ask\x18\x06 \x01(\bH\x00R\x03ask\x12)\n" +
+	"\x04also\x18\a \x03(\v2\x15.mimimi.v1.DeviceSyncR\x04alsoB\b\n" +
+	"\x06change\"\xd4\x02\n" +
 	"\rSharedSecrets\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12%\n" +
 	"\x0econnection_key\x18\x02 \x01(\fR\rconnectionKey\x12\x1b\n" +
@@ -622,7 +721,14 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"record_key\x18\x05 \x01(\fR\trecordKey\x12\x16\n" +
 	"\x06record\x18\x06 \x01(\fR\x06record\x12\x1d\n" +
 	"\n" +
-	"old_record\x18\a \x01(\fR\toldRecord\"\xc5\x01\n" +
+	"old_record\x18\a \x01(\fR\toldRecord\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\b \x01(\x04R\tkeyNumber\x12\x19\n" +
+	"\bnext_key\x18\t \x01(\fR\anextKey\x12\x1f\n" +
+	"\vnext_number\x18\n" +
+	" \x01(\x04R\n" +
+	"nextNumber\x12\x17\n" +
+	"\aold_key\x18\v \x01(\fR\x06oldKey\"\x93\x02\n" +
 	"\rSharedContact\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
@@ -631,17 +737,24 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"\x05token\x18\x05 \x01(\fR\x05token\x12\x1b\n" +
 	"\town_token\x18\x06 \x01(\fR\bownToken\x12\x19\n" +
 	"\bgroup_id\x18\a \x01(\fR\agroupId\x12\x12\n" +
-	"\x04gone\x18\b \x01(\bR\x04gone\"l\n" +
+	"\x04gone\x18\b \x01(\bR\x04gone\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\t \x01(\x04R\tkeyNumber\x12\x19\n" +
+	"\bold_keys\x18\n" +
+	" \x03(\fR\aoldKeys\x12\x12\n" +
+	"\x04told\x18\v \x01(\x04R\x04told\"l\n" +
 	"\rSharedRequest\x12%\n" +
 	"\x0esealed_request\x18\x01 \x01(\fR\rsealedRequest\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\x03R\breceived\x12\x18\n" +
-	"\asettled\x18\x03 \x01(\tR\asettled\"\x8b\x01\n" +
+	"\asettled\x18\x03 \x01(\tR\asettled\"\xbd\x01\n" +
 	"\vSharedGroup\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
 	"\x0euser_pseudonym\x18\x03 \x01(\tR\ruserPseudonym\x12\x12\n" +
 	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x12\n" +
-	"\x04over\x18\x05 \x01(\bR\x04over\"\\\n" +
+	"\x04over\x18\x05 \x01(\bR\x04over\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\x04R\x06number\x12\x18\n" +
+	"\aclients\x18\a \x03(\tR\aclients\"\\\n" +
 	"\rGroupPackages\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
 	"\bpackages\x18\x02 \x03(\v2\x17.mimimi.v1.GroupPackageR\bpackages\"e\n" +
@@ -679,12 +792,13 @@ var file_mimimi_v1_device_proto_depIdxs = []int32{
 	3, // 2: mimimi.v1.DeviceSync.request:type_name -> mimimi.v1.SharedRequest
 	4, // 3: mimimi.v1.DeviceSync.group:type_name -> mimimi.v1.SharedGroup
 	5, // 4: mimimi.v1.DeviceSync.packages:type_name -> mimimi.v1.GroupPackages
-	6, // 5: mimimi.v1.GroupPackages.packages:type_name -> mimimi.v1.GroupPackage
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0, // 5: mimimi.v1.DeviceSync.also:type_name -> mimimi.v1.DeviceSync
+	6, // 6: mimimi.v1.GroupPackages.packages:type_name -> mimimi.v1.GroupPackage
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_mimimi_v1_device_proto_init() }
@@ -698,6 +812,7 @@ func file_mimimi_v1_device_proto_init() {
 		(*DeviceSync_Request)(nil),
 		(*DeviceSync_Group)(nil),
 		(*DeviceSync_Packages)(nil),
+		(*DeviceSync_Ask)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -669,7 +669,8 @@ type QueueRecord struct {
 	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	Confirmed     [][]byte               `protobuf:"bytes,2,rep,name=confirmed,proto3" json:"confirmed,omitempty"` // hashes of (queue, group)
 	Refused       [][]byte               `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"`
-	Deleted       bool                   `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"` // stays, so that the id does not come back
+	Deleted       bool                   `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`                // stays, so that the id does not come back
+	ReadDay       int64                  `protobuf:"varint,5,opt,name=read_day,json=readDay,proto3" json:"read_day,omitempty"` // days since 1970: when its owner read it last; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -730,6 +731,13 @@ func (x *QueueRecord) GetDeleted() bool {
 		return x.Deleted
 	}
 	return false
+}
+
+func (x *QueueRecord) GetReadDay() int64 {
+	if x != nil {
+		return x.ReadDay
+	}
+	return 0
 }
 
 // QueueItem is one entry of a queue as it is stored.
@@ -929,13 +937,14 @@ const file_mimimi_v1_provider_events_proto_rawDesc = "" +
 	"sealed_key\x18\x02 \x01(\fR\tsealedKey\"J\n" +
 	"\x11InboxRequestEntry\x12!\n" +
 	"\fcontent_hash\x18\x01 \x01(\fR\vcontentHash\x12\x12\n" +
-	"\x04done\x18\x02 \x01(\bR\x04done\"~\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"\x99\x01\n" +
 	"\vQueueRecord\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
 	"\tconfirmed\x18\x02 \x03(\fR\tconfirmed\x12\x18\n" +
 	"\arefused\x18\x03 \x03(\fR\arefused\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xe9\x01\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x19\n" +
+	"\bread_day\x18\x05 \x01(\x03R\areadDay\"\xe9\x01\n" +
 	"\tQueueItem\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12/\n" +
 	"\bdelivery\x18\x02 \x01(\v2\x13.mimimi.v1.DeliveryR\bdelivery\x122\n" +

@@ -106,19 +106,12 @@ func (f folder) makeKeys() error {
 		}
 		return k.MarshalBinary()
 	}
-	queue := func() ([]byte, error) {
-		k, err := mimimi.Suite.GenerateHPKEKey()
-		if err != nil {
-			return nil, err
-		}
-		return k.MarshalBinary()
-	}
-	deployment := func() ([]byte, error) {
+	random := func() ([]byte, error) {
 		b := make([]byte, 32)
 		_, err := rand.Read(b)
 		return b, err
 	}
-	errs := []error{f.once("keys/identity.key", identity), f.once("keys/queue-1.key", queue), f.once("keys/deployment.key", deployment)}
+	errs := []error{f.once("keys/identity.key", identity), f.once("keys/queue.secret", random), f.once("keys/deployment.key", random)}
 	for i, s := range sealedServices {
 		errs = append(errs, f.makeOHTTPKey(s, uint8(i+1)))
 	}
@@ -143,6 +136,15 @@ func (f folder) makeOHTTPKey(service string, keyID uint8) error {
 		return err
 	}
 	return writeFile(f.path("keys", "ohttp-"+service+".pub"), config)
+}
+
+// oldQueueKeys are the queue keys of folders that were made before keys were derived from a secret: what was sealed to them is still opened.
+func (f folder) oldQueueKeys() map[uint32]string {
+	path := f.path("keys", "queue-1.key")
+	if _, err := os.Stat(path); err != nil {
+		return nil
+	}
+	return map[uint32]string{1: path}
 }
 
 // once writes a file if it does not exist.

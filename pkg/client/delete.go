@@ -1,0 +1,189 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+)
+
+// The steps of a deletion, as the account's record holds them. Each may be repeated.
+const (
+	deleteNothing = iota
+	deleteGroups  // leave all groups
+	deleteServers // remove what the servers have, then everything here
+)
+
+const (
+	opDeleteIndex   = "delete index"
+	opDeleteAccount = "delete account"
+)
+
+// DeleteAccount removes the user with all its clients, and everything of it that can be found: this client leaves all groups, with the user's other clients; the KeyPackage
+// store forgets the user's sets and tokens; the queue goes; the provider removes record, inbox and clients, revokes their certificates, and does not give the name out again; and then this
+// client's store is erased, and the Client is closed. All groups are left at once, which ties their pseudonyms together for whoever sees several of them.
+//
+// What cannot be found because nobody knows whose it is expires: other clients' queues (protocol.md §10) and, with a group whose hub cannot be reached
+// now, this user's leaf in it, which any member may remove.
+//
+// After an error the deletion goes on with the next call or Sync, also in another process; nothing else can be done with the client any more (ErrDeleted).
+func (c *Client) DeleteAccount(ctx context.Context) error {
+	return c.lockedFor(ctx, func() error {
+		if c.account.rec.Deleting == deleteNothing {
+			if err := c.update(c.beginDeletion); err != nil {
+				return err
+			}
+		}
+		return c.goOnDeleting(ctx)
+	})
+}
+
+// beginDeletion stores the intent, and in every group what it takes to leave.
+func (c *Client) beginDeletion(tx Tx) error {
+	if err := c.putAccount(tx, func(r *accountRecord) { r.Deleting = deleteGroups }); err != nil {
+		return err
+	}
+	var ids []string
+	err := each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
+		if r.State != GroupOver || r.Again != nil {
+			ids = append(ids, string(k))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		g, err := c.groupIn(tx, id)
+		if errors.Is(err, errDamagedGroup) {
+			continue // nothing can be done in it; it is erased with the rest
+		}
+		if err == nil {
+			err = c.leaveForGood(tx, g)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveForGood makes a group one that is to be left, by all of the user's clients. One that nobody else is in, or that was not entered yet, is simply over.
+func (c *Client) leaveForGood(tx Tx, g *group) error {
+	g.rec.Outgoing, g.rec.Tasks, g.rec.Again = nil, nil, nil
+	own := 0
+	if g.mls != nil {
+		own = len(g.leavesOf(c.account.rec.User))
+	}
+	switch {
+	case g.rec.State == GroupLeaving:
+	case g.mls == nil || own == len(g.rec.Leaves):
+		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
+	default:
+		if own > 1 {
+			t := newTask(taskRemove)
+			t.User = c.account.rec.User
+			g.rec.Tasks = append(g.rec.Tasks, t)
+		}
+		g.rec.Tasks = append(g.rec.Tasks, newTask(taskLeave))
+	}
+	return c.putGroup(tx, g)
+}
+
+// goOnDeleting does what is left of a deletion, and closes the client when all of it is done.
+func (c *Client) goOnDeleting(ctx context.Context) error {
+	if c.account.rec.Deleting == deleteGroups {
+		_ = c.workAll(ctx) // a group that cannot be left now is given up
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.saveAccount(func(r *accountRecord) { r.Deleting = deleteServers }); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func(context.Context) error{c.deleteIndex, c.deleteQueue, c.deleteUser} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return c.eraseStore()
+}
+
+func (c *Client) deleteIndex(ctx context.Context) error {
+	if c.account.rec.Certificate == nil {
+		return nil // nothing was ever registered under the write key
+	}
+	s, err := c.kpStore(ctx, c.account.user.Domain())
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, s.DeleteIndex, &mimimiv1.DeleteIndexRequest{
+		WriteKey: c.account.writeKey.Public(), Signed: c.signedStore(opDeleteIndex, newRequestID(), nil),
+	})
+	if err != nil {
+		return fmt.Errorf("delete KeyPackages: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) deleteQueue(ctx context.Context) error {
+	if !c.account.rec.QueueMade {
+		return nil
+	}
+	_, err := call(ctx, c.channels.queue.Delete, &mimimiv1.DeleteQueueRequest{
+		QueueId: c.account.rec.QueueID, Signed: c.signedQueue(opQueueDelete, newRequestID(), nil),
+	})
+	if err != nil {
+		return fmt.Errorf("delete queue: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) deleteUser(ctx context.Context) error {
+	if c.account.rec.Certificate == nil {
+		return nil
+	}
+	_, err := call(ctx, c.channels.account.DeleteAccount, &mimimiv1.DeleteAccountRequest{
+		Client: c.account.rec.Client, User: c.account.rec.User, Signed: c.signedAccount(opDeleteAccount, newRequestID(), []byte(c.account.rec.User)),
+	})
+	if err != nil {
+		return fmt.Errorf("delete account: %w", err)
+	}
+	return nil
+}
+
+// eraseStore removes everything from the store, and the package's own file itself, and closes the client.
+func (c *Client) eraseStore() error {
+	clear(c.groups)
+	err := c.store.update(func(tx Tx) error {
+		for _, b := range buckets {
+			var keys [][]byte
+			err := tx.Each(b, nil, func(k, _ []byte) error {
+				keys = append(keys, append([]byte(nil), k...))
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				if err := tx.Delete(b, k); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.closed = true
+	c.channels.close()
+	err = c.store.Close()
+	if c.cfg.Store == nil {
+		err = errors.Join(err, os.Remove(filepath.Join(c.cfg.Dir, storeFile)))
+	}
+	return err
+}

@@ -1,0 +1,181 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/problem"
+)
+
+// Invitation is an open invitation to a group.
+type Invitation struct {
+	ID       string      // for RevokeInvitation
+	By       mimimi.User // the member who made it, or told this client of it; zero for one that was there before
+	Self     bool
+	Uses     int // how many it lets in
+	Used     int // of them those who showed themselves to this client; only an inviter's clients know
+	NotAfter time.Time
+}
+
+// id names an invitation in this client's calls. It says nothing about the secret.
+func (r *invitationRecord) id() (string, error) {
+	s, err := mimimi.InviteSecretFrom(r.Secret)
+	if err != nil {
+		return "", errDamagedGroup
+	}
+	h := s.JoinToken().Hash()
+	return hex.EncodeToString(h[:8]), nil
+}
+
+// Invitations returns the open invitations of a group that this client knows, those that end first first. One that was used up may still be among
+// another member's. Errors: as Policy.
+func (c *Client) Invitations(ctx context.Context, group string) (all []Invitation, err error) {
+	err = c.lockedFor(ctx, func() error {
+		g, err := c.shownGroup(group)
+		if err != nil {
+			return err
+		}
+		for i := range g.rec.Invitations {
+			r := &g.rec.Invitations[i]
+			if r.Revoked || r.NotAfter <= c.now().Unix() {
+				continue
+			}
+			inv, err := r.shown()
+			if err != nil {
+				return err
+			}
+			inv.Self = r.By == c.account.rec.User
+			all = append(all, *inv)
+		}
+		return nil
+	})
+	slices.SortStableFunc(all, func(a, b Invitation) int {
+		if n := a.NotAfter.Compare(b.NotAfter); n != 0 {
+			return n
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return all, err
+}
+
+func (r *invitationRecord) shown() (*Invitation, error) {
+	id, err := r.id()
+	if err != nil {
+		return nil, err
+	}
+	body, err := mimimi.ParseInvitation(r.Body)
+	if err != nil {
+		return nil, errDamagedGroup
+	}
+	inv := &Invitation{ID: id, Uses: int(body.Uses), Used: r.Used, NotAfter: timeOf(r.NotAfter)}
+	if r.By != "" {
+		if inv.By, err = mimimi.ParseUser(r.By); err != nil {
+			return nil, errDamagedGroup
+		}
+	}
+	return inv, nil
+}
+
+// RevokeInvitation ends an invitation: the hub lets nobody in with it any more, and no member answers one who came in with it and is not identified yet.
+// Whoever may invite may revoke anybody's. A nil error means that the hub knows; after another it is told by a later Sync.
+// Errors: as Add, ErrBadInvitation if there is no such invitation.
+func (c *Client) RevokeInvitation(ctx context.Context, group, id string) error {
+	return c.lockedFor(ctx, func() error {
+		g, err := c.visible(group)
+		if err != nil {
+			return err
+		}
+		if err := g.usable(); err != nil {
+			return err
+		}
+		policy, err := g.policy()
+		if err != nil {
+			return errDamagedGroup
+		}
+		if err := g.mayInvite(policy); err != nil {
+			return err
+		}
+		at := slices.IndexFunc(g.rec.Invitations, func(r invitationRecord) bool {
+			known, err := r.id()
+			return err == nil && known == id && !r.Revoked
+		})
+		if at < 0 {
+			return ErrBadInvitation
+		}
+		err = c.change(g, func(Tx) error {
+			g.rec.Invitations[at].Revoked = true
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = c.work(ctx, group)
+		if g, gerr := c.group(group); gerr == nil && g.toRevoke() == nil {
+			return nil // what else failed is the next Sync's
+		}
+		return err
+	})
+}
+
+// toRevoke is a revoked invitation of which the hub is not told yet.
+func (g *group) toRevoke() *invitationRecord {
+	for i := range g.rec.Invitations {
+		if g.rec.Invitations[i].Revoked {
+			return &g.rec.Invitations[i]
+		}
+	}
+	return nil
+}
+
+// revoke tells the hub, and then the members. A crash between tells the hub again, which then knows no such invitation.
+func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) error {
+	secret, err := mimimi.InviteSecretFrom(r.Secret)
+	if err != nil {
+		return errDamagedGroup
+	}
+	hub, err := c.hub(ctx, g.id.Domain())
+	if err != nil {
+		return err
+	}
+	hash := secret.JoinToken().Hash()
+	_, err = call(ctx, hub.RevokeInvitation, &mimimiv1.RevokeInvitationRequest{
+		GroupId: g.rec.GroupID, JoinTokenHash: hash[:], Proof: c.leafProof(g, mimimi.OpRevokeInvitation, hash[:]),
+	})
+	switch {
+	case isStale(err):
+		return c.catchUp(ctx, g)
+	case err != nil && problem.KindOf(err) != problem.NotFound && !isFinal(err):
+		return fmt.Errorf("revoke invitation: %w", err)
+	}
+	final := err
+	if problem.KindOf(err) == problem.NotFound {
+		final = nil
+	}
+	told, err := mimimi.ParseInvitation(r.Body)
+	if err != nil {
+		return errDamagedGroup
+	}
+	told.Uses, told.LinkKeys = 0, nil
+	gone := bytes.Clone(r.Secret)
+	return errors.Join(denied(final), c.change(g, func(Tx) error {
+		if final == nil && g.rec.Peer == "" {
+			g.post(&outgoing{Type: mimimi.EnvelopeInvitation, Body: told.Marshal()})
+		}
+		if final != nil { // the hub does not let this member: the invitation stays
+			for i := range g.rec.Invitations {
+				g.rec.Invitations[i].Revoked = g.rec.Invitations[i].Revoked && !bytes.Equal(g.rec.Invitations[i].Secret, gone)
+			}
+			return nil
+		}
+		g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(x invitationRecord) bool { return bytes.Equal(x.Secret, gone) })
+		return nil
+	}))
+}

@@ -1,0 +1,110 @@
+package mimimi
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"mimimi.example/pkg/mls"
+)
+
+// linking is a new client that was offered, and one that answers.
+type linking struct {
+	old, fresh *device
+	key, reply mls.HPKEPrivateKey
+	offer      *LinkOffer
+	answer     *LinkAnswer
+}
+
+func newLinking(t testing.TB, domain, user string) *linking {
+	t.Helper()
+	p := newDomain(t, domain).person(t, user)
+	l := &linking{old: p.device(t), fresh: p.device(t), key: must(Suite.GenerateHPKEKey()), reply: must(Suite.GenerateHPKEKey())}
+	l.offer = &LinkOffer{User: p.user, Client: l.fresh.client, SignatureKey: l.fresh.certKey.Public(), HPKEKey: l.key.Public()}
+	l.answer = &LinkAnswer{Client: l.old.client, ReplyKey: l.reply.Public(), Group: must(NewGroupID(domain)), UserPseudonym: p.pseudonym,
+		ConnectionKey: p.connection, IdentityKey: p.identity.Public()}
+	return l
+}
+
+// TestLink goes the whole way with the shortest and the longest names: all sealed messages have one size.
+func TestLink(t *testing.T) {
+	for _, names := range [][2]string{{"a.example", "al"}, {longestDomain(), strings.Repeat("n", maxUserName)}} {
+		l := newLinking(t, names[0], names[1])
+		sealed := must(SealLinkAnswer(l.answer, l.offer))
+		if len(sealed) != SealedLinkAnswerSize {
+			t.Errorf("an answer has %d bytes", len(sealed))
+		}
+		got := must(OpenLinkAnswer(sealed, l.key, l.offer))
+		if !bytes.Equal(got.marshal(), l.answer.marshal()) {
+			t.Error("the answer changes on the way")
+		}
+		kp, _, err := NewKeyPackage(l.fresh.config())
+		wantOK(t, err)
+		pkg := must(SealLinkPackage(kp, got, l.offer))
+		if len(pkg) != SealedLinkPackageSize {
+			t.Errorf("a package has %d bytes", len(pkg))
+		}
+		back := must(OpenLinkPackage(pkg, l.reply, l.offer, l.old.client))
+		if !bytes.Equal(back.Marshal(), kp.Marshal()) {
+			t.Error("the KeyPackage changes on the way")
+		}
+	}
+}
+
+// TestLinkIsBound: what is sealed for one offer opens for no other, nor by another key, nor under another's name.
+func TestLinkIsBound(t *testing.T) {
+	l, other := newLinking(t, "a.example", "alice"), newLinking(t, "a.example", "alice")
+	sealed := must(SealLinkAnswer(l.answer, l.offer))
+	changed := *l.offer
+	changed.Client = other.offer.Client
+	_, err := OpenLinkAnswer(sealed, l.key, &changed)
+	wantErr(t, err, ErrUnauthenticated, "")
+	_, err = OpenLinkAnswer(sealed, other.key, l.offer)
+	wantErr(t, err, ErrUnauthenticated, "")
+	_, err = OpenLinkAnswer(sealed[1:], l.key, l.offer)
+	wantErr(t, err, ErrMalformed, "")
+
+	kp, _, err := NewKeyPackage(l.fresh.config())
+	wantOK(t, err)
+	pkg := must(SealLinkPackage(kp, l.answer, l.offer))
+	_, err = OpenLinkPackage(pkg, l.reply, l.offer, other.old.client)
+	wantErr(t, err, ErrUnauthenticated, "")
+	_, err = OpenLinkPackage(pkg, l.reply, other.offer, l.old.client)
+	wantErr(t, err, ErrUnauthenticated, "")
+
+	bad := *l.answer
+	bad.Client = l.offer.Client
+	_, err = SealLinkAnswer(&bad, l.offer)
+	wantErr(t, err, ErrInvalid, "an answer to an offer has all its fields")
+}
+
+// TestLinkCode: the code names every field of the offer, and is read whatever a person makes of its dashes and case.
+func TestLinkCode(t *testing.T) {
+	l, other := newLinking(t, "a.example", "alice"), newLinking(t, "a.example", "alice")
+	code := l.offer.Code()
+	if len(code) != 14 || code[4] != '-' || code[9] != '-' {
+		t.Errorf("the code is %q", code)
+	}
+	for _, typed := range []string{code, strings.ToLower(code), strings.ReplaceAll(code, "-", ""), strings.ReplaceAll(code, "-", " ")} {
+		if !l.offer.HasCode(typed) {
+			t.Errorf("%q is not taken for %q", typed, code)
+		}
+	}
+	for _, typed := range []string{"", code[1:], code + "A", other.offer.Code()} {
+		if l.offer.HasCode(typed) {
+			t.Errorf("%q is taken for %q", typed, code)
+		}
+	}
+	for name, change := range map[string]func(*LinkOffer){
+		"user":          func(o *LinkOffer) { o.User = must(ParseUser("mimi://a.example/u/bob")) },
+		"client":        func(o *LinkOffer) { o.Client = other.offer.Client },
+		"signature key": func(o *LinkOffer) { o.SignatureKey = other.offer.SignatureKey },
+		"HPKE key":      func(o *LinkOffer) { o.HPKEKey = other.offer.HPKEKey },
+	} {
+		o := *l.offer
+		change(&o)
+		if o.HasCode(code) {
+			t.Errorf("another %s has the same code", name)
+		}
+	}
+}
