@@ -22,19 +22,34 @@ const lockPoll = 50 * time.Millisecond
 
 // folderFlags are what every client command takes.
 type folderFlags struct {
-	Dir  string `required:"" type:"path" help:"Folder of the client's state."`
-	JSON bool   `help:"Print JSON."`
+	Dir            string `required:"" type:"path" help:"Folder of the client's state."`
+	PassphraseFile string `type:"existingfile" help:"File with the passphrase under which the state is encrypted, from register on."`
+	JSON           bool   `help:"Print JSON."`
 	// What would tie a user's groups together if it happened in all of them at once is spread over this time.
 	Spread time.Duration `default:"24h" help:"Time over which what touches all of your groups is spread, so that it does not tie them together; 0s: at once."`
 }
 
-// config is the client's configuration.
-func (f *folderFlags) config() client.Config {
-	spread := f.Spread
-	if spread == 0 {
-		spread = -1 // at once; to client.Config 0 means the default
+// maxPassphrase bounds the file: more is not a passphrase.
+const maxPassphrase = 4096
+
+// config is what the folder's client is opened with. The passphrase is the file's only line, without the line break that editors end it with.
+func (f *folderFlags) config() (client.Config, error) {
+	cfg := client.Config{Dir: f.Dir, Spread: f.Spread}
+	if cfg.Spread == 0 {
+		cfg.Spread = -1 // at once; to client.Config 0 means the default
 	}
-	return client.Config{Dir: f.Dir, Spread: spread}
+	if f.PassphraseFile == "" {
+		return cfg, nil
+	}
+	b, err := os.ReadFile(f.PassphraseFile)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Passphrase = strings.TrimRight(string(b), "\r\n")
+	if cfg.Passphrase == "" || len(b) > maxPassphrase || strings.ContainsAny(cfg.Passphrase, "\r\n") {
+		return cfg, errors.New("the passphrase file must hold one line")
+	}
+	return cfg, nil
 }
 
 // open opens the folder's client, waiting for another command that uses it. It makes no folder.
@@ -42,10 +57,14 @@ func (f *folderFlags) open(ctx context.Context) (*client.Client, error) {
 	if _, err := os.Stat(f.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, client.ErrNotRegistered
 	}
+	cfg, err := f.config()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for {
-		c, err := client.Open(ctx, f.config())
+		c, err := client.Open(ctx, cfg)
 		if !errors.Is(err, client.ErrLocked) {
 			return c, err
 		}
@@ -91,7 +110,12 @@ func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	c, err := client.Register(ctx, client.Config{Dir: r.Dir, Provider: info}, r.Name)
+	cfg, err := r.config()
+	if err != nil {
+		return err
+	}
+	cfg.Provider = info
+	c, err := client.Register(ctx, cfg, r.Name)
 	if err != nil {
 		return err
 	}

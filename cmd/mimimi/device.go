@@ -42,7 +42,10 @@ func (d *deviceLink) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cfg := d.config()
+	cfg, err := d.config()
+	if err != nil {
+		return err
+	}
 	cfg.Provider = info
 	shown := ""
 	for {

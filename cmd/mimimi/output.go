@@ -37,6 +37,8 @@ func explanation(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNotRegistered):
 		return err.Error() + ": run `mimimi register` first, or name the right folder with -dir"
+	case errors.Is(err, client.ErrKey):
+		return err.Error() + ": give the passphrase that it was registered with, by -passphrase-file"
 	case errors.Is(err, client.ErrNotConnected):
 		return err.Error() + ": run `mimimi connect`, and wait until the other side has accepted"
 	case errors.Is(err, client.ErrUnknownDevice):
@@ -123,6 +125,8 @@ func describe(e client.Event, who, group string) string {
 		return "a device of yours was removed: " + shortID(e.Device)
 	case client.EventGroupOver:
 		return fmt.Sprintf("[%s] over: %s", group, e.Text)
+	case client.EventKeyDocument:
+		return fmt.Sprintf("keys of %s: %s", e.Domain, e.Text)
 	}
 	if e.Group != "" {
 		return fmt.Sprintf("[%s] %s: %s", group, e.Kind, e.Text)

@@ -34,6 +34,13 @@ import (
 //
 // Errors: problem.Internal if the consumer does not exist or was deleted, problem.Unavailable if the bus does not answer at the start.
 func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(ctx context.Context, m *Message) error) error {
+	return b.ConsumeTogether(ctx, c, nil, func(ctx context.Context, ms []*Message) error { return handle(ctx, ms[0]) })
+}
+
+// ConsumeTogether is Consume for a handler that can take several messages of one key at once: take says how many of those that wait, the first ones, in order. It is
+// quick, and nil means one. When handle fails with several, nothing of them is acknowledged: after an error that may pass the first one is handled alone, as Consume
+// does, before others are taken together; after another error each of them is.
+func (b *Bus) ConsumeTogether(ctx context.Context, c Consumer, take func(waiting []*Message) int, handle func(ctx context.Context, ms []*Message) error) error {
 	bound, cancel := bounded(ctx)
 	consumer, err := b.js.Consumer(bound, c.stream, c.name)
 	cancel()
@@ -46,7 +53,7 @@ func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(ctx context.C
 		}
 		return problemOf(err)
 	}
-	w := &worker{b: b, c: c, consumer: consumer, handle: handle, held: make(map[uint64]*held), keys: make(map[string][]*held),
+	w := &worker{b: b, c: c, consumer: consumer, take: take, handle: handle, held: make(map[uint64]*held), keys: make(map[string][]*held), begun: make(map[string]int),
 		slots: make(chan struct{}, maxConcurrency), unsettled: make(chan struct{}, 1)}
 	return w.run(ctx)
 }
@@ -71,7 +78,8 @@ type worker struct {
 	b        *Bus
 	c        Consumer
 	consumer jetstream.Consumer
-	handle   func(context.Context, *Message) error
+	take     func([]*Message) int // nil: one
+	handle   func(context.Context, []*Message) error
 	slots    chan struct{} // bounds concurrent handles
 	running  sync.WaitGroup
 
@@ -81,6 +89,7 @@ type worker struct {
 	mu      sync.Mutex
 	held    map[uint64]*held   // by stream sequence: waiting, being handled, or being acknowledged; guarded by mu
 	keys    map[string][]*held // what a key's goroutine has yet to do, in order; present while the goroutine runs; guarded by mu
+	begun   map[string]int     // how many of a key's, the first ones, its goroutine works on; guarded by mu
 	given   uint64             // how many were acknowledged; guarded by mu
 	arrived []*held            // delivered while settling; guarded by mu
 	pin     string             // the server's name for our turn; guarded by mu
@@ -204,10 +213,11 @@ func (w *worker) drop() {
 	}
 	w.arrived = nil
 	for key, queue := range w.keys {
-		for _, h := range queue[1:] { // the first one is in its goroutine's hands
+		n := max(1, w.begun[key]) // are in its goroutine's hands, or about to be
+		for _, h := range queue[n:] {
 			delete(w.held, h.m.Sequence)
 		}
-		w.keys[key] = queue[:1]
+		w.keys[key] = queue[:n]
 	}
 }
 
@@ -258,17 +268,18 @@ func (w *worker) enqueue(h *held) {
 func (w *worker) work(ctx context.Context, key string) {
 	for {
 		w.mu.Lock()
-		h := w.keys[key][0]
+		some := w.begin(key)
 		w.mu.Unlock()
-		done := w.finish(ctx, h)
+		done := w.finishSome(ctx, some)
 		w.mu.Lock()
-		if done {
+		for _, h := range some[:done] {
 			delete(w.held, h.m.Sequence)
 			w.given++
 		}
-		w.keys[key] = w.keys[key][1:]
-		if !done || len(w.keys[key]) == 0 {
+		w.keys[key], w.begun[key] = w.keys[key][done:], 0
+		if done == 0 || len(w.keys[key]) == 0 {
 			delete(w.keys, key)
+			delete(w.begun, key)
 			w.mu.Unlock()
 			return
 		}
@@ -276,11 +287,65 @@ func (w *worker) work(ctx context.Context, key string) {
 	}
 }
 
+// begin chooses what of a key's messages is handled next. Call with mu held.
+func (w *worker) begin(key string) []*held {
+	queue := w.keys[key]
+	n := 1
+	if w.take != nil && len(queue) > 1 {
+		waiting := make([]*Message, len(queue))
+		for i, h := range queue {
+			waiting[i] = h.m
+		}
+		n = min(max(1, w.take(waiting)), len(queue))
+	}
+	w.begun[key] = n
+	return slices.Clone(queue[:n])
+}
+
+// finishSome handles messages of one key, and returns how many of them, the first ones, are acknowledged; none if it was stopped.
+func (w *worker) finishSome(ctx context.Context, some []*held) (done int) {
+	if len(some) > 1 {
+		switch err := w.try(ctx, some...); {
+		case err == nil:
+			return w.ackAll(ctx, some)
+		case passes(err):
+			some = some[:1]
+		}
+	}
+	for _, h := range some {
+		if !w.finish(ctx, h) {
+			return done
+		}
+		done++
+	}
+	return done
+}
+
+// passes says whether an error may pass by itself, whatever the message is.
+func passes(err error) bool {
+	kind := problem.KindOf(err)
+	return kind == problem.Unavailable || kind == problem.Limited || kind == problem.Stale
+}
+
+// ackAll acknowledges several messages and returns how many it did without a gap. An acknowledgement is a request: they are made side by side.
+func (w *worker) ackAll(ctx context.Context, some []*held) int {
+	ok := make([]bool, len(some))
+	var wg sync.WaitGroup
+	for i, h := range some {
+		wg.Go(func() { ok[i] = w.ack(ctx, h) })
+	}
+	wg.Wait()
+	if i := slices.Index(ok, false); i >= 0 {
+		return i
+	}
+	return len(some)
+}
+
 // finish handles one message until that is done, dead or stopped, and then acknowledges it; false if it was stopped.
 func (w *worker) finish(ctx context.Context, h *held) bool {
 	internal, r := 0, w.b.retry
 	for pause := r.first; ; pause = min(2*pause, r.max) {
-		err := w.try(ctx, h.m)
+		err := w.try(ctx, h)
 		if err == nil {
 			return w.ack(ctx, h)
 		}
@@ -288,7 +353,7 @@ func (w *worker) finish(ctx context.Context, h *held) bool {
 		if kind == problem.Internal && ctx.Err() == nil {
 			internal++
 		}
-		retry := kind == problem.Unavailable || kind == problem.Limited || kind == problem.Stale || kind == problem.Internal && internal < r.internal
+		retry := passes(err) || kind == problem.Internal && internal < r.internal
 		if !retry && ctx.Err() == nil {
 			if err = w.bury(ctx, h.m, err); err == nil {
 				return w.ack(ctx, h)
@@ -313,8 +378,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // try calls handle once, in one of the slots.
-func (w *worker) try(ctx context.Context, m *Message) (err error) {
-	if ctx.Err() != nil { // select might choose the slot: what stood before m may have been given up
+func (w *worker) try(ctx context.Context, some ...*held) (err error) {
+	if ctx.Err() != nil { // select might choose the slot: what stood before may have been given up
 		return ctx.Err()
 	}
 	select {
@@ -329,7 +394,11 @@ func (w *worker) try(ctx context.Context, m *Message) (err error) {
 			err = problem.New(problem.Internal, "the handler panicked")
 		}
 	}()
-	return w.handle(ctx, m)
+	ms := make([]*Message, len(some))
+	for i, h := range some {
+		ms[i] = h.m
+	}
+	return w.handle(ctx, ms)
 }
 
 // ack acknowledges until the server confirms or has kept silent several times; false if ctx ended first. If the server did not get it, the message comes again.

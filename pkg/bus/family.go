@@ -50,7 +50,7 @@ func Families() []Family {
 	return []Family{
 		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
 		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
-		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout, serviceKPStore), only(serviceProvider)}, // the store: its own domain's subject only (Outbox)
+		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider)},
 		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider)},
 		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider)},

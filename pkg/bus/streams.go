@@ -72,7 +72,7 @@ var streamLimits = map[string]limit{
 	// A mailbox of links: 8 offers with answer and package, 26 KiB each. Whatever is in it is over after half an hour; the provider looks at the times.
 	streamLinks: {age: 45 * time.Minute, bytes: 4 * gib, perSubject: 1, size: 256 * kib, consumers: 1, duplicates: time.Minute},
 	// The own list and one for each peer: 65,536 entries of 40 bytes at most. Kept for good: a forgotten number could go back.
-	streamRevoked:   {age: 0, bytes: 4 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute},
+	streamRevoked: {age: 0, bytes: 4 * gib, perSubject: 1, size: 4 << 20, consumers: 1, duplicates: time.Minute},
 	// A record is written again on every day on which its queue is read; the provider takes one that was not read for 100 days for gone.
 	streamQueueMeta: {age: 110 * day, bytes: 16 * gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// A token is valid for its week and the next; its mark carries a TTL, and the age is the backstop.

@@ -41,10 +41,14 @@ func (c *Client) claimSome(ctx context.Context, g *group, t *task) (n int, err e
 	if err != nil {
 		return 0, err
 	}
+	ahead := make(map[*adding]*claim)
 	for leaves := 0; n < len(t.Adds); {
 		a := t.Adds[n]
 		if a.Packages == nil {
-			packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort)
+			if ahead[a] == nil {
+				c.claimAhead(ctx, t.Adds[n:], policy.LastResort, ahead)
+			}
+			packages, keys, last, err := c.claimFor(ctx, a, policy.LastResort, ahead[a])
 			if err == nil && len(packages) > maxAdds {
 				err = ErrIdentity // more clients than a user can have
 			}
@@ -76,6 +80,33 @@ func (c *Client) claimSome(ctx context.Context, g *group, t *task) (n int, err e
 		n++
 	}
 	return n, nil
+}
+
+// claimAhead asks for the next sets that are to be claimed, several at a time, since most of the time of a claim is the way. A repeat, also after a crash before
+// the answers are stored, has the same request id and so gets the same answer.
+func (c *Client) claimAhead(ctx context.Context, adds []*adding, lastResort bool, ahead map[*adding]*claim) {
+	var claims []*claim
+	for _, a := range adds[:min(len(adds), claimsAtOnce)] {
+		if a.Packages != nil {
+			continue
+		}
+		user, err := mimimi.ParseUser(a.User)
+		if err != nil {
+			continue
+		}
+		contact, err := c.connected(user)
+		if err != nil {
+			continue
+		}
+		_, token, err := contact.secrets()
+		if err != nil {
+			continue
+		}
+		if l, err := c.prepareClaim(ctx, user.Domain(), token, a.Request, lastResort); err == nil {
+			claims, ahead[a] = append(claims, l), l
+		}
+	}
+	c.askAll(ctx, claims)
 }
 
 // tryAdd makes the next commit of a task that adds users.

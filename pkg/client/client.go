@@ -31,23 +31,24 @@ type Client struct {
 	cfg  Config
 	slot chan struct{} // full for the whole of every exported method: guards all below
 
-	closed   bool
-	store    *store
-	channels *channels
-	account  *account
-	groups   map[string]*group                                  // by local id; loaded when first used, dropped when a transaction fails
-	results  map[string]error                                   // of tasks that failed in this process, for the call that waits
-	waited   string                                             // the task that a call waits for
-	shows    func(o mimimi.TokenOperation, token []byte) []byte // in tests: what is shown in place of a token
-	issued   time.Time                                          // when tokens may be spent again after a batch came; by the machine's clock
-	own      []string                                           // the user's clients in their own group, in the order of their leaves
-	applied  int                                                // how many messages of other own clients were taken in
-	waiting  map[string]int                                     // by local id: Welcomes that wait for what another own client has to say, and applied when they were looked at last
-	trial    *stockTrial                                        // in tests: what clientCount and leads say where the stock asks
-	told     bool                                               // the transaction under way adds to the events
-	news     chan struct{}                                      // closed, and replaced, when a transaction has added to the events
-
-	perCommit int // the most Adds of one commit: maxAdds, and less in tests
+	closed    bool
+	store     *store
+	channels  *channels
+	account   *account
+	groups    map[string]*group                                  // by local id; loaded when first used, dropped when a transaction fails
+	results   map[string]error                                   // of tasks that failed in this process, for the call that waits
+	waited    string                                             // the task that a call waits for
+	shows     func(o mimimi.TokenOperation, token []byte) []byte // in tests: what is shown in place of a token
+	issued    time.Time                                          // when tokens may be spent again after a batch came; by the machine's clock
+	own       []string                                           // the user's clients in their own group, in the order of their leaves
+	applied   int                                                // how many messages of other own clients were taken in
+	waiting   map[string]int                                     // by local id: Welcomes that wait for what another own client has to say, and applied when they were looked at last
+	trial     *stockTrial                                        // in tests: what clientCount and leads say where the stock asks
+	told      bool                                               // the transaction under way adds to the events
+	news      chan struct{}                                      // closed, and replaced, when a transaction has added to the events
+	perCommit int                                                // the most Adds of one commit: maxAdds, and less in tests
+	comparing bool                                               // a key document is being compared
+	refused   map[string]refusal                                 // by domain: key documents that are not used
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage

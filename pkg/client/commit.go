@@ -24,11 +24,11 @@ const (
 	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
 	taskLeave   taskKind = "leave"   // propose the own removal
 	taskRefresh taskKind = "refresh" // make the own leaf anew
-	taskPolicy  taskKind = "policy"  // change the policy
-	taskExpel   taskKind = "expel"   // remove Leaf, whose commit nobody could process
 
 	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
 	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
+	taskPolicy    taskKind = "policy"     // change the policy
+	taskExpel     taskKind = "expel"      // remove Leaf, whose commit nobody could process
 )
 
 // task is something that this client wants done to a group. It is stored before anything is done for it and removed in the transaction that sees it done,
@@ -196,19 +196,7 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 	case taskAddOwn:
-		if g.pendingRemovals() {
-			return c.stage(g, t.ID+"/first", nil, nil)
-		}
-		if err := c.lacking(g, t); err != nil {
-			return err
-		}
-		if len(t.Adds) == 0 {
-			return c.endTask(g, t.ID)
-		}
-		if proposals, err = g.addProposals(t); err != nil {
-			return err
-		}
-		return c.stage(g, t.ID, proposals, t)
+		return c.tryAddOwn(g, t)
 	case taskAdd:
 		return c.tryAdd(ctx, g, t)
 	case taskRemove:
@@ -251,9 +239,9 @@ func (g *group) removeProposals(leaves []uint32) []mls.Proposal {
 	return all
 }
 
-// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. last says
-// that it was a last-resort set.
-func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (packages, keys [][]byte, last bool, err error) {
+// claimFor claims a contact's set and identifies each KeyPackage in it with a link key made of the contact's connection key. ahead is the answer if the
+// store was asked already. last says that it was a last-resort set.
+func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool, ahead *claim) (packages, keys [][]byte, last bool, err error) {
 	user, err := mimimi.ParseUser(a.User)
 	if err != nil {
 		return nil, nil, false, err
@@ -262,7 +250,12 @@ func (c *Client) claimFor(ctx context.Context, a *adding, lastResort bool) (pack
 	if err != nil {
 		return nil, nil, false, err
 	}
-	all, last, err := c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	var all []*mls.KeyPackage
+	if ahead != nil {
+		all, last, err = ahead.set, ahead.lastResort, ahead.err
+	} else {
+		all, last, err = c.claimFrom(ctx, user, contact, a.Request, lastResort)
+	}
 	if problem.KindOf(err) == problem.Limited {
 		// The token may have been replaced by another, which the contact has said in the connection group.
 		was, refused := contact.Token, err
@@ -449,13 +442,25 @@ func (c *Client) stage(g *group, taskID string, proposals []mls.Proposal, t *tas
 	})
 }
 
+// ownCommit returns the stored commit. That it was made or read in this process already saves a large group's work.
+func (g *group) ownCommit() (*mls.StagedCommit, error) {
+	if g.staged == nil || !bytes.Equal(g.staged.Message, g.rec.Staged.Message) {
+		staged, err := mls.ParseStagedCommit(g.rec.Staged.Commit, protocolRules())
+		if err != nil {
+			return nil, errDamagedGroup
+		}
+		g.staged = staged
+	}
+	return g.staged, nil
+}
+
 // sendStaged offers the stored commit to the hub. The answers: accepted, then it is merged at its place in the log; stale or refused, then the log says
 // what came first, and perhaps that an earlier try of this very commit was accepted; no answer, then it stays and is offered again, under the same id.
 func (c *Client) sendStaged(ctx context.Context, g *group) error {
 	s := g.rec.Staged
-	staged, err := mls.ParseStagedCommit(s.Commit, protocolRules())
+	staged, err := g.ownCommit()
 	if err != nil {
-		return errDamagedGroup
+		return err
 	}
 	hub, err := c.hub(ctx, g.id.Domain())
 	if err != nil {

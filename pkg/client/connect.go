@@ -320,32 +320,6 @@ func (c *Client) readInbox(ctx context.Context) error {
 	return err
 }
 
-// ackInbox acknowledges what was fetched, once the user's other clients have been told: what only this client has would be lost with it. It says whether nothing is left to
-// acknowledge.
-func (c *Client) ackInbox(ctx context.Context) (done bool, err error) {
-	var last []byte
-	err = c.view(func(tx Tx) error {
-		last = bytes.Clone(tx.Get(bucketMeta, keyInbox))
-		return nil
-	})
-	if err != nil || last == nil {
-		return err == nil, err
-	}
-	if len(last) != 8 {
-		return false, ErrStore
-	}
-	if told, err := c.flushDevices(ctx); err != nil || !told {
-		return false, err
-	}
-	_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
-		Client: c.account.rec.Client, Position: fromBigEndian(last), Signed: c.signedAccount(opAckInbox, newRequestID(), last),
-	})
-	if err != nil {
-		return false, fmt.Errorf("acknowledge inbox: %w", err)
-	}
-	return true, c.update(func(tx Tx) error { return tx.Delete(bucketMeta, keyInbox) })
-}
-
 // storeRequests stores sealed requests under the hash of each, and forgets those that have expired. tell says that the user's other clients are told: who fetches a
 // request takes it out of the inbox that all of them share.
 func (c *Client) storeRequests(tx Tx, items []*mimimiv1.InboxItem, tell bool) error {
@@ -558,15 +532,15 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
 	}
+	if k.Before != nil {
+		return errors.Join(err, c.restore(k))
+	}
 	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
 		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
 			k.Group, k.Since = "", c.now().Add(acceptedElsewhere-requestFor).Unix()
 			return nil
 		})
 		return cerr
-	}
-	if k.Before != nil {
-		return errors.Join(err, c.restore(k))
 	}
 	return errors.Join(err, c.update(func(tx Tx) error {
 		return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
@@ -659,12 +633,12 @@ func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contac
 	if was == ContactDisconnecting {
 		return nil // cut off meanwhile
 	}
+	acted = acted || k.Ask != nil
 	g.rec.Linked = true
 	kept, err := c.keepOne(tx, g)
 	if err != nil {
 		return err
 	}
-	acted = acted || k.Ask != nil
 	k.State, k.Ask, k.Before, k.Group, k.Fingerprints = ContactConnected, nil, nil, kept, nil
 	c.noteFingerprints(g, k)
 	if acted {

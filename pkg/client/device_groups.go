@@ -111,7 +111,6 @@ func (c *Client) bringOthers(tx Tx, g *group, acted bool) error {
 		return nil
 	}
 	in := g.ownClients(c.account.rec.User)
-	lowest := len(in) > 0 && in[0] == c.account.rec.Client
 	add := &adding{User: c.account.rec.User}
 	for _, o := range others {
 		if c.isOwnClient(o.Client) && !slices.Contains(in, o.Client) {
@@ -125,7 +124,7 @@ func (c *Client) bringOthers(tx Tx, g *group, acted bool) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 	}
 	missing := slices.ContainsFunc(c.own, func(id string) bool { return !slices.Contains(in, id) })
-	if !acted && (!missing || !lowest) {
+	if !acted && !missing {
 		return nil
 	}
 	return c.shareGroup(tx, g, in)
@@ -396,4 +395,69 @@ func (c *Client) bringDue() (next time.Time, err error) {
 		}
 	}
 	return next, err
+}
+
+// mayEnter says whether a group may be entered by a Welcome: whoever signed it is a contact, or an own client that has said what the group is (shared). What another own
+// client knows and has not said yet is waited for.
+func (c *Client) mayEnter(g *group, made *mls.Group, signer uint32, keys []*mimimi.LinkKey) (shared *sharedGroupRecord, wait, ok bool, err error) {
+	user, connected, err := c.welcomedBy(made, signer, keys)
+	if err != nil {
+		return nil, false, false, err
+	}
+	own := user == c.account.rec.User
+	if g.rec.Devices {
+		return nil, false, own, nil
+	}
+	shared, told, err := get[sharedGroupRecord](c.store, bucketShared, g.rec.GroupID)
+	if err != nil {
+		return nil, false, false, err
+	}
+	late := !c.now().Before(timeOf(g.rec.Welcome.Received).Add(welcomeWait))
+	switch {
+	case own:
+		return shared, !told && !late, true, nil
+	case connected:
+		return shared, false, true, nil
+	}
+	return nil, (len(c.own) > 1 || c.account.rec.Link != nil) && !late, false, nil
+}
+
+// welcomedBy identifies the leaf that signed a Welcome, and says whether it is a contact's that is connected. The user is empty if the leaf is not identified.
+func (c *Client) welcomedBy(made *mls.Group, leaf uint32, keys []*mimimi.LinkKey) (user string, connected bool, err error) {
+	node, found := made.Public().Member(leaf)
+	if !found {
+		return "", false, nil
+	}
+	err = c.view(func(tx Tx) error {
+		cert, err := identifyLive(tx, node, *keys[leaf], timeZero)
+		if errors.Is(err, ErrIdentity) || errors.Is(err, errUnmet) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		user = cert.User.Wire()
+		contact, found, err := read[contactRecord](tx, bucketContacts, []byte(user))
+		connected = found && contact.State == ContactConnected
+		return err
+	})
+	return user, connected, err
+}
+
+// tryAddOwn makes the commit of a task that adds other own clients, whose KeyPackages it holds.
+func (c *Client) tryAddOwn(g *group, t *task) error {
+	if g.pendingRemovals() { // no commit both adds and removes (§6)
+		return c.stage(g, t.ID+"/first", nil, nil)
+	}
+	if err := c.lacking(g, t); err != nil {
+		return err
+	}
+	if len(t.Adds) == 0 {
+		return c.endTask(g, t.ID)
+	}
+	proposals, err := g.addProposals(t)
+	if err != nil {
+		return err
+	}
+	return c.stage(g, t.ID, proposals, t)
 }

@@ -31,11 +31,11 @@ const (
 
 // linkRecord is a link under way, on the new client.
 type linkRecord struct {
-	Key     []byte `json:"key"` // HPKE, to which the answer is sealed
-	Offer   []byte `json:"offer"`
-	Request []byte `json:"request"`
-	Made    int64  `json:"made"`
-	Offered bool   `json:"offered,omitempty"`
+	Key   []byte `json:"key"` // HPKE, to which the answer is sealed
+	Offer []byte `json:"offer"`
+	Made  int64  `json:"made"`
+	// Offered is when the offer was left last. It is left again while nobody has approved it: others can push it out of a full mailbox.
+	Offered int64  `json:"offered,omitempty"`
 	Answer  []byte `json:"answer,omitempty"`  // sealed
 	Package []byte `json:"package,omitempty"` // sealed KeyPackage for the group of the own clients
 	Left    bool   `json:"left,omitempty"`    // the package is in the mailbox
@@ -145,7 +145,7 @@ func newLink(r *accountRecord, now time.Time) (*linkRecord, error) {
 		return nil, err
 	}
 	o := &mimimi.LinkOffer{User: user, Client: client, SignatureKey: certKey.Public(), HPKEKey: key.Public()}
-	return &linkRecord{Key: private, Offer: o.Marshal(), Request: newRequestID(), Made: now.Unix()}, nil
+	return &linkRecord{Key: private, Offer: o.Marshal(), Made: now.Unix()}, nil
 }
 
 // linkExpired says whether an offer is gone at the provider, or will be before anybody has typed its code, or was answered by a client that did not go on.
@@ -156,21 +156,21 @@ func (c *Client) linkExpired(l *linkRecord) bool {
 	return c.now().Sub(timeOf(l.Made)) >= linkFor-time.Minute
 }
 
-// offerLink leaves the offer, unless it is there.
+// offerLink leaves the offer, unless it was left just now.
 func (c *Client) offerLink(ctx context.Context) error {
 	l := c.account.rec.Link
-	if l.Offered {
+	if l.Answer != nil || c.now().Sub(timeOf(l.Offered)) < offerAgain {
 		return nil
 	}
 	body := append(append([]byte(c.account.rec.User), 0), l.Offer...)
 	_, err := call(ctx, c.channels.account.OfferLink, &mimimiv1.OfferLinkRequest{
 		User: c.account.rec.User, Client: c.account.rec.Client, SignatureKey: c.account.certKey.Public(), Offer: l.Offer,
-		Signed: c.signedAccount(opOfferLink, l.Request, body),
+		Signed: c.signedAccount(opOfferLink, newRequestID(), body),
 	})
 	if err != nil {
 		return fmt.Errorf("offer link: %w", err)
 	}
-	return c.changeLink(func(l *linkRecord) { l.Offered = true })
+	return c.changeLink(func(l *linkRecord) { l.Offered = c.now().Unix() })
 }
 
 // changeLink changes the link under way and stores it.
@@ -189,7 +189,7 @@ func (c *Client) workLink(ctx context.Context) (linked bool, err error) {
 		done func() bool
 		do   func(context.Context) error
 	}{
-		{func() bool { return c.account.rec.Link.Offered }, c.offerLink},
+		{func() bool { return false }, c.offerLink},
 		{func() bool { return c.account.rec.Link.Answer != nil }, c.fetchLink},
 		{func() bool { return c.account.rec.QueueMade }, c.makeQueue},
 		{func() bool { return c.account.rec.Link.Package != nil }, c.makeLinkPackage},

@@ -313,6 +313,19 @@ func (c *Client) connectionShared(tx Tx, g *group) error {
 	return write(tx, bucketContacts, []byte(k.User), k)
 }
 
+// peerChanged notes the contact's clients anew after a commit in the connection group: one may have come or gone.
+func (c *Client) peerChanged(tx Tx, g *group) error {
+	if !g.rec.PeerIn {
+		return nil
+	}
+	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+	if err != nil || !found || k.Group != g.rec.ID || k.State != ContactConnected {
+		return err
+	}
+	c.noteFingerprints(g, k)
+	return write(tx, bucketContacts, []byte(k.User), k)
+}
+
 // noteFingerprints notes which clients the contact of a connection group has.
 func (c *Client) noteFingerprints(g *group, k *contactRecord) {
 	var all []string

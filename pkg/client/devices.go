@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -205,6 +206,32 @@ func (c *Client) listClients(ctx context.Context) ([]*mimimi.ClientCertificate, 
 		all = append(all, cert)
 	}
 	return all, nil
+}
+
+// ackInbox acknowledges what was fetched, once the user's other clients have been told: what only this client has would be lost with it. It says whether nothing is left to
+// acknowledge.
+func (c *Client) ackInbox(ctx context.Context) (done bool, err error) {
+	var last []byte
+	err = c.view(func(tx Tx) error {
+		last = bytes.Clone(tx.Get(bucketMeta, keyInbox))
+		return nil
+	})
+	if err != nil || last == nil {
+		return err == nil, err
+	}
+	if len(last) != 8 {
+		return false, ErrStore
+	}
+	if told, err := c.flushDevices(ctx); err != nil || !told {
+		return false, err
+	}
+	_, err = call(ctx, c.channels.account.AckInbox, &mimimiv1.AckInboxRequest{
+		Client: c.account.rec.Client, Position: fromBigEndian(last), Signed: c.signedAccount(opAckInbox, newRequestID(), last),
+	})
+	if err != nil {
+		return false, fmt.Errorf("acknowledge inbox: %w", err)
+	}
+	return true, c.update(func(tx Tx) error { return tx.Delete(bucketMeta, keyInbox) })
 }
 
 // syncDevice does what comes before everything else in a Sync: the link of a new client, the end of a removed one. It says whether that is all there is to do.

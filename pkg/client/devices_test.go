@@ -152,6 +152,10 @@ func TestDevices(t *testing.T) {
 		}
 	}
 
+	if v, err := bob.c.Verify(t.Context(), alice.c.User()); err != nil || len(v.Theirs) != 3 {
+		t.Errorf("bob sees %d fingerprints of alice's three devices, %v", len(v.Theirs), err)
+	}
+
 	// A user who leaves on one client leaves on all.
 	if err := phone.c.Leave(t.Context(), phone.named("work")); err != nil {
 		t.Fatalf("leave: %v", err)

@@ -17,14 +17,18 @@ import (
 	"mimimi.example/pkg/redeem/redeemtest"
 )
 
-// world is two domains that federate, each with all its services, for all tests of the package.
-type world struct{ a, b *domain.Domain }
+// world is two domains that federate, each with all its services and its operator, for all tests of the package.
+type world struct {
+	a, b     *domain.Domain
+	opA, opB *operator
+	dir      string // of their state
+}
 
 var theWorld *world
 
 // quotas are smaller than a provider's own, so that a registration costs a fifth of a second and less: the signing is most of it.
 var quotas = map[mimimi.TokenOperation]uint16{
-	mimimi.TokenQueue: 5, mimimi.TokenUpload: 8, mimimi.TokenGroup: 6, mimimi.TokenClaim: 20, mimimi.TokenConnect: 8,
+	mimimi.TokenQueue: 5, mimimi.TokenUpload: 12, mimimi.TokenGroup: 6, mimimi.TokenClaim: 24, mimimi.TokenConnect: 8,
 }
 
 func TestMain(m *testing.M) {
@@ -40,15 +44,17 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		ctx := context.Background()
-		w := new(world)
+		w := &world{dir: dir}
 		for _, d := range []struct {
 			to          **domain.Domain
+			operator    **operator
 			name, other string
-		}{{&w.a, "a.localhost", "b.localhost"}, {&w.b, "b.localhost", "a.localhost"}} {
-			*d.to, err = domain.Start(ctx, domain.Options{
-				Dir: filepath.Join(dir, d.name), Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
+		}{{&w.a, &w.opA, "a.localhost", "b.localhost"}, {&w.b, &w.opB, "b.localhost", "a.localhost"}} {
+			*d.operator = newOperator(filepath.Join(dir, d.name))
+			*d.to, err = domain.Start(ctx, (*d.operator).options(domain.Options{
+				Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
 				TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey,
-			})
+			}))
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
@@ -118,9 +124,14 @@ type person struct {
 // register makes a user whose name is unique to the test.
 func register(t *testing.T, d *domain.Domain, name string) *person {
 	t.Helper()
-	p := &person{t: t, name: name, cfg: client.Config{
-		Dir: t.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1,
-	}}
+	return registerConfig(t, name, client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 8, LastResort: 2}, Spread: -1})
+}
+
+// registerConfig is register with a configuration, whose folder it makes.
+func registerConfig(t *testing.T, name string, cfg client.Config) *person {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	p := &person{t: t, name: name, cfg: cfg}
 	c, err := client.Register(t.Context(), p.cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 	if err != nil {
 		t.Fatalf("%s: register: %v", name, err)

@@ -42,10 +42,6 @@ var (
 	ErrNoTokens = errors.New("client: no anonymous tokens are left for this week")
 	// ErrTooLarge says that a message is longer than MaxMessage bytes.
 	ErrTooLarge = errors.New("client: the message is too large")
-	// ErrBanned says that a user is on the group's ban list.
-	ErrBanned = errors.New("client: banned from this group")
-	// ErrRefused says that the user has refused the group: Unrefuse takes that back.
-	ErrRefused = errors.New("client: this group is refused")
 	// ErrUnknownDevice says that no new device waits with this code, or that the user has no such device.
 	ErrUnknownDevice = errors.New("client: no such device")
 	// ErrAmbiguousCode says that several offers have one code, which does not happen by chance: somebody is trying to be taken for the new device.
@@ -54,6 +50,10 @@ var (
 	ErrLinkExpired = errors.New("client: the code has expired")
 	// ErrDeviceRemoved says that this device was removed at another one of the user's.
 	ErrDeviceRemoved = errors.New("client: this device was removed")
+	// ErrBanned says that a user is on the group's ban list.
+	ErrBanned = errors.New("client: banned from this group")
+	// ErrRefused says that the user has refused the group: Unrefuse takes that back.
+	ErrRefused = errors.New("client: this group is refused")
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("client: closed")
 	// ErrDeleted says that the account is being deleted: DeleteAccount or Sync goes on with that.

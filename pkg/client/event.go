@@ -32,6 +32,7 @@ const (
 	EventBanned        EventKind = "banned"         // Group, User: a user is on the group's ban list now
 	EventUnbanned      EventKind = "unbanned"       // Group, User: a user is not on it any more
 	EventWarning       EventKind = "warning"        // Text, Group if it is about one: something that the user should know
+	EventKeyDocument   EventKind = "key_document"   // Domain, Text: a domain's keys are not what others are shown, so they are not used
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.
@@ -46,6 +47,7 @@ type Event struct {
 	Body    []byte // content of a message
 	Text    string // a constant sentence
 	Device  string // URI of one of the user's own clients
+	Domain  string
 }
 
 // MessageID names a message; it is the same for all members of the group.
@@ -62,6 +64,7 @@ type eventRecord struct {
 	Body    []byte    `json:"body,omitempty"`
 	Text    string    `json:"text,omitempty"`
 	Device  string    `json:"device,omitempty"`
+	Domain  string    `json:"domain,omitempty"`
 }
 
 // addEvent appends to the list. A zero time means now.
@@ -138,7 +141,7 @@ func parseEvent(key, value []byte) (Event, error) {
 		return Event{}, ErrStore
 	}
 	e := Event{Seq: fromBigEndian(key), Kind: r.Kind, Time: time.Unix(r.Time, 0).UTC(), Group: r.Group, Message: r.Message, Request: r.Request,
-		Body: r.Body, Text: r.Text, Device: r.Device}
+		Body: r.Body, Text: r.Text, Device: r.Device, Domain: r.Domain}
 	if r.User != "" {
 		u, err := mimimi.ParseUser(r.User)
 		if err != nil {

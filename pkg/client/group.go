@@ -112,13 +112,7 @@ func (c *Client) Groups(ctx context.Context) (all []Group, err error) {
 			if _, waits := c.waiting[r.ID]; r.hidden() || waits && r.Welcome != nil {
 				continue
 			}
-			g := Group{ID: r.ID, Name: r.Name, State: r.State, Waiting: len(r.Outgoing), Refused: r.Refused}
-			users := make(map[string]bool)
-			for _, l := range r.Leaves {
-				users[l.UserPseudonym] = true
-			}
-			g.Members = len(users)
-			all = append(all, g)
+			all = append(all, Group{ID: r.ID, Name: r.Name, State: r.State, Members: r.Users, Waiting: len(r.Outgoing), Refused: r.Refused})
 		}
 		return nil
 	})

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,7 +12,8 @@ import (
 	"mimimi.example/pkg/mls"
 )
 
-// groupRecord is all that a client keeps of a group but its ratchet state and its leaf's secrets, which stand in buckets of their own.
+// groupRecord is all that a client keeps of a group but its members, its MLS state and its leaf's secrets, which stand in buckets of their own: it is written with
+// every message, and they are large in a large group.
 type groupRecord struct {
 	ID      string `json:"id"`
 	GroupID []byte `json:"group_id"`
@@ -31,14 +34,16 @@ type groupRecord struct {
 	// Last is the place in the log up to which everything is processed.
 	Last   uint64               `json:"last"`
 	Epochs []mimimi.EpochRecord `json:"epochs,omitempty"`
-	Rules  []byte               `json:"rules,omitempty"` // mimimi.State
 
-	Leaves      map[uint32]*leafRecord `json:"leaves,omitempty"`
-	Invitations []invitationRecord     `json:"invitations,omitempty"`
-	Outgoing    []*outgoing            `json:"outgoing,omitempty"`
-	Held        []heldMessage          `json:"held,omitempty"`
-	Tasks       []*task                `json:"tasks,omitempty"`
-	Staged      *stagedRecord          `json:"staged,omitempty"`
+	// Users is how many user pseudonyms Leaves have.
+	Users  int                    `json:"users,omitempty"`
+	Leaves map[uint32]*leafRecord `json:"-"` // stored in the rosterRecord
+
+	Invitations []invitationRecord `json:"invitations,omitempty"`
+	Outgoing    []*outgoing        `json:"outgoing,omitempty"`
+	Held        []heldMessage      `json:"held,omitempty"`
+	Tasks       []*task            `json:"tasks,omitempty"`
+	Staged      *stagedRecord      `json:"staged,omitempty"`
 
 	// Exactly one of these is set while the client is on its way in.
 	Create  *createRecord  `json:"create,omitempty"`
@@ -75,6 +80,15 @@ type groupRecord struct {
 	RefreshPutOff bool  `json:"refresh_put_off,omitempty"`
 	// PendingSince is when the first proposal that a commit must take up was seen.
 	PendingSince int64 `json:"pending_since,omitempty"`
+	// Heard is how far the members were heard in the last epochs; LeftOut is one more than the epoch in which it was last said that something is missing.
+	Heard   []*heardRecord `json:"heard,omitempty"`
+	LeftOut uint64         `json:"left_out,omitempty"`
+}
+
+// rosterRecord is the part of a group that changes with its members.
+type rosterRecord struct {
+	Leaves map[uint32]*leafRecord `json:"leaves,omitempty"`
+	Rules  []byte                 `json:"rules,omitempty"` // mimimi.State
 }
 
 // leafRecord is what is known of one leaf. It is identified if User is set.
@@ -100,7 +114,7 @@ type leafRecord struct {
 	// Secret is the invite secret with which an external joiner showed this client its link; Answer says that it waits for the members' links.
 	Secret []byte `json:"secret,omitempty"`
 	Answer bool   `json:"answer,omitempty"`
-	// AnswerAt is when this client answers, after the user's clients before it; Told says that another has begun to.
+	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
 	AnswerAt int64 `json:"answer_at,omitempty"`
 	Told     bool  `json:"told,omitempty"`
 	// Asked is what a resynced leaf asked this client for, until somebody has answered.
@@ -148,6 +162,12 @@ type group struct {
 	mls   *mls.Group    // nil while joining and when over
 	rules *mimimi.State // nil with mls
 	own   *ownPackage   // leaf secrets; nil until there is a leaf
+
+	staged *mls.StagedCommit // rec.Staged, once it was needed; ownCommit checks that it is that
+
+	// What the store holds of the large parts, to see whether they have changed. After a transaction that failed, nobody uses the group any more.
+	storedRoster []byte
+	storedPublic *mls.PublicGroup
 }
 
 // pastEpochs bounds how many epochs' message keys are kept; those of epochs whose messages cannot count any more are erased earlier (forgetKeys).
@@ -184,7 +204,14 @@ func loadGroup(tx Tx, id string) (*group, error) {
 	if g.id, err = mimimi.ParseGroupID(rec.GroupID); err != nil {
 		return nil, errDamagedGroup
 	}
-	if rec.Leaves == nil {
+	var roster rosterRecord
+	if b := tx.Get(bucketRosters, []byte(id)); b != nil {
+		g.storedRoster = slices.Clone(b)
+		if json.Unmarshal(b, &roster) != nil {
+			return nil, errDamagedGroup
+		}
+	}
+	if rec.Leaves = roster.Leaves; rec.Leaves == nil {
 		rec.Leaves = make(map[uint32]*leafRecord)
 	}
 	if leaf, found, err := read[leafSecrets](tx, bucketLeaves, []byte(id)); err != nil {
@@ -195,12 +222,13 @@ func loadGroup(tx Tx, id string) (*group, error) {
 		}
 	}
 	if b := tx.Get(bucketRatchets, []byte(id)); b != nil {
-		if g.mls, err = mls.ParseGroup(slices.Clone(b), protocolRules()); err != nil {
+		if g.mls, err = mls.ParseGroupParts(slices.Clone(tx.Get(bucketPublics, []byte(id))), slices.Clone(b), protocolRules()); err != nil {
 			return nil, errDamagedGroup
 		}
-		if g.rules, err = mimimi.ParseState(rec.Rules); err != nil {
+		if g.rules, err = mimimi.ParseState(roster.Rules); err != nil {
 			return nil, errDamagedGroup
 		}
+		g.storedPublic = g.mls.Public()
 	}
 	return g, nil
 }
@@ -232,27 +260,29 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	id := []byte(g.rec.ID)
 	if g.rec.State == GroupOver {
 		g.mls, g.rules, g.own = nil, nil, nil
-		g.rec.Rules, g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil, nil
+		g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil
 		g.rec.Bans, g.rec.Missing = nil, nil
-		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others = nil, nil, nil, nil, nil
+		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others, g.rec.Heard = nil, nil, nil, nil, nil, nil
 		for _, l := range g.rec.Leaves {
 			l.LinkKey, l.Secret = nil, nil
 		}
 	}
-	if g.rules != nil {
-		g.rec.Rules = g.rules.Marshal()
-	}
 	if g.rec.Devices {
 		c.noteOwn(g)
 	}
-	errs := []error{write(tx, bucketGroups, id, g.rec)}
+	errs := []error{g.putRoster(tx), write(tx, bucketGroups, id, g.rec)}
 	if g.rec.State != GroupOver || tx.Get(bucketGroupIDs, g.rec.GroupID) == nil { // one may be in a group again
 		errs = append(errs, tx.Put(bucketGroupIDs, g.rec.GroupID, id))
 	}
 	if g.mls != nil {
-		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.Marshal()))
+		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.MarshalPrivate()))
+		if public := g.mls.Public(); public != g.storedPublic {
+			errs = append(errs, tx.Put(bucketPublics, id, public.Marshal()))
+			g.storedPublic = public
+		}
 	} else {
-		errs = append(errs, tx.Delete(bucketRatchets, id))
+		errs = append(errs, tx.Delete(bucketRatchets, id), tx.Delete(bucketPublics, id))
+		g.storedPublic = nil
 	}
 	if g.own != nil {
 		leaf, err := g.own.leaf()
@@ -261,6 +291,25 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 		errs = append(errs, tx.Delete(bucketLeaves, id))
 	}
 	return errors.Join(errs...)
+}
+
+// putRoster stores the members if they have changed.
+func (g *group) putRoster(tx Tx) error {
+	users := make(map[string]bool)
+	for _, l := range g.rec.Leaves {
+		users[l.UserPseudonym] = true
+	}
+	g.rec.Users = len(users)
+	roster := rosterRecord{Leaves: g.rec.Leaves}
+	if g.rules != nil {
+		roster.Rules = g.rules.Marshal()
+	}
+	b, err := json.Marshal(roster)
+	if err != nil || bytes.Equal(b, g.storedRoster) {
+		return err
+	}
+	g.storedRoster = b
+	return tx.Put(bucketRosters, []byte(g.rec.ID), b)
 }
 
 // dropGroup forgets a group that never came to be; if the client was let in again meanwhile, it tries that.
@@ -281,7 +330,8 @@ func (c *Client) dropGroup(g *group) error {
 				return err
 			}
 		}
-		return errors.Join(tx.Delete(bucketGroups, id), tx.Delete(bucketRatchets, id), tx.Delete(bucketLeaves, id))
+		return errors.Join(tx.Delete(bucketGroups, id), tx.Delete(bucketRosters, id), tx.Delete(bucketPublics, id), tx.Delete(bucketRatchets, id),
+			tx.Delete(bucketLeaves, id))
 	})
 	delete(c.groups, g.rec.ID)
 	return err

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -16,6 +17,8 @@ import (
 type pinRecord struct {
 	IdentityKey []byte `json:"identity_key"`
 	Document    []byte `json:"document,omitempty"`
+	Compared    bool   `json:"compared,omitempty"`   // Document is what another domain's provider has too
+	CompareAt   int64  `json:"compare_at,omitempty"` // when it is to be compared, seconds since 1970
 }
 
 // document returns a domain's key document, verified. The identity key is pinned when the domain is first met; the own one came with ProviderInfo.
@@ -41,7 +44,7 @@ func (c *Client) document(ctx context.Context, domain string) (*mimimi.KeyDocume
 }
 
 // fetchDocument gets a domain's key document from the provider's cache, checks it against the pinned identity key (nil: first use) and the last document
-// (nil: none), whose number it does not fall behind, and stores it.
+// (nil: none), whose number it does not fall behind, and with what another domain's provider has, and stores it.
 func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte, old *mimimi.KeyDocument) (*mimimi.KeyDocument, error) {
 	res, err := call(ctx, c.channels.relay.GetKeyDocument, &mimimiv1.GetKeyDocumentRequest{Domain: domain})
 	if err != nil {
@@ -55,8 +58,23 @@ func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte
 		})
 		return nil, errors.Join(fmt.Errorf("get key document: %w", ErrIdentity), werr)
 	}
+	if old != nil && bytes.Equal(res.Document, old.Marshal()) {
+		return d, nil
+	}
+	if c.refusedBefore(domain, res.Document) {
+		return nil, fmt.Errorf("get key document: %w", ErrIdentity)
+	}
+	result, err := c.compare(ctx, d, pinned)
+	if err != nil {
+		return nil, err
+	}
+	if result == differs {
+		err := c.update(func(tx Tx) error { return c.refuse(tx, domain, res.Document) })
+		return nil, errors.Join(fmt.Errorf("get key document: %w", ErrIdentity), err)
+	}
 	err = c.update(func(tx Tx) error {
-		return write(tx, bucketPins, []byte(domain), pinRecord{IdentityKey: d.IdentityKey, Document: res.Document})
+		return write(tx, bucketPins, []byte(domain), pinRecord{IdentityKey: d.IdentityKey, Document: res.Document, Compared: result == agreed,
+			CompareAt: c.now().Add(c.spread()).Unix()})
 	})
 	return d, err
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
@@ -194,30 +196,80 @@ func (c *Client) mark(batch []*packageRecord, uploaded bool) error {
 	})
 }
 
-// claim asks a domain's store for one set of the holder of token. A repeat with the same id gets the same answer.
-func (c *Client) claim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+// claim is a claim of one set at a domain's store.
+type claim struct {
+	domain     string
+	store      mimimiv1connect.KeyPackageServiceClient
+	request    *mimimiv1.ClaimRequest
+	set        []*mls.KeyPackage // once it was asked for
+	lastResort bool              // the set is a last-resort set
+	err        error             // why there is none
+}
+
+// prepareClaim makes a claim of the holder of token. Repeated with the same id it gets the same answer.
+func (c *Client) prepareClaim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) (*claim, error) {
 	s, err := c.kpStore(ctx, domain)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	var res *mimimiv1.ClaimResponse
-	err = c.spend(ctx, mimimi.TokenClaim, domain, id, func(anonymous []byte) (err error) {
-		res, err = call(ctx, s.Claim, &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort, Token: anonymous})
-		return err
+	return &claim{domain: domain, store: s, request: &mimimiv1.ClaimRequest{RequestId: id, ConnectionToken: token.Bytes(), AllowLastResort: lastResort}}, nil
+}
+
+// askOne asks the store, for an anonymous token.
+func (c *Client) askOne(ctx context.Context, l *claim) error {
+	return c.spend(ctx, mimimi.TokenClaim, l.domain, l.request.RequestId, func(anonymous []byte) error {
+		l.request.Token = anonymous
+		return l.ask(ctx)
 	})
-	if err != nil {
-		return nil, false, fmt.Errorf("claim KeyPackages: %w", err)
+}
+
+// askAll asks the stores, several at a time: the tokens are taken first, one after the other, and a claim whose token is refused is asked anew alone.
+func (c *Client) askAll(ctx context.Context, claims []*claim) {
+	for _, l := range claims {
+		l.request.Token, l.err = c.tokenToShow(ctx, mimimi.TokenClaim, l.domain, l.request.RequestId)
 	}
-	var all []*mls.KeyPackage
+	var wg sync.WaitGroup
+	for _, l := range claims {
+		if l.err == nil {
+			wg.Go(func() { l.err = l.ask(ctx) })
+		}
+	}
+	wg.Wait()
+	for _, l := range claims {
+		if refusesToken(l.err) {
+			l.err = c.askOne(ctx, l)
+		}
+	}
+}
+
+// ask asks the store. It needs nothing of the client, so that several can be under way.
+func (l *claim) ask(ctx context.Context) error {
+	res, err := call(ctx, l.store.Claim, l.request)
+	if err != nil {
+		return fmt.Errorf("claim KeyPackages: %w", err)
+	}
 	for _, b := range res.KeyPackages {
 		kp, err := mls.ParseKeyPackage(b)
 		if err != nil {
-			return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
+			return fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 		}
-		all = append(all, kp)
+		l.set = append(l.set, kp)
 	}
-	if len(all) == 0 {
-		return nil, false, fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
+	if len(l.set) == 0 {
+		return fmt.Errorf("claim KeyPackages: %w", ErrIdentity)
 	}
-	return all, res.LastResort, nil
+	l.lastResort = res.LastResort
+	return nil
+}
+
+// claim asks a domain's store for one set of the holder of token. A repeat with the same id gets the same answer.
+func (c *Client) claim(ctx context.Context, domain string, token mimimi.ConnectionToken, id []byte, lastResort bool) ([]*mls.KeyPackage, bool, error) {
+	l, err := c.prepareClaim(ctx, domain, token, id, lastResort)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := c.askOne(ctx, l); err != nil {
+		return nil, false, err
+	}
+	return l.set, l.lastResort, nil
 }

@@ -21,6 +21,8 @@ const (
 	// maxStockRounds bounds how often one look at the stock begins anew because another client of the user was faster; the rest follows with the next.
 	maxStockRounds = 3
 
+	// claimsAtOnce bounds the claims under way for one commit: 200 users, one after the other, would be 200 times the way to their stores and back.
+	claimsAtOnce = 16
 	// maxCommitTries bounds how often a commit that came second is made anew before the caller is told.
 	maxCommitTries = 8
 	// maxSyncRounds bounds the rounds of one Sync: a peer that answers everything at once must not keep it going for ever.
@@ -96,6 +98,8 @@ const (
 	linkFor     = 10 * time.Minute
 	linkGiveUp  = 40 * time.Minute
 	approvalFor = 30 * time.Minute
+	// offerAgain is how often an offer is left that nobody has approved.
+	offerAgain = 30 * time.Second
 	// linkPoll is how often the mailbox is looked at while a new client is expected: somebody is waiting at two screens.
 	linkPoll = 2 * time.Second
 	// maxDevices is the most clients of one user: as many as a provider takes.
@@ -118,6 +122,10 @@ const (
 	rotateTurn  = 10 * time.Minute
 	// recordTurn is how much later than the one before it each own client publishes a connection record that is old.
 	recordTurn = 3 * 24 * time.Hour
+	// maxWitnesses bounds how many other domains are asked about one key document before it is put off.
+	maxWitnesses = 3
+	// compareAgain is how long a key document that could not be compared, or was refused, is left alone.
+	compareAgain = time.Hour
 
 	// callTimeout bounds one call to a service.
 	callTimeout = 30 * time.Second

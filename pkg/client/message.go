@@ -226,6 +226,7 @@ func (c *Client) receiveMessage(tx Tx, g *group, d *mimimiv1.Delivery) error {
 	case got.Application == nil:
 		return nil
 	}
+	g.hear(d.Epoch, got.Application)
 	e, err := mimimi.ParseEnvelope(got.Application.Data)
 	if err != nil {
 		return c.warn(tx, g.rec.ID, "a message could not be read")

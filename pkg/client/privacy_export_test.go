@@ -62,7 +62,10 @@ func Deposit(ctx context.Context, c *Client, user mimimi.User, sealed []byte) er
 		if err != nil {
 			return err
 		}
-		_, err = call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: newRequestID(), User: user.Wire(), SealedRequest: sealed})
-		return err
+		id := newRequestID()
+		return c.spend(ctx, mimimi.TokenConnect, user.Domain(), id, func(token []byte) error {
+			_, err := call(ctx, in.Deposit, &mimimiv1.DepositRequest{RequestId: id, User: user.Wire(), SealedRequest: sealed, Token: token})
+			return err
+		})
 	})
 }

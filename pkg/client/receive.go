@@ -70,6 +70,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		return c.pass(position) // the entry anew goes over all of it
 	}
 	if d.Previous > g.rec.Last && d.Sequence > g.rec.Last {
+		before := g.rec.Last
 		err := c.catchUp(ctx, g)
 		switch {
 		case ctx.Err() != nil:
@@ -78,11 +79,13 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups
 		case g.rec.State == GroupOver:
 			return c.pass(position)
+		case d.Previous > g.rec.Last && g.rec.Last > before:
+			return c.fallBehind(g, position) // there is more than is read in one go
 		case d.Previous > g.rec.Last && d.Kind == mimimiv1.Delivery_KIND_COMMIT && g.rec.Resync == nil:
 			// The hub does not give what is missing.
 			return c.change(g, func(tx Tx) error {
 				c.scheduleResync(g)
-				return setPosition(tx, position)
+				return errors.Join(c.leftOut(tx, g), setPosition(tx, position))
 			})
 		}
 	}
@@ -128,6 +131,8 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		})
 	case d.Kind == mimimiv1.Delivery_KIND_COMMIT:
 		return c.receiveCommit(ctx, g, d, position)
+	case g.isAhead(d):
+		return c.ahead(g, position)
 	}
 	if d.Kind == mimimiv1.Delivery_KIND_MESSAGE && !g.identified() {
 		if err := c.meet(ctx, g.mls.Public().Members()); err != nil { // it may hold link keys
@@ -136,11 +141,14 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	}
 	return c.change(g, func(tx Tx) error {
 		var err error
+		if d.Previous > g.rec.Last {
+			err = c.leftOut(tx, g)
+		}
 		switch d.Kind {
 		case mimimiv1.Delivery_KIND_MESSAGE:
-			err = c.receiveMessage(tx, g, d)
+			err = errors.Join(err, c.receiveMessage(tx, g, d))
 		case mimimiv1.Delivery_KIND_PROPOSAL:
-			err = c.receiveProposal(tx, g, d)
+			err = errors.Join(err, c.receiveProposal(tx, g, d))
 		}
 		g.rec.Last = d.Sequence
 		return errors.Join(err, setPosition(tx, position))
@@ -230,7 +238,7 @@ func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delive
 // stagedFor returns the commit of a delivery, staged: the stored one if it is the own.
 func (c *Client) stagedFor(g *group, d *mimimiv1.Delivery) (*mls.StagedCommit, error) {
 	if s := g.rec.Staged; s != nil && bytes.Equal(s.Message, d.Message) {
-		return mls.ParseStagedCommit(s.Commit, protocolRules())
+		return g.ownCommit()
 	}
 	got, err := g.mls.Process(d.Message, mls.ProcessOptions{Now: timeOf(d.Accepted)})
 	if err != nil {
@@ -297,7 +305,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		g.added(g.rec.Staged, ch)
 		renewed = g.rec.Staged.Own
 	}
-	g.rec.Staged = nil
+	g.rec.Staged, g.staged = nil, nil
 	keys := g.openLinkUpdate(ch)
 	if err := g.mls.Merge(staged); err != nil {
 		return fmt.Errorf("merge commit: %w", err)
@@ -334,6 +342,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 	if own && g.rec.Devices && len(ch.Added) > 0 {
 		g.rec.TellAll = true
 	}
+	if err := c.peerChanged(tx, g); err != nil {
+		return err
+	}
 	if own && len(ch.Added) > 0 {
 		g.tellInvitations()
 		if err := g.tellBans(); err != nil {
@@ -344,6 +355,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	g.recount()
+	if err := c.tellUnheard(tx, g); err != nil {
+		return err
+	}
 	if err := c.checkDelivered(tx, g, d); err != nil {
 		return err
 	}

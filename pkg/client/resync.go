@@ -226,6 +226,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		epochs := g.epochs()
 		epochs.Commit(staged.Change.Epoch, accepted, true)
 		g.mls, g.rules, g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = staged.Group(), next, sequence, epochs.Records(), nil, nil
+		g.rec.Heard = nil // what came while the group was lost is not heard
 		gone := g.takeGone(staged.Change)
 		if err := g.syncLeaves(0); err != nil {
 			return err

@@ -199,19 +199,22 @@ func (c *Client) uploadCompletions(ctx context.Context, records []*packageRecord
 	return lost, nil
 }
 
-// uploadStarts uploads new sets in batches. What was tried before and is not in the list goes alone: it may have been claimed or withdrawn meanwhile, and
-// is then refused for good.
+// uploadStarts uploads new sets in batches. What was tried before and is not in the list goes apart: some of it may have been claimed or withdrawn
+// meanwhile, and is then refused for good. Then all of it is given up, and replaced: an upload for each alone would cost a token each.
 func (c *Client) uploadStarts(ctx context.Context, records []*packageRecord) error {
-	var fresh []*packageRecord
+	var fresh, tried []*packageRecord
 	for _, r := range records {
-		if !r.Tried {
+		if r.Tried {
+			tried = append(tried, r)
+		} else {
 			fresh = append(fresh, r)
-			continue
 		}
-		if err := c.upload(ctx, []*packageRecord{r}); err != nil && !isFinal(err) && !isStale(err) {
+	}
+	for batch := range slices.Chunk(tried, maxUpload) {
+		if err := c.upload(ctx, batch); err != nil && !isFinal(err) && !isStale(err) {
 			return err
 		}
-		if err := c.mark([]*packageRecord{r}, true); err != nil {
+		if err := c.mark(batch, true); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,9 @@ func Twin(ctx context.Context, c *Client, cfg Config) (*Client, error) {
 		err = twin.load()
 	}
 	if err == nil {
+		twin.channels.account, err = newTeller(ctx, twin)
+	}
+	if err == nil {
 		err = twin.lockedFor(ctx, func() error { return twin.completeAccount(ctx) })
 	}
 	if err != nil {

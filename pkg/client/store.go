@@ -14,9 +14,11 @@ import (
 //	requests  request id → requestRecord, settled ones too until they expire: a request id is accepted once
 //	packages  KeyPackageRef → packageRecord: private halves
 //	pins      domain → pinRecord
-//	groups    local id → groupRecord
+//	groups    local id → groupRecord: changes with every message
+//	rosters   local id → rosterRecord: changes with the members
 //	groupids  group id → local id
-//	ratchets  local id → mls.Group: changes with every message
+//	publics   local id → mls.PublicGroup: changes with commits and proposals
+//	ratchets  local id → the private half of mls.Group: changes with every message
 //	leaves    local id → leafSecrets: signature key and credential, all that a resync needs
 //	revocations  domain → revocationRecord: what domains say of revoked certificates
 //	events    seq → eventRecord
@@ -28,7 +30,7 @@ import (
 //	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
 //	removals  client URI → removalRecord
 //	gone      user URI → goneRecord: contacts that ended
-const storeFormat = 1
+const storeFormat = 2
 
 const (
 	bucketMeta     = "meta"
@@ -37,7 +39,9 @@ const (
 	bucketPackages = "packages"
 	bucketPins     = "pins"
 	bucketGroups   = "groups"
+	bucketRosters  = "rosters"
 	bucketGroupIDs = "groupids"
+	bucketPublics  = "publics"
 	bucketRatchets = "ratchets"
 	bucketLeaves   = "leaves"
 	bucketEvents   = "events"

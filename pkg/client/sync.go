@@ -45,7 +45,7 @@ func (c *Client) Sync(ctx context.Context) error {
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx))
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
 		_, err := c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
@@ -516,7 +516,7 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			}
 			if r := g.rec.Leaves[i]; r.Asked != nil && r.User != "" {
 				note(timeOf(r.Asked.Due))
-			} else if r.Answer {
+			} else if r.Answer && r.User != "" {
 				note(time.Unix(0, r.AnswerAt))
 			}
 		}

@@ -124,12 +124,9 @@ func (c *Client) spendable() [2]uint64 {
 // for a false or spent one, as after the restoring of a backup, is dropped, and another one tried. Errors: NoTokensError, f's.
 func (c *Client) spend(ctx context.Context, o mimimi.TokenOperation, domain string, id []byte, f func(token []byte) error) error {
 	for range maxTokenTries {
-		token, err := c.token(ctx, o, domain, id)
+		token, err := c.tokenToShow(ctx, o, domain, id)
 		if err != nil {
 			return err
-		}
-		if c.shows != nil {
-			token = c.shows(o, token)
 		}
 		if err = f(token); !refusesToken(err) {
 			return err
@@ -139,6 +136,15 @@ func (c *Client) spend(ctx context.Context, o mimimi.TokenOperation, domain stri
 		}
 	}
 	return errTokensRefused
+}
+
+// tokenToShow is token, as a request shows it.
+func (c *Client) tokenToShow(ctx context.Context, o mimimi.TokenOperation, domain string, id []byte) ([]byte, error) {
+	token, err := c.token(ctx, o, domain, id)
+	if err == nil && c.shows != nil {
+		token = c.shows(o, token)
+	}
+	return token, err
 }
 
 // errTokensRefused is not final: other tokens come.

@@ -2,8 +2,14 @@ package client
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
+	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
 )
 
 // ShowTokens makes c show what f returns in place of its tokens; nil ends that.
@@ -59,4 +65,44 @@ func Spendings(c *Client) (n int) {
 		return each(tx, bucketSpending, func([]byte, *spendingRecord) error { n++; return nil })
 	})
 	return n
+}
+
+// teller asks for tokens under the name of a user of its own, since tokens do not say whose they are: a twin is no client that the account lists.
+type teller struct {
+	mimimiv1connect.AccountServiceClient
+	client mimimi.Client
+	key    mls.SignatureKey
+	now    func() time.Time
+}
+
+// newTeller registers a user for c to ask for tokens as.
+func newTeller(ctx context.Context, c *Client) (*teller, error) {
+	domain := c.account.user.Domain()
+	t := &teller{AccountServiceClient: c.channels.account, now: c.now}
+	var errs [3]error
+	t.client, errs[0] = mimimi.NewClient(domain)
+	t.key, errs[1] = mimimi.Suite.GenerateSignatureKey()
+	user := "mimi://" + domain + "/u/teller-" + hex.EncodeToString(random(8))
+	_, errs[2] = t.Register(ctx, &mimimiv1.RegisterRequest{
+		User: user, Client: t.client.Wire(), SignatureKey: t.key.Public(),
+		Signed: t.sign(opRegister, append(append([]byte(user), 0), t.key.Public()...)),
+	})
+	return t, errors.Join(errs[:]...)
+}
+
+func (t *teller) sign(operation string, body []byte) *mimimiv1.Signed {
+	id, minute := newRequestID(), t.now().Truncate(time.Minute)
+	r := &mimimi.AccountRequest{Operation: operation, Client: t.client, RequestID: requestID(id), Minute: minute, Body: body}
+	return &mimimiv1.Signed{RequestId: id, Minute: minute.Unix() / 60, Signature: mimimi.SignAccountRequest(t.key, r)}
+}
+
+// IssueTokens implements AccountServiceClient.
+func (t *teller) IssueTokens(ctx context.Context, req *mimimiv1.IssueTokensRequest) (*mimimiv1.IssueTokensResponse, error) {
+	body, err := mimimiv1.IssueTokensBody(req)
+	if err != nil {
+		return nil, err
+	}
+	return t.AccountServiceClient.IssueTokens(ctx, &mimimiv1.IssueTokensRequest{
+		Client: t.client.Wire(), Epoch: req.Epoch, Batches: req.Batches, Signed: t.sign(opIssueTokens, body),
+	})
 }

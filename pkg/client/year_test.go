@@ -99,7 +99,7 @@ func newYear(t *testing.T) *year {
 			}
 		})
 	}
-	if err := meet(filepath.Join(dir, "probe"), &world{y.c, y.d}, y.at.now); err != nil {
+	if err := meet(filepath.Join(dir, "probe"), &world{a: y.c, b: y.d}, y.at.now); err != nil {
 		t.Fatal(err)
 	}
 	return y

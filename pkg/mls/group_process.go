@@ -16,6 +16,7 @@ type Received struct {
 type ApplicationMessage struct {
 	Epoch             uint64
 	Sender            Member // with its leaf of that epoch
+	Generation        uint32 // of the sender's ratchet: it counts the sender's messages of the epoch from 0
 	Data              []byte
 	AuthenticatedData []byte
 }
@@ -105,7 +106,7 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 	}
 	if p.contentType == contentApplication {
 		s.messages.apply(step)
-		return e.received(ac), nil
+		return e.received(ac, step), nil
 	}
 	got, err := s.processHandshake(msg, ac, opts)
 	if err != nil {
@@ -135,7 +136,7 @@ func (s *groupState) openPast(p *privateMessage) (*Received, error) {
 			return nil, err
 		}
 		past.messages.apply(step)
-		return e.received(ac), nil
+		return e.received(ac, step), nil
 	}
 	return nil, &EpochError{Have: s.public.context.epoch, Want: p.epoch}
 }
@@ -178,11 +179,12 @@ func (e *messageEpoch) open(p *privateMessage) (*authenticatedContent, *ratchetS
 	return ac, step, ac.verify(e.suite, sender.signatureKey, e.context)
 }
 
-func (e *messageEpoch) received(ac *authenticatedContent) *Received {
+func (e *messageEpoch) received(ac *authenticatedContent, step *ratchetStep) *Received {
 	c := &ac.content
 	return &Received{Application: &ApplicationMessage{
 		Epoch:             c.epoch,
 		Sender:            Member{Index: c.sender.Leaf, Leaf: e.leaf(c.sender.Leaf)},
+		Generation:        step.generation,
 		Data:              c.application,
 		AuthenticatedData: c.authenticatedData,
 	}}

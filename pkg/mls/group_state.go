@@ -20,8 +20,21 @@ func (g *Group) Marshal() []byte {
 	return b.BytesOrPanic()
 }
 
+// MarshalPrivate returns the encoding of all that Marshal returns but the public group. The public group, Public, is most of a large group's state, and stays as it
+// is between commits and proposals: whoever stores both parts need not write it with every message.
+func (g *Group) MarshalPrivate() []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(groupStateVersion)
+	g.s.marshalPrivate(&b)
+	return b.BytesOrPanic()
+}
+
 func (s *groupState) marshal(b *cryptobyte.Builder) {
 	writeOpaque(b, s.public.Marshal())
+	s.marshalPrivate(b)
+}
+
+func (s *groupState) marshalPrivate(b *cryptobyte.Builder) {
 	s.private.marshal(b)
 	writeKey(b, s.signer)
 	s.secrets.marshal(b)
@@ -69,6 +82,20 @@ func ParseGroup(b []byte, rules *Rules) (*Group, error) {
 	return &Group{g}, nil
 }
 
+// ParseGroupParts reads what PublicGroup.Marshal and Group.MarshalPrivate wrote of one state. It is trusted as ParseGroup's input is; of two parts that belong to
+// different states not all are told apart. It returns ErrMalformed or ErrUnsupported.
+func ParseGroupParts(public, private []byte, rules *Rules) (*Group, error) {
+	s := cryptobyte.String(private)
+	if err := readVersion(&s, groupStateVersion); err != nil {
+		return nil, err
+	}
+	g, err := parsePrivateState(s, public, rules)
+	if err != nil {
+		return nil, err
+	}
+	return &Group{g}, nil
+}
+
 func readVersion(s *cryptobyte.String, want uint16) error {
 	var version uint16
 	if !s.ReadUint16(&version) {
@@ -81,11 +108,18 @@ func readVersion(s *cryptobyte.String, want uint16) error {
 }
 
 func parseGroupState(s cryptobyte.String, rules *Rules) (*groupState, error) {
+	var public cryptobyte.String
+	if !readSlice(&s, &public) {
+		return nil, ErrMalformed
+	}
+	return parsePrivateState(s, public, rules)
+}
+
+func parsePrivateState(s cryptobyte.String, public []byte, rules *Rules) (*groupState, error) {
 	g := &groupState{private: new(treePrivate), secrets: new(epochSecrets), messages: new(secretTree)}
-	var public, past cryptobyte.String
+	var past cryptobyte.String
 	var keep uint8
-	ok := readSlice(&s, &public) &&
-		g.private.parse(&s) &&
+	ok := g.private.parse(&s) &&
 		readKey(&s, &g.signer) &&
 		g.secrets.parse(&s) &&
 		g.messages.parse(&s) &&

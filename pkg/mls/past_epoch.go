@@ -39,6 +39,15 @@ func (p *pastEpoch) erase() {
 	p.messages.erase()
 }
 
+// share makes leaves that the current tree has too the current tree's: they need not be kept twice, nor compared again.
+func (p *pastEpoch) share(now *ratchetTree) {
+	for i, l := range p.leaves {
+		if n := now.leaf(leafIndex(i)); l != n && sameLeaf(l, n) {
+			p.leaves[i] = n
+		}
+	}
+}
+
 // leaf returns the leaf of that epoch at i, nil if it was blank.
 func (p *pastEpoch) leaf(i uint32) *LeafNode {
 	if uint64(i) >= uint64(len(p.leaves)) {

@@ -76,6 +76,8 @@ type ratchetStep struct {
 	added    []treeSecret // siblings that take their place
 	leaf     uint32
 	ratchets leafRatchets
+
+	generation uint32 // of the key
 }
 
 // derive returns the key of one generation and the step that uses it up. It changes nothing. ErrReplayed: the key was used, is too
@@ -89,7 +91,7 @@ func (t *secretTree) derive(leaf uint32, kind ratchetKind, generation uint32) (m
 	if !ok {
 		return messageKey{}, nil, ErrReplayed
 	}
-	step.ratchets[kind] = next
+	step.ratchets[kind], step.generation = next, generation
 	return key, step, nil
 }
 

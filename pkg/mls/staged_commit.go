@@ -49,6 +49,9 @@ func (g *Group) Merge(c *StagedCommit) error {
 	next := c.next.s
 	next.past, next.keep = slices.Concat([]*pastEpoch{g.s.retire()}, g.s.past), g.s.keep
 	next.forget()
+	for _, p := range next.past {
+		p.share(next.public.tree)
+	}
 	g.s = next
 	return nil
 }

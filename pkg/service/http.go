@@ -12,6 +12,14 @@ import (
 // the connection is closed.
 func Limit(h http.Handler, maxBody int64) http.Handler { return http.MaxBytesHandler(h, maxBody) }
 
+// Handler is what a service serves for a kind of request: h, behind Front and in view of Tap if they are set.
+func (e *Env) Handler(kind string, h http.Handler) http.Handler {
+	if e.Front != nil {
+		h = e.Front(kind, h)
+	}
+	return TapHandler(e.Tap, kind, h)
+}
+
 // TapHandler wraps an http.Handler so that request line, headers, remote address and bodies of request and response go to the tap: the head of a request
 // as one record before it is handled, each body when it is complete (a streamed response at every flush), the head of the response as it is written. A nil tap changes
 // nothing. Streaming works as without it. With a tap, no compression is offered to the handler, or the recorder would search through compressed bodies.

@@ -36,6 +36,9 @@ type Env struct {
 	// Tap, if set, is given everything that this role can see of a request or response (opened ones included), for the privacy recorder; it is called
 	// concurrently. nil in production.
 	Tap func(kind string, parts ...[]byte)
+	// Front, if set, stands before the handler of each kind of request, opened ones included, as a malicious operator could: for tests of what others
+	// then do. nil in production.
+	Front func(kind string, h http.Handler) http.Handler
 	// Telemetry makes the service's instruments; nil measures nothing.
 	Telemetry *telemetry.Telemetry
 }

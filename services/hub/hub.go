@@ -81,7 +81,7 @@ func unless(err, asked error) error {
 func routes(s *server, env *service.Env) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewHubServiceHandler(s, connect.WithReadMaxBytes(maxRequest), connect.WithRecover(s.recovered)))
-	return service.TapHandler(env.Tap, "request", service.Limit(mux, maxRequest))
+	return env.Handler("request", service.Limit(mux, maxRequest))
 }
 
 // recovered answers a request whose handling panicked: our own bug must not take the other requests down. What was panicked with may hold anything, so it

@@ -58,7 +58,7 @@ func newProcesses(t *testing.T) *processes {
 	o := p.domain.Options("kpstore")
 	p.public = public
 	p.config = file("kpstore.json", must(json.Marshal(map[string]any{
-		"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)},
+		"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)}, "claims_per_hour_and_issuer": 1000,
 		"bus": map[string]any{"url": o.URL, "deployment_key_file": file("deployment.key", o.Layout.DeploymentKey), "partitions": o.Layout.Partitions},
 	})))
 	return p

@@ -64,7 +64,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 func routes(h *handler, env *service.Env) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewKeyPackageServiceHandler(h, connect.WithReadMaxBytes(maxBody), connect.WithRecover(recovered)))
-	return service.TapHandler(env.Tap, "request", service.Limit(mux, maxBody))
+	return env.Handler("request", service.Limit(mux, maxBody))
 }
 
 // recovered answers a request whose handling panicked: our own bug must not take the other requests down. What was panicked with may hold anything, so it

@@ -70,6 +70,7 @@ type deliverer struct {
 	queues *queues
 	peers  *peers
 	keys   *queueKeys
+	opened opened
 	m      *metrics
 	log    *slog.Logger
 }
@@ -128,7 +129,9 @@ func (d *deliverer) deliverTo(ctx context.Context, source string, delivery []byt
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
 	}
-	id, err := mimimi.OpenQueueID(d.keys.find, d.domain, pseudonym, r.GetEncryptedQueueId())
+	id, err := d.opened.queue(pseudonym, r.GetEncryptedQueueId(), func() (mimimi.QueueID, error) {
+		return mimimi.OpenQueueID(d.keys.find, d.domain, pseudonym, r.GetEncryptedQueueId())
+	})
 	if err != nil { // a member put something else into its leaf: its own loss
 		d.m.NotOpened.Add(ctx, 1)
 		return nil
@@ -180,12 +183,12 @@ func outboxEntry(m *bus.Message, domain string) (*mimimiv1.OutboundDelivery, err
 
 // consume works off the outbox for one domain until ctx is done. Nothing else waits when that domain is down.
 func (d *deliverer) consume(ctx context.Context, domain string) {
-	handle := d.notify
+	work := d.workAway
 	if domain == d.domain {
-		handle = d.own
+		work = d.workOwn
 	}
 	for ctx.Err() == nil {
-		err := d.work(ctx, domain, handle)
+		err := work(ctx, domain)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -197,27 +200,57 @@ func (d *deliverer) consume(ctx context.Context, domain string) {
 	}
 }
 
-func (d *deliverer) work(ctx context.Context, domain string, handle func(context.Context, string, *mimimiv1.OutboundDelivery) error) error {
+// workOwn works off the outbox for the own domain. Order is promised within a group, so groups go side by side.
+func (d *deliverer) workOwn(ctx context.Context, domain string) error {
 	c, err := d.bus.OutboxConsumer(ctx, domain)
 	if err != nil {
 		return err
 	}
-	if domain == d.domain { // order is promised within a group; a peer gets one delivery at a time, since it may be down
-		c = c.By(func(m *bus.Message) string {
-			o, err := outboxEntry(m, domain)
-			if err != nil {
-				return "" // handle says what is wrong
-			}
-			return string(o.GetDelivery().GetGroupId())
-		})
-	}
+	c = c.By(func(m *bus.Message) string {
+		o, err := outboxEntry(m, domain)
+		if err != nil {
+			return "" // handle says what is wrong
+		}
+		return string(o.GetDelivery().GetGroupId())
+	})
 	return d.bus.Consume(ctx, c, func(ctx context.Context, m *bus.Message) error {
 		o, err := outboxEntry(m, domain)
 		if err != nil {
 			return err
 		}
-		return handle(ctx, domain, o)
+		return d.own(ctx, domain, o)
 	})
+}
+
+// workAway works off the outbox for another domain: one call at a time, since the peer may be down, in the order of the outbox, each with as much as waits. A call is
+// the way to the peer and back, and all groups of a domain share it.
+func (d *deliverer) workAway(ctx context.Context, domain string) error {
+	c, err := d.bus.OutboxConsumer(ctx, domain)
+	if err != nil {
+		return err
+	}
+	return d.bus.ConsumeTogether(ctx, c, oneNotify, func(ctx context.Context, ms []*bus.Message) error {
+		deliveries := make([]*mimimiv1.OutboundDelivery, len(ms))
+		for i, m := range ms {
+			o, err := outboxEntry(m, domain)
+			if err != nil {
+				return err
+			}
+			deliveries[i] = o
+		}
+		return d.notify(ctx, domain, deliveries...)
+	})
+}
+
+// oneNotify says how many outbox entries go into one Notify.
+func oneNotify(waiting []*bus.Message) int {
+	size := 0
+	for i, m := range waiting {
+		if size += len(m.Data); i == maxDeliveries || size > notifyBytes {
+			return i
+		}
+	}
+	return len(waiting)
 }
 
 // own delivers within the domain. Only there come notices of the KeyPackage store from: its own domain's outbox takes them, and no other domain's word.
@@ -232,19 +265,19 @@ func (d *deliverer) own(ctx context.Context, domain string, o *mimimiv1.Outbound
 	return d.deliver(ctx, domain, o)
 }
 
-// notify hands one delivery to its domain's provider. It is repeated in place until that has stored it, except if it says that the
-// delivery is invalid, or again and again that it failed at it.
-func (d *deliverer) notify(ctx context.Context, domain string, o *mimimiv1.OutboundDelivery) error {
+// notify hands deliveries to their domain's provider, which has stored all of them when it says so, and may have stored some when it does not. A single one is repeated
+// in place until it is stored, except if the peer says that it is invalid, or again and again that it failed at it.
+func (d *deliverer) notify(ctx context.Context, domain string, deliveries ...*mimimiv1.OutboundDelivery) error {
 	p, err := d.peers.get(domain)
 	if err != nil {
 		return errPeerDown // a peer that was known: its file may come back
 	}
 	ctx, cancel := context.WithTimeout(ctx, notifyTimeout)
 	defer cancel()
-	if _, err := p.service.Notify(ctx, &mimimiv1.NotifyRequest{Deliveries: []*mimimiv1.OutboundDelivery{o}}); err != nil {
+	if _, err := p.service.Notify(ctx, &mimimiv1.NotifyRequest{Deliveries: deliveries}); err != nil {
 		d.m.NotifyFailed.Add(ctx, 1)
 		return notifyProblem(err)
 	}
-	d.m.Notified.Add(ctx, 1)
+	d.m.Notified.Add(ctx, int64(len(deliveries)))
 	return nil
 }

@@ -45,8 +45,8 @@ func (r *replica) endpoints(peerCert tls.Certificate) []endpoint {
 	federation := httpClient(r.d.ca, r.federation, peerCert)
 	r.d.t.Cleanup(federation.CloseIdleConnections)
 	return []endpoint{
-		{"account", r.account, r.client(r.account), names("AccountService", "Register", "PublishRecord", "FetchInbox", "AckInbox")},
-		{"anonymous", r.anonymous, r.client(r.anonymous), append(names("RelayService", "Relay", "GetKeyDocument"),
+		{"account", r.account, r.client(r.account), names("AccountService", "Register", "PublishRecord", "FetchInbox", "AckInbox", "IssueTokens")},
+		{"anonymous", r.anonymous, r.client(r.anonymous), append(names("RelayService", "Relay", "GetKeyDocument", "ExchangeTokens"),
 			names("QueueService", "Create", "Read", "Ack", "Delete", "Confirm", "Refuse", "Watch")...)},
 		{"federation", r.federation, federation, names("FederationService", "Notify", "Relay")},
 	}

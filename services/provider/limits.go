@@ -116,6 +116,9 @@ const (
 const (
 	// maxDeliveries of one Notify (federation.proto).
 	maxDeliveries = 256
+	// notifyBytes is about the most that one Notify of several deliveries holds, all their recipients included: about 6,000 queues to write to, a second or two at
+	// the peer, well within notifyTimeout. A larger delivery goes alone.
+	notifyBytes = 1 << 20
 	// maxRecipients of one delivery: a group has at most 1,000 leaves (protocol §9).
 	maxRecipients = 1000
 	// maxNoticeRecipients of one low-stock notice: a KeyPackage set has at most 16 (protocol §8).
@@ -173,6 +176,8 @@ const (
 	queueEntries = 40000
 	// maxMarks bounds how many groups an owner confirms and refuses: the record with both is read at every delivery, 32 KiB at most.
 	maxMarks = 1000
+	// maxOpened bounds the sealed queue IDs whose queue is remembered: half a kilobyte each.
+	maxOpened = 1 << 16
 	// ledgerEntries bounds the memory for what is known to wait in queues, over all queues of a replica: 16 bytes each.
 	ledgerEntries = 1 << 20
 	// ledgerSync is how often a queue that is written to is compared with the stream, which other replicas change too.

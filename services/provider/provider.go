@@ -174,7 +174,7 @@ func (p *provider) inbox(cfg *Config) (*oblivious.Gateway, error) {
 	side := &inboxSide{domain: cfg.Domain, bus: p.env.Bus, documents: p.documents, fakes: f, redeemer: p.redeemer, now: p.env.Now, m: p.m}
 	mux := http.NewServeMux()
 	mux.Handle(mimimiv1connect.NewInboxServiceHandler(side, handlerOptions(maxSmallBody)...))
-	return oblivious.NewGateway(p.keys.inbox, service.TapHandler(p.env.Tap, "inbox", mux))
+	return oblivious.NewGateway(p.keys.inbox, p.env.Handler("inbox", mux))
 }
 
 // handlerOptions bound messages, and turn compression off: what is padded to a size must have that size.
@@ -196,11 +196,10 @@ func (p *provider) listen(cfg *Config) (listeners []*listener, err error) {
 	if perAddress == 0 {
 		perAddress = defaultConnectionsPerAddress
 	}
-	tap := func(kind string, h http.Handler) http.Handler { return service.TapHandler(p.env.Tap, kind, h) }
 	for _, c := range []listenerConfig{
-		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), tap("account", account), maxAccountBody, perAddress},
-		{cfg.AnonymousListen, "anonymous." + cfg.Domain, serverTLS(p.keys.anonymous), tap("anonymous", anonymous), maxRelayBody, perAddress},
-		{cfg.FederationListen, federationHost(cfg.Domain), p.peers.federationTLS(), p.peers.withPeerDomain(tap("federation", federation)), maxNotifyBody, maxConnections},
+		{cfg.AccountListen, "account." + cfg.Domain, serverTLS(p.keys.account), p.env.Handler("account", account), maxAccountBody, perAddress},
+		{cfg.AnonymousListen, "anonymous." + cfg.Domain, serverTLS(p.keys.anonymous), p.env.Handler("anonymous", anonymous), maxRelayBody, perAddress},
+		{cfg.FederationListen, federationHost(cfg.Domain), p.peers.federationTLS(), p.peers.withPeerDomain(p.env.Handler("federation", federation)), maxNotifyBody, maxConnections},
 	} {
 		l, err := open(c, p.m)
 		if err != nil {

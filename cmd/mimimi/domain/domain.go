@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,6 +63,8 @@ type Options struct {
 	NewIssuerKey func(operation mimimi.TokenOperation, epoch uint64) (*rsa.PrivateKey, error)
 	// Tap returns what a service reports to the privacy recorder; nil: nothing is reported.
 	Tap func(service string) func(kind string, parts ...[]byte)
+	// Front returns what stands before a service's handlers (service.Env.Front): a malicious operator, for tests; nil: nothing.
+	Front func(service string) func(kind string, h http.Handler) http.Handler
 }
 
 // Domain is a running domain.
@@ -102,6 +105,9 @@ func Start(ctx context.Context, o Options) (_ *Domain, err error) {
 	}
 	if err := mimimi.CheckDomain(o.Domain); err != nil {
 		return nil, err
+	}
+	if o.Front == nil {
+		o.Front = func(string) func(string, http.Handler) http.Handler { return nil }
 	}
 	d := &Domain{o: o, folder: folder{o.Dir}, done: make(chan struct{})}
 	if d.lock, err = d.folder.lock(); err != nil {
@@ -148,7 +154,16 @@ func (d *Domain) startBus(ctx context.Context) (err error) {
 	return d.admin.Init(ctx)
 }
 
+// connect is dial for a connection that lives as long as the domain.
 func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
+	b, err := d.dial(ctx, name)
+	if err == nil {
+		d.buses = append(d.buses, b)
+	}
+	return b, err
+}
+
+func (d *Domain) dial(ctx context.Context, name string) (*bus.Bus, error) {
 	key, err := os.ReadFile(d.folder.path("keys", "deployment.key"))
 	if err != nil {
 		return nil, err
@@ -166,7 +181,6 @@ func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect %s to NATS: %w", name, err)
 	}
-	d.buses = append(d.buses, b)
 	return b, nil
 }
 
@@ -210,7 +224,7 @@ func (d *Domain) env(ctx context.Context, name string) (*service.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service.Env{Bus: b, Log: d.o.Log(name), Now: d.o.Now, Tap: d.o.Tap(name), Telemetry: t}, nil
+	return &service.Env{Bus: b, Log: d.o.Log(name), Now: d.o.Now, Tap: d.o.Tap(name), Front: d.o.Front(name), Telemetry: t}, nil
 }
 
 // watch closes done when all services have ended.
@@ -374,6 +388,9 @@ func (d *Domain) Observe(f func(subject, reply string, header map[string][]strin
 		return nil
 	}, nil
 }
+
+// Operator is a connection to the domain's bus as whoever runs its hub has, for tests of what an operator can do. The caller closes it.
+func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub") }
 
 // Careless publishes an empty message past the bus's rules, as a careless change of a service would: for tests of what looks for leaks.
 func (d *Domain) Careless(subject string, header map[string][]string) error {

@@ -1,0 +1,327 @@
+package client_test
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
+	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
+	"mimimi.example/pkg/mls"
+)
+
+// sees says whether a person sees another one in a group.
+func (p *person) sees(group string, other *person) bool {
+	p.t.Helper()
+	all, err := p.c.Members(p.t.Context(), group)
+	return err == nil && slices.ContainsFunc(all, func(m client.GroupMember) bool { return m.User == other.c.User() })
+}
+
+// newcomers are two contacts of eve's, with a set of each.
+func (c *cast) newcomers() (carol, dave *person, adds []*mls.KeyPackage, keys []mimimi.LinkKey) {
+	c.t.Helper()
+	carol, dave = register(c.t, theWorld.a, "carol"), register(c.t, theWorld.b, "dave")
+	for _, p := range []*person{carol, dave} {
+		connect(c.t, c.eve, p)
+		set, k, err := client.ClaimFrom(c.t.Context(), c.eve.c, p.c.User())
+		check(c.t, err)
+		adds, keys = append(adds, set...), append(keys, k...)
+	}
+	return carol, dave, adds, keys
+}
+
+// TestSwappedLinkKeys: an adder gives the members the link keys of two newcomers in each other's place. Nobody is identified by them, and the members
+// remove both.
+func TestSwappedLinkKeys(t *testing.T) {
+	c := newCast(t)
+	carol, dave, adds, keys := c.newcomers()
+	in := c.inside(c.eve)
+	swapped := []mimimi.LinkKey{keys[1], keys[0]}
+	_, err := offer(t, in.ID, adding(t, in, adds, swapped, func(all []*mimimi.LinkKey) {}))
+	check(t, err)
+	group := c.group[c.alice]
+	until(t, "both are removed", func() bool {
+		all, err := c.alice.c.Members(t.Context(), group)
+		return err == nil && len(all) == 3 && client.Unidentified(c.alice.c, group) == 0 && client.Unidentified(c.bob.c, c.group[c.bob]) == 0 &&
+			len(carol.events(client.EventGroupOver))+len(carol.groups()) < 2
+	}, c.alice, c.bob)
+	for _, p := range []*person{c.alice, c.bob} {
+		for _, e := range p.events(client.EventJoined) {
+			if e.User == carol.c.User() || e.User == dave.c.User() {
+				t.Errorf("%s was told of a newcomer", p.name)
+			}
+		}
+		if p.sees(c.group[p], carol) || p.sees(c.group[p], dave) {
+			t.Errorf("%s sees a newcomer", p.name)
+		}
+	}
+}
+
+// TestSwappedLinksInWelcome: an adder gives a newcomer the members' link keys in each other's place: it identifies nobody by them and says nothing. If its own is
+// not right, it does not even enter.
+func TestSwappedLinksInWelcome(t *testing.T) {
+	c := newCast(t)
+	for _, x := range []struct {
+		name  string
+		told  func(in *client.Insider, all []*mimimi.LinkKey)
+		group bool // the newcomer has one
+	}{
+		{"the members'", func(in *client.Insider, all []*mimimi.LinkKey) { all[0], all[1] = all[1], all[0] }, true},
+		{"the newcomer's own", func(in *client.Insider, all []*mimimi.LinkKey) { all[0], all[len(all)-1] = all[len(all)-1], all[0] }, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c.t = t
+			c.anew()
+			carol := register(t, theWorld.a, "carol")
+			connect(t, c.eve, carol)
+			adds, keys, err := client.ClaimFrom(t.Context(), c.eve.c, carol.c.User())
+			check(t, err)
+			in := c.inside(c.eve)
+			_, err = offer(t, in.ID, adding(t, in, adds, keys, func(all []*mimimi.LinkKey) { x.told(in, all) }))
+			check(t, err)
+			until(t, "alice sees carol", func() bool { return c.alice.members(c.group[c.alice]) == 4 }, c.alice)
+			arrived := atomic.Bool{}
+			watchQueue(t, theWorld.opA, func(e *mimimiv1.QueueEntry) {
+				if d := e.Delivery; d != nil && d.Kind == mimimiv1.Delivery_KIND_WELCOME && string(d.GroupId) == in.ID.Wire() {
+					arrived.Store(true)
+				}
+			})
+			until(t, "the Welcome", arrived.Load, carol)
+			check(t, carol.c.Sync(t.Context()))
+			groups := carol.groups()
+			if len(groups) != 0 != x.group {
+				t.Fatalf("carol has %d groups", len(groups))
+			}
+			if !x.group {
+				return
+			}
+			g := groups[0].ID
+			if carol.sees(g, c.alice) || carol.sees(g, c.bob) || groups[0].State != client.GroupJoining {
+				t.Error("carol took a false key")
+			}
+			carol.send(g, "for friends")
+			check(t, carol.c.Sync(t.Context()))
+			if carol.waiting(g) != 1 {
+				t.Error("carol talks to people whom she does not know")
+			}
+		})
+	}
+}
+
+// watchQueue shows f every queue entry that a domain's provider hands out.
+func watchQueue(t *testing.T, o *operator, f func(*mimimiv1.QueueEntry)) {
+	t.Helper()
+	meddle(t, o, mimimiv1connect.QueueServiceReadProcedure, func(ctx context.Context, req *mimimiv1.ReadQueueRequest,
+		honest func(context.Context, *mimimiv1.ReadQueueRequest) (*mimimiv1.ReadQueueResponse, error)) (*mimimiv1.ReadQueueResponse, error) {
+		res, err := honest(ctx, req)
+		for _, e := range res.GetEntries() {
+			f(e)
+		}
+		return res, err
+	})
+}
+
+// TestTwoIdentitiesForOneCiphertext: an adder brings in a leaf whose identity link opens, but for the commitment, under a second link key, and gives the members
+// one key and another newcomer the other. Neither identifies the leaf.
+func TestTwoIdentitiesForOneCiphertext(t *testing.T) {
+	c := newCast(t)
+	carol := register(t, theWorld.a, "carol")
+	connect(t, c.eve, carol)
+	adds, keys, err := client.ClaimFrom(t.Context(), c.eve.c, carol.c.User())
+	check(t, err)
+
+	spy := theWorld.opB.impostor(t, "b.localhost", "mimi://b.localhost/u/janus")
+	kp, first, second := spy.twoFaced()
+	in := c.inside(c.eve)
+	_, err = offer(t, in.ID, adding(t, in, append(adds, kp), append(keys, first), func(all []*mimimi.LinkKey) { all[len(all)-1] = &second }))
+	check(t, err)
+	until(t, "alice sees carol, and nobody else", func() bool {
+		all, err := c.alice.c.Members(t.Context(), c.group[c.alice])
+		return err == nil && len(all) == 4 && client.Unidentified(c.alice.c, c.group[c.alice]) == 0
+	}, c.alice)
+	until(t, "carol sees everybody, and nobody else", func() bool { return carol.group() != "" && carol.members(carol.group()) == 4 }, carol)
+	for p, g := range map[*person]string{c.alice: c.group[c.alice], carol: carol.group()} {
+		all, err := p.c.Members(t.Context(), g)
+		check(t, err)
+		for _, m := range all {
+			if m.User == spy.cert.User {
+				t.Errorf("%s sees janus", p.name)
+			}
+		}
+		for _, e := range p.events(client.EventJoined, client.EventRemoved) {
+			if e.User == spy.cert.User {
+				t.Errorf("%s was told of janus", p.name)
+			}
+		}
+	}
+}
+
+// twoFaced makes a KeyPackage whose commitment is for the first key and whose ciphertext is for the second.
+func (i *impostor) twoFaced() (kp *mls.KeyPackage, first, second mimimi.LinkKey) {
+	i.t.Helper()
+	user, err := mimimi.NewUserPseudonym(i.domain)
+	check(i.t, err)
+	name, err := mimimi.NewClientPseudonym(i.domain)
+	check(i.t, err)
+	key, err := mimimi.Suite.GenerateSignatureKey()
+	check(i.t, err)
+	link := func(k mimimi.ConnectionKey) (*mimimi.PseudonymousCredential, mimimi.LinkKey) {
+		cred, err := mimimi.NewPseudonymousCredential(mimimi.PseudonymConfig{ConnectionKey: k, CertificateKey: i.certKey, Certificate: i.cert,
+			ClientPseudonym: name, UserPseudonym: user, SignatureKey: key.Public(), Now: time.Now()})
+		check(i.t, err)
+		return cred, cred.LinkKey(k)
+	}
+	const commitment = 32
+	cred, first := link(mimimi.NewConnectionKey())
+	other, second := link(mimimi.NewConnectionKey())
+	cred.IdentityLinkCiphertext = slices.Concat(cred.IdentityLinkCiphertext[:commitment], other.IdentityLinkCiphertext[commitment:])
+	kp, _ = i.keyPackageOf(cred.Credential(), name, key)
+	return kp, first, second
+}
+
+// TestQueueIDMoved: a member puts somebody else's sealed queue id, from another group, into its own leaf. What is delivered to that leaf does not come into the
+// other one's queue.
+func TestQueueIDMoved(t *testing.T) {
+	c := newCast(t)
+	stolen, ok := c.inside(c.bob).Group.OwnLeaf().Extension(mimimi.ExtensionEncryptedQueueID)
+	if !ok {
+		t.Fatal("bob's leaf has no queue id")
+	}
+	dave := register(t, theWorld.b, "dave") // of bob's and eve's domain, by whom it is seen what was delivered
+	connect(t, c.alice, dave)
+	id, err := c.alice.c.CreateGroup(t.Context(), "")
+	check(t, err)
+	check(t, c.alice.c.Add(t.Context(), id, users(c.eve, dave)...))
+	before := c.eve.newest()
+	until(t, "eve in", func() bool { return c.eve.newest() != before }, c.eve)
+	in, err := client.Inside(c.eve.c, c.eve.newest())
+	check(t, err)
+	_, err = offer(t, in.ID, commit(t, in, mls.CommitOptions{NewLeaf: &mls.LeafChange{
+		Extensions: []mls.Extension{{Type: mimimi.ExtensionEncryptedQueueID, Data: stolen}}}}))
+	check(t, err)
+	until(t, "alice follows", func() bool {
+		now, err := client.Inside(c.alice.c, id)
+		return err == nil && now.Group.Epoch() == in.Group.Epoch()+1
+	}, c.alice)
+	for _, text := range []string{"one", "two"} { // a group's deliveries to a domain go one after the other
+		c.alice.send(id, text)
+	}
+	until(t, "dave reads", func() bool { return slices.Contains(dave.read(dave.group()), "two") }, dave)
+	waiting, err := client.Waiting(t.Context(), c.bob.c)
+	check(t, err)
+	for _, e := range waiting {
+		if string(e.GetDelivery().GetGroupId()) == in.ID.Wire() || string(e.GetLost().GetGroupId()) == in.ID.Wire() {
+			t.Fatal("a delivery for eve's leaf came into bob's queue")
+		}
+	}
+}
+
+// TestKeyPackagesOfTheWrongUser: a store answers a claim with another user's KeyPackages. The adder does not take them for the contact's.
+func TestKeyPackagesOfTheWrongUser(t *testing.T) {
+	c := newCast(t)
+	spy := theWorld.opB.impostor(t, "b.localhost", "mimi://b.localhost/u/spy")
+	id, err := c.alice.c.CreateGroup(t.Context(), "")
+	check(t, err)
+	others, _, err := client.ClaimFrom(t.Context(), c.alice.c, c.eve.c.User()) // eve's are real: she is alice's contact too
+	check(t, err)
+	made, _ := spy.keyPackage()
+	for name, kp := range map[string]*mls.KeyPackage{"another contact's": others[0], "the store's own": made} {
+		t.Run(name, func(t *testing.T) {
+			meddle(t, theWorld.opB, mimimiv1connect.KeyPackageServiceClaimProcedure, func(ctx context.Context, req *mimimiv1.ClaimRequest,
+				honest func(context.Context, *mimimiv1.ClaimRequest) (*mimimiv1.ClaimResponse, error)) (*mimimiv1.ClaimResponse, error) {
+				res, err := honest(ctx, req)
+				if err != nil {
+					return nil, err
+				}
+				res.KeyPackages = [][]byte{kp.Marshal()}
+				return res, nil
+			})
+			wantError(t, "add", c.alice.c.Add(t.Context(), id, c.bob.c.User()), client.ErrIdentity)
+			if all, err := c.alice.c.Members(t.Context(), id); err != nil || len(all) != 1 {
+				t.Errorf("the group has %d members", len(all))
+			}
+		})
+	}
+	check(t, c.alice.c.Add(t.Context(), id, c.bob.c.User()))
+}
+
+// TestGroupAroundAClaimedKeyPackage: somebody who is no contact has come by one of bob's KeyPackages with its link key, and makes a group around it. Bob does not
+// enter, says nothing, and is not told.
+func TestGroupAroundAClaimedKeyPackage(t *testing.T) {
+	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob")
+	connect(t, alice, bob)
+	adds, keys, err := client.ClaimFrom(t.Context(), alice.c, bob.c.User())
+	check(t, err)
+	spy := theWorld.opA.impostor(t, "a.localhost", "mimi://a.localhost/u/spy")
+	in := spy.group()
+	theWorld.opA.record(t)
+	_, err = theWorld.opA.hub().CreateGroup(t.Context(), in.creation(t))
+	check(t, err)
+	_, err = offer(t, in.ID, adding(t, &in.Insider, adds, keys, func([]*mimimi.LinkKey) {}))
+	check(t, err)
+
+	var arrived atomic.Bool
+	watchQueue(t, theWorld.opB, func(e *mimimiv1.QueueEntry) {
+		arrived.Store(arrived.Load() || e.Delivery != nil && string(e.Delivery.GroupId) == in.ID.Wire())
+	})
+	told := len(bob.events(client.EventWarning, client.EventGroupJoined, client.EventJoined))
+	until(t, "the Welcome", arrived.Load, bob)
+	check(t, bob.c.Sync(t.Context()))
+	if n := len(bob.groups()); n != 0 {
+		t.Errorf("bob is in %d groups", n)
+	}
+	if n := len(bob.events(client.EventWarning, client.EventGroupJoined, client.EventJoined)); n != told {
+		t.Error("bob was told")
+	}
+	b, err := theWorld.a.Operator(t.Context())
+	check(t, err)
+	defer closeBus(t, b)
+	page, _, err := b.Read(t.Context(), b.GroupLog([]byte(in.ID.Wire())), 0, 256, 1<<20)
+	check(t, err)
+	for _, m := range page {
+		e := new(mimimiv1.GroupEntry)
+		check(t, proto.Unmarshal(m.Data, e))
+		if e.GetApplication() != nil {
+			t.Error("bob said something")
+		}
+	}
+}
+
+// made is a group that an impostor made by itself.
+type made struct{ client.Insider }
+
+func (i *impostor) group() *made {
+	i.t.Helper()
+	id, err := mimimi.NewGroupID(i.domain)
+	check(i.t, err)
+	return i.groupAs(id)
+}
+
+// groupAs makes a group with an id of one's choice.
+func (i *impostor) groupAs(id mimimi.GroupID) *made {
+	i.t.Helper()
+	kp, keys := i.keyPackage()
+	cred, err := mimimi.ParsePseudonymousCredential(kp.Leaf().Credential())
+	check(i.t, err)
+	g, err := mls.NewGroup(mls.GroupConfig{GroupID: []byte(id.Wire()), KeyPackage: kp, Secrets: keys, Rules: laxRules(), PastEpochs: 8,
+		Extensions: mimimi.GroupExtensions(&mimimi.Policy{Version: 1, Admins: []mimimi.UserPseudonym{cred.UserPseudonym}, MayAdd: mimimi.RoleMember,
+			MayRemove: mimimi.RoleAdmin, MayInvite: mimimi.RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000})})
+	check(i.t, err)
+	own := cred.LinkKey(i.key)
+	return &made{client.Insider{ID: id, Group: g, Own: *keys, Keys: []*mimimi.LinkKey{&own}}}
+}
+
+func (m *made) creation(t *testing.T) *mimimiv1.CreateGroupRequest {
+	t.Helper()
+	exts, err := hubExtensions(m.Group)
+	check(t, err)
+	info, err := m.Group.GroupInfo(exts, false)
+	check(t, err)
+	return &mimimiv1.CreateGroupRequest{RequestId: random(16), GroupInfo: info, RatchetTree: m.Group.Public().Tree()}
+}
