@@ -152,7 +152,7 @@ func TestBan(t *testing.T) {
 
 	dave := register(t, theWorld.a, "dave")
 	connect(t, dave, bob)
-	connect(t, carol, dave)
+	connect(t, dave, carol)
 	if err := bob.c.Add(ctx, group[bob], dave.c.User()); err != nil {
 		t.Fatalf("add: %v", err)
 	}
