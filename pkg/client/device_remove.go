@@ -188,6 +188,9 @@ func (c *Client) workRemoval(ctx context.Context, r *removalRecord) error {
 	var locals []string
 	err := c.view(func(tx Tx) error {
 		return each(tx, bucketGroups, func(k []byte, g *groupRecord) error {
+			if _, _, err := readRoster(tx, g); err != nil {
+				return nil // a damaged group has no duties
+			}
 			for _, l := range g.Leaves {
 				if g.State == GroupActive && l.User == c.account.rec.User && l.Client == r.Client {
 					locals = append(locals, string(k))

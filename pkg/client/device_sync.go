@@ -406,6 +406,9 @@ func (c *Client) everything(tx Tx) ([]*mimimiv1.DeviceSync, error) {
 		return err
 	})
 	err2 := each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
+		if _, _, err := readRoster(tx, r); err != nil {
+			return nil // a damaged group is not told
+		}
 		if s := r.shared(c.account.rec.Client); s != nil {
 			all = append(all, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Group{Group: s}})
 		}

@@ -80,6 +80,9 @@ func (c *Client) loadOwn() error {
 		if err != nil || !found {
 			return err
 		}
+		if _, _, err := readRoster(tx, rec); err != nil {
+			return err
+		}
 		c.noteOwn(&group{rec: rec})
 		return nil
 	})

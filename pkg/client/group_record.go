@@ -204,16 +204,11 @@ func loadGroup(tx Tx, id string) (*group, error) {
 	if g.id, err = mimimi.ParseGroupID(rec.GroupID); err != nil {
 		return nil, errDamagedGroup
 	}
-	var roster rosterRecord
-	if b := tx.Get(bucketRosters, []byte(id)); b != nil {
-		g.storedRoster = slices.Clone(b)
-		if json.Unmarshal(b, &roster) != nil {
-			return nil, errDamagedGroup
-		}
+	roster, stored, err := readRoster(tx, rec)
+	if err != nil {
+		return nil, err
 	}
-	if rec.Leaves = roster.Leaves; rec.Leaves == nil {
-		rec.Leaves = make(map[uint32]*leafRecord)
-	}
+	g.storedRoster = stored
 	if leaf, found, err := read[leafSecrets](tx, bucketLeaves, []byte(id)); err != nil {
 		return nil, err
 	} else if found {
@@ -231,6 +226,17 @@ func loadGroup(tx Tx, id string) (*group, error) {
 		g.storedPublic = g.mls.Public()
 	}
 	return g, nil
+}
+
+// readRoster reads a group's roster and gives its record the leaves, which it is stored without. stored is the roster as it is stored.
+func readRoster(tx Tx, rec *groupRecord) (roster rosterRecord, stored []byte, err error) {
+	if stored = slices.Clone(tx.Get(bucketRosters, []byte(rec.ID))); stored != nil && json.Unmarshal(stored, &roster) != nil {
+		return roster, nil, errDamagedGroup
+	}
+	if rec.Leaves = roster.Leaves; rec.Leaves == nil {
+		rec.Leaves = make(map[uint32]*leafRecord)
+	}
+	return roster, stored, nil
 }
 
 var errDamagedGroup = fmt.Errorf("%w: a group is damaged", ErrStore)

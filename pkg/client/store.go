@@ -60,7 +60,7 @@ const (
 var buckets = []string{
 	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
 	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
-	bucketPurses, bucketSpending,
+	bucketPurses, bucketSpending, bucketRosters, bucketPublics,
 }
 
 var (
