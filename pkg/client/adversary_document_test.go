@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 // twoDocuments has a domain make a second document of each week, with a queue key of its own in it, and o's provider show that one to its users.
@@ -44,7 +46,8 @@ func twoDocuments(t *testing.T, o, about *operator, name string) (undo func()) {
 func third(t *testing.T) *domain.Domain {
 	t.Helper()
 	dir := t.TempDir()
-	d, err := domain.Start(t.Context(), domain.Options{Dir: dir, Domain: "d.localhost", Peers: []string{theWorld.a.PeerFile(), theWorld.b.PeerFile()}})
+	d, err := domain.Start(t.Context(), domain.Options{Dir: dir, Domain: "d.localhost", Peers: []string{theWorld.a.PeerFile(), theWorld.b.PeerFile()},
+		TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey})
 	check(t, err)
 	t.Cleanup(func() {
 		if err := d.Stop(context.Background()); err != nil {
@@ -65,9 +68,11 @@ func (p *person) warned(domain string) bool {
 }
 
 // meets makes a person know a domain: it asks for somebody there.
-func (p *person) meets(t *testing.T, other *person) {
+func (p *person) meets(t *testing.T, domain string) {
 	t.Helper()
-	until(t, p.name+" reaches "+other.name, func() bool { return p.c.Connect(t.Context(), other.c.User()) == nil }, p)
+	nobody, err := mimimi.ParseUser("mimi://" + domain + "/u/nobody")
+	check(t, err)
+	until(t, p.name+" reaches "+domain, func() bool { return errors.Is(p.c.Connect(t.Context(), nobody), client.ErrUnknownUser) }, p)
 }
 
 // TestKeyDocumentShownToOne: a key document that only one client, or one provider's clients, are shown is found by asking another domain: before it is used where
@@ -76,14 +81,14 @@ func TestKeyDocumentShownToOne(t *testing.T) {
 	at := third(t)
 	dora := register(t, at, "dora")
 	bob := register(t, theWorld.b, "bob")
-	dora.meets(t, bob) // the domains know each other
+	dora.meets(t, "b.localhost") // the domains know each other
 	user := func(t *testing.T) *person {
 		t.Helper()
 		return registerConfig(t, "alice", client.Config{Provider: theWorld.a.Info(), Stock: client.Stock{OneTime: 2, LastResort: 1}, Spread: -1})
 	}
 	t.Run("before first use", func(t *testing.T) {
 		alice := user(t)
-		alice.meets(t, dora)
+		alice.meets(t, "d.localhost")
 		asked := 0
 		meddle(t, theWorld.opB, mimimiv1connect.InboxServiceGetRecordProcedure, func(ctx context.Context, req *mimimiv1.GetRecordRequest,
 			honest func(context.Context, *mimimiv1.GetRecordRequest) (*mimimiv1.GetRecordResponse, error)) (*mimimiv1.GetRecordResponse, error) {
@@ -108,7 +113,7 @@ func TestKeyDocumentShownToOne(t *testing.T) {
 		if alice.warned("b.localhost") {
 			t.Fatal("alice was warned by nobody")
 		}
-		alice.meets(t, dora)
+		alice.meets(t, "d.localhost")
 		until(t, "alice is warned", func() bool { return alice.warned("b.localhost") }, alice)
 		_, err := alice.c.Join(t.Context(), linkTo(t, bob))
 		wantError(t, "join there", err, client.ErrIdentity)
@@ -118,7 +123,7 @@ func TestKeyDocumentShownToOne(t *testing.T) {
 		undo := twoDocuments(t, theWorld.opA, theWorld.opA, "a.localhost")
 		defer undo()
 		alice := user(t)
-		alice.meets(t, bob)
+		alice.meets(t, "b.localhost")
 		until(t, "alice is warned", func() bool { return alice.warned("a.localhost") }, alice)
 		_, err := alice.c.CreateGroup(t.Context(), "")
 		wantError(t, "create a group", err, client.ErrIdentity)
@@ -134,8 +139,8 @@ func TestKeyDocumentShownToOne(t *testing.T) {
 			})
 		}
 		count("b", theWorld.opB)
-		alice.meets(t, bob)
-		alice.meets(t, dora)
+		alice.meets(t, "b.localhost")
+		alice.meets(t, "d.localhost")
 		for range 3 {
 			check(t, alice.c.Sync(t.Context()))
 		}

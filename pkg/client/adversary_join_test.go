@@ -17,6 +17,7 @@ import (
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/redeem/redeemtest"
 )
 
 // infiltrator is a leaf that the hub brings into a group by itself. Whatever it can read there, its operator sees.
@@ -159,6 +160,11 @@ func random(n int) []byte {
 	return b
 }
 
+// manyGroups are the tokens of people who make a group, or join one, for each request of a flow.
+var manyGroups = map[mimimi.TokenOperation]uint16{
+	mimimi.TokenQueue: 5, mimimi.TokenUpload: 30, mimimi.TokenGroup: 30, mimimi.TokenClaim: 60, mimimi.TokenConnect: 20,
+}
+
 // evil is a domain whose hub is malicious, with a clock of its own.
 type evil struct {
 	*domain.Domain
@@ -173,7 +179,7 @@ func newEvil(t *testing.T) *evil {
 	t.Helper()
 	e := &evil{o: newOperator(t.TempDir())}
 	var err error
-	e.Domain, err = domain.Start(t.Context(), e.o.options(domain.Options{Domain: "evil.localhost", Now: e.now}))
+	e.Domain, err = domain.Start(t.Context(), e.o.options(domain.Options{Domain: "evil.localhost", Now: e.now, TokenQuotas: manyGroups, NewIssuerKey: redeemtest.IssuerKey}))
 	check(t, err)
 	e.bus, err = e.Operator(t.Context())
 	check(t, err)
@@ -206,12 +212,12 @@ type flow struct {
 // once the members have got rid of it, either all is as it should be, or the flow was given up.
 func TestHubJoinsByItself(t *testing.T) {
 	e := newEvil(t)
-	for name, begin := range map[string]func(t *testing.T, v *vault) flow{"connection": e.connection, "add": e.add, "join": e.join} {
+	for name, scene := range map[string]func(t *testing.T, v *vault) func() flow{"connection": e.connection, "add": e.add, "join": e.join} {
 		t.Run(name, func(t *testing.T) {
-			points, done, joined := 0, 0, 0
+			points, done, joined, v := 0, 0, 0, newVault()
+			begin := scene(t, v)
 			for point := 0; ; point++ {
-				v := newVault()
-				f := begin(t, v)
+				f := begin()
 				x := &infiltrator{o: e.o, who: e.o.impostor(t, "evil.localhost", fmt.Sprintf("mimi://evil.localhost/u/spy-%d", time.Now().UnixNano())), bus: e.bus}
 				reached := e.infiltrate(t, v, x, f, point)
 				if f.done() {
@@ -219,9 +225,6 @@ func TestHubJoinsByItself(t *testing.T) {
 				}
 				if x.id != (mimimi.GroupID{}) {
 					joined++
-				}
-				for _, p := range f.people {
-					p.close()
 				}
 				if !reached {
 					break
@@ -286,65 +289,75 @@ func (e *evil) infiltrate(t *testing.T, v *vault, x *infiltrator, f flow, point 
 }
 
 // connection is two people who connect.
-func (e *evil) connection(t *testing.T, v *vault) flow {
+func (e *evil) connection(t *testing.T, v *vault) func() flow {
 	t.Helper()
-	alice, bob := v.register(t, e.Domain, "alice", e.now), v.register(t, e.Domain, "bob", e.now)
-	return flow{people: []*person{alice, bob},
-		run: func() {
-			_ = alice.c.Connect(t.Context(), bob.c.User())
-			_ = bob.c.Sync(t.Context())
-			for _, r := range bob.requests() {
-				_ = bob.c.Accept(t.Context(), r.ID)
-			}
-		},
-		done: func() bool { return alice.connected(bob) && bob.connected(alice) },
-		over: func() bool {
-			clean := client.Unidentified(alice.c, client.ConnectionGroup(alice.c, bob.c.User())) == 0 &&
-				client.Unidentified(bob.c, client.ConnectionGroup(bob.c, alice.c.User())) == 0
-			contacts, _ := bob.c.Contacts(t.Context())
-			return clean && (alice.connected(bob) && bob.connected(alice) || len(contacts) == 0 && len(bob.requests()) == 0)
-		},
+	alice := v.register(t, e.Domain, "alice", e.now)
+	return func() flow {
+		bob := v.register(t, e.Domain, "bob", e.now)
+		return flow{people: []*person{alice, bob},
+			run: func() {
+				_ = alice.c.Connect(t.Context(), bob.c.User())
+				_ = bob.c.Sync(t.Context())
+				for _, r := range bob.requests() {
+					_ = bob.c.Accept(t.Context(), r.ID)
+				}
+			},
+			done: func() bool { return alice.connected(bob) && bob.connected(alice) },
+			over: func() bool {
+				clean := client.Unidentified(alice.c, client.ConnectionGroup(alice.c, bob.c.User())) == 0 &&
+					client.Unidentified(bob.c, client.ConnectionGroup(bob.c, alice.c.User())) == 0
+				contacts, _ := bob.c.Contacts(t.Context())
+				return clean && (alice.connected(bob) && bob.connected(alice) || len(contacts) == 0 && len(bob.requests()) == 0)
+			},
+		}
 	}
 }
 
-// pair is two people who are connected, and a group of the first one's.
-func (e *evil) pair(t *testing.T, v *vault) (alice, bob *person, group string) {
+// pair is two people who are connected.
+func (e *evil) pair(t *testing.T, v *vault) (alice, bob *person) {
 	t.Helper()
 	alice, bob = v.register(t, e.Domain, "alice", e.now), v.register(t, e.Domain, "bob", e.now)
 	connect(t, alice, bob)
-	group, err := alice.c.CreateGroup(t.Context(), "")
-	check(t, err)
-	return alice, bob, group
+	return alice, bob
 }
 
 // add is somebody who adds a contact to a group.
-func (e *evil) add(t *testing.T, v *vault) flow {
+func (e *evil) add(t *testing.T, v *vault) func() flow {
 	t.Helper()
-	alice, bob, group := e.pair(t, v)
-	return flow{people: []*person{alice, bob},
-		run:  func() { _ = alice.c.Add(t.Context(), group, bob.c.User()); alice.send(group, forMembers) },
-		done: func() bool { return alice.members(group) == 2 && bob.group() != "" },
-		over: func() bool { return client.Unidentified(alice.c, group) == 0 && alice.waiting(group) == 0 },
+	alice, bob := e.pair(t, v)
+	return func() flow {
+		group, err := alice.c.CreateGroup(t.Context(), "")
+		check(t, err)
+		before := len(bob.groups())
+		return flow{people: []*person{alice, bob},
+			run:  func() { _ = alice.c.Add(t.Context(), group, bob.c.User()); alice.send(group, forMembers) },
+			done: func() bool { return alice.members(group) == 2 && len(bob.groups()) > before },
+			over: func() bool { return client.Unidentified(alice.c, group) == 0 && alice.waiting(group) == 0 },
+		}
 	}
 }
 
 // join is somebody who joins a group by a link.
-func (e *evil) join(t *testing.T, v *vault) flow {
+func (e *evil) join(t *testing.T, v *vault) func() flow {
 	t.Helper()
-	alice, bob, group := e.pair(t, v)
-	joined := ""
-	return flow{people: []*person{alice, bob},
-		run: func() {
-			link, err := alice.c.Invite(t.Context(), group, client.InviteOptions{})
-			if err == nil {
-				joined, _ = bob.c.Join(t.Context(), link)
-			}
-			alice.send(group, forMembers)
-		},
-		done: func() bool { return alice.members(group) == 2 && joined != "" && bob.members(joined) == 2 },
-		over: func() bool {
-			return client.Unidentified(alice.c, group) == 0 && alice.waiting(group) == 0 && len(bob.groups()) == len(bob.ready())
-		},
+	alice, bob := e.pair(t, v)
+	return func() flow {
+		group, err := alice.c.CreateGroup(t.Context(), "")
+		check(t, err)
+		joined := ""
+		return flow{people: []*person{alice, bob},
+			run: func() {
+				link, err := alice.c.Invite(t.Context(), group, client.InviteOptions{})
+				if err == nil {
+					joined, _ = bob.c.Join(t.Context(), link)
+				}
+				alice.send(group, forMembers)
+			},
+			done: func() bool { return alice.members(group) == 2 && joined != "" && bob.members(joined) == 2 },
+			over: func() bool {
+				return client.Unidentified(alice.c, group) == 0 && alice.waiting(group) == 0 && len(bob.groups()) == len(bob.ready())
+			},
+		}
 	}
 }
 

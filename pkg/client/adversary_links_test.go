@@ -261,7 +261,9 @@ func TestGroupAroundAClaimedKeyPackage(t *testing.T) {
 	spy := theWorld.opA.impostor(t, "a.localhost", "mimi://a.localhost/u/spy")
 	in := spy.group()
 	theWorld.opA.record(t)
-	_, err = theWorld.opA.hub().CreateGroup(t.Context(), in.creation(t))
+	creation := in.creation(t)
+	creation.Token = client.Tokens(alice.c, mimimi.TokenGroup, "a.localhost")[0] // whoever has an account has some
+	_, err = theWorld.opA.hub().CreateGroup(t.Context(), creation)
 	check(t, err)
 	_, err = offer(t, in.ID, adding(t, &in.Insider, adds, keys, func([]*mimimi.LinkKey) {}))
 	check(t, err)

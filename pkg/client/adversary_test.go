@@ -293,7 +293,7 @@ func (v *vault) unknownTo(t *testing.T, o *operator) {
 // registerAt makes a user whose secrets go to v.
 func (v *vault) register(t *testing.T, d *domain.Domain, name string, now func() time.Time) *person {
 	t.Helper()
-	return registerConfig(t, name, client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 4, LastResort: 1}, Tap: v.tap, Now: now})
+	return registerConfig(t, name, client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 4, LastResort: 1}, Tap: v.tap, Now: now, Spread: -1})
 }
 
 // impostor is a client that a domain's operator makes up: with a certificate that its identity key signed, but without anything that a user has.
