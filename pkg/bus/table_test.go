@@ -91,7 +91,7 @@ func TestNoNameInSubjects(t *testing.T) {
 			tokens[part] = kind
 		}
 	}
-	if len(tokens) != 18 { // 19 kinds, handshakes and messages share one, a set has two, dead has none
+	if len(tokens) != 19 { // 20 kinds, handshakes and messages share one, a set has two, dead has none
 		t.Errorf("%d tokens", len(tokens))
 	}
 	one, two := d.Layout(), d.Layout()

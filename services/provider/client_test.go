@@ -452,7 +452,7 @@ func TestDeleteAccount(t *testing.T) {
 	inbox := r.inbox(d.name)
 	deposit := func() error {
 		id := randomID()
-		_, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{RequestId: id[:], User: alice.user.Wire(), SealedRequest: randomRequest()})
+		_, err := inbox.Deposit(t.Context(), &mimimiv1.DepositRequest{Token: d.token(mimimi.TokenConnect, d.name, id[:]), RequestId: id[:], User: alice.user.Wire(), SealedRequest: randomRequest()})
 		return err
 	}
 	if err := deposit(); err != nil || len(r.items(alice)) != 1 {

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"net/http"
@@ -93,7 +94,7 @@ func (d *testDomain) falsePeer(now func() time.Time) (*falsePeer, string) {
 	d.t.Helper()
 	k := must(loadKeys(d.cfg, d.clock.Now))
 	p := &falsePeer{identity: k.identity}
-	docs := &documents{domain: d.name, keys: k, now: now}
+	docs := &documents{domain: d.name, keys: k, now: now, issued: func(context.Context, uint64) ([]mimimi.IssuerKey, error) { return nil, nil }}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+documentPath, docs)
 	mux.HandleFunc("GET "+revocationsPath, func(w http.ResponseWriter, r *http.Request) {
