@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +45,49 @@ func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, e
 	if err != nil {
 		return nil, fmt.Errorf("register %s: %w", name, err)
 	}
+	p, err := s.enter(ctx, name, c)
+	if err == nil {
+		s.say("%s has an account, a queue, anonymous tokens and a stock of KeyPackages at %s", name, domainName)
+	}
+	return p, err
+}
+
+// link gives a person a second device, which is let in by its code.
+func (s *stage) link(ctx context.Context, owner *person, domainName string) (*person, error) {
+	name := owner.name + "'s phone"
+	cfg := client.Config{
+		Dir: filepath.Join(s.dir, "people", owner.name+"-phone"), Provider: s.domains[domainName].Info(), Spread: -1, Tap: s.canaries.tap(name, domainName),
+	}
+	c, err := client.Link(ctx, cfg, owner.user)
+	if err != nil {
+		return nil, fmt.Errorf("link %s: %w", name, err)
+	}
+	code, err := c.LinkCode(ctx)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	shown := code
+	phone, err := s.enter(ctx, name, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := owner.c.ApproveDevice(ctx, code); err != nil {
+		return nil, fmt.Errorf("approve %s: %w", name, err)
+	}
+	for code != "" { // two people, or one with two screens, who look at what happens
+		if err := errors.Join(c.Sync(ctx), owner.c.Sync(ctx)); err != nil {
+			return nil, fmt.Errorf("link %s: %w", name, err)
+		}
+		if code, err = c.LinkCode(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.say("%s showed the code %s, which was typed in at %s's first device: it is hers now", name, shown, owner.name)
+	return phone, nil
+}
+
+// enter lets a client listen.
+func (s *stage) enter(ctx context.Context, name string, c *client.Client) (*person, error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &person{name: name, user: c.User(), c: c, cancel: cancel, done: make(chan struct{}), news: make(chan struct{}, 1)}
 	w, err := c.Watcher(ctx)
@@ -56,7 +100,6 @@ func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, e
 		s.people = make(map[string]*person)
 	}
 	s.people[name] = p
-	s.say("%s has an account, a queue and a stock of KeyPackages at %s", name, domainName)
 	return p, nil
 }
 
@@ -179,6 +222,9 @@ func (s *stage) connect(ctx context.Context, from, to *person) error {
 
 // send lets a person write to a group and waits until the others have read it.
 func (s *stage) send(ctx context.Context, from *person, group, text string, to ...*person) error {
+	if phone := s.people["alice's phone"]; phone != nil && slices.Contains(to, s.people["alice"]) {
+		to = append(slices.Clone(to), phone) // whatever comes to one of a person's devices comes to all
+	}
 	s.sent++
 	s.expected += len(to)
 	if _, err := from.c.Send(ctx, group, []byte(text)); err != nil {
@@ -247,6 +293,10 @@ func (s *stage) play(ctx context.Context) error {
 	if err := s.connect(ctx, alice, carol); err != nil {
 		return err
 	}
+	phone, err := s.link(ctx, alice, domainA)
+	if err != nil {
+		return err
+	}
 	group, err := alice.c.CreateGroup(ctx, "friends")
 	if err != nil {
 		return fmt.Errorf("create a group: %w", err)
@@ -254,11 +304,11 @@ func (s *stage) play(ctx context.Context) error {
 	if err := alice.c.Add(ctx, group, bob.user, carol.user); err != nil {
 		return fmt.Errorf("add to the group: %w", err)
 	}
-	ids, err := joined(ctx, []*person{bob, carol}, nil)
+	ids, err := joined(ctx, []*person{bob, carol, phone}, nil)
 	if err != nil {
 		return err
 	}
-	s.say("alice's group on the hub of %s has bob and carol in it", domainA)
+	s.say("alice's group on the hub of %s has bob and carol in it, and both of alice's devices under one pseudonym", domainA)
 	if err := s.send(ctx, alice, group, "Hello, both of you. Nobody between us knows who we are.", bob, carol); err != nil {
 		return err
 	}
@@ -271,7 +321,7 @@ func (s *stage) play(ctx context.Context) error {
 	return s.playOn(ctx, alice, bob, carol, dave, group, ids)
 }
 
-// playOn is the script's second half: an invitation, a removal, a leave and a second group.
+// playOn is the script's second half: an invitation, a removal, a leave, a second group and a disconnection.
 func (s *stage) playOn(ctx context.Context, alice, bob, carol, dave *person, group string, ids map[*person]string) error {
 	if err := s.connect(ctx, dave, bob); err != nil {
 		return err
@@ -322,7 +372,8 @@ func (s *stage) playOn(ctx context.Context, alice, bob, carol, dave *person, gro
 	if err := alice.c.Add(ctx, second, bob.user); err != nil {
 		return fmt.Errorf("add to the second group: %w", err)
 	}
-	seconds, err := joined(ctx, []*person{bob}, map[*person][]string{bob: {ids[bob]}})
+	phone := s.people["alice's phone"]
+	seconds, err := joined(ctx, []*person{bob, phone}, map[*person][]string{bob: {ids[bob]}, phone: {ids[phone]}})
 	if err != nil {
 		return err
 	}
@@ -333,7 +384,22 @@ func (s *stage) playOn(ctx context.Context, alice, bob, carol, dave *person, gro
 	if err := s.send(ctx, bob, seconds[bob], "Except you, me, and the guests.", alice); err != nil {
 		return err
 	}
-	return carolReadNothing(carol)
+	if err := carolReadNothing(carol); err != nil {
+		return err
+	}
+	return s.disconnect(ctx, alice, carol)
+}
+
+// disconnect ends the connection of two people.
+func (s *stage) disconnect(ctx context.Context, from, to *person) error {
+	if err := from.c.Disconnect(ctx, to.user); err != nil {
+		return fmt.Errorf("%s disconnects: %w", from.name, err)
+	}
+	if _, err := to.await(ctx, "the end of the connection", kind(client.EventDisconnected, from.user)); err != nil {
+		return err
+	}
+	s.say("%s disconnected from %s: her token is revoked, %s's other contacts get a new connection key", from.name, to.name, from.name)
+	return nil
 }
 
 // carolReadNothing checks that the removed member has no message that was sent after the removal.

@@ -248,7 +248,7 @@ func TestHandOver(t *testing.T) {
 		for _, k := range keys(5) {
 			l.add(b, k)
 		}
-		l.await(5 * time.Second)
+		l.await(30 * time.Second)
 	})
 }
 

@@ -92,21 +92,23 @@ const (
 
 func rpcSubject(service string) string { return "rpc." + service }
 
-// answer handles one call. The error texts are constants: NATS keeps the last one in the service's statistics.
+// answer handles one call. It publishes the answer itself: the library's request notes errors where the goroutine reads them that received it, which does not wait.
 func (b *Bus) answer(ctx context.Context, r micro.Request, handle func(context.Context, []byte) []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
+	m := nats.NewMsg(r.Reply())
 	reply, ok := b.guarded(ctx, r.Data(), handle)
-	var err error
 	switch {
 	case !ok:
-		err = r.Error(codeFailed, "the service failed", nil)
+		m.Header.Set(micro.ErrorHeader, "the service failed")
+		m.Header.Set(micro.ErrorCodeHeader, codeFailed)
 	case int64(len(reply)) > b.nc.MaxPayload():
-		err = r.Error(codeTooBig, "the answer is too large", nil)
+		m.Header.Set(micro.ErrorHeader, "the answer is too large")
+		m.Header.Set(micro.ErrorCodeHeader, codeTooBig)
 	default:
-		err = r.Respond(reply)
+		m.Data = reply
 	}
-	if err != nil {
+	if err := b.nc.PublishMsg(m); err != nil {
 		b.log.Debug("an answer was lost")
 	}
 }

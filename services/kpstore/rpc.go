@@ -7,7 +7,6 @@ import (
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
-	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
 )
@@ -34,7 +33,6 @@ var (
 
 // handler answers KeyPackageService: decode, call the store, encode.
 type handler struct {
-	mimimiv1connect.UnimplementedKeyPackageServiceHandler
 	store    *store
 	domain   string
 	limits   limits

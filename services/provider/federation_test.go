@@ -35,14 +35,14 @@ func pair(t *testing.T) (a, b *testDomain, ra, rb *replica) {
 // waitFor waits until the replica shows a domain's document: then it has read its file, and reached it.
 func (r *replica) waitFor(domain string) {
 	r.d.t.Helper()
-	end := time.Now().Add(20 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for {
 		_, err := r.relay().GetKeyDocument(r.d.t.Context(), &mimimiv1.GetKeyDocumentRequest{Domain: domain})
 		if err == nil {
 			return
 		}
 		if time.Now().After(end) {
-			r.d.t.Fatalf("the peer is not known after 20 s: %v", err)
+			r.d.t.Fatalf("the peer is not known after a minute: %v", err)
 		}
 		<-time.After(50 * time.Millisecond) // the file is polled, and nothing tells when
 	}

@@ -8,7 +8,6 @@ import (
 	"connectrpc.com/connect"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
-	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
@@ -16,7 +15,6 @@ import (
 
 // relaySide serves RelayService on the anonymous listener: opaque bytes out, opaque bytes back, and nothing kept.
 type relaySide struct {
-	mimimiv1connect.UnimplementedRelayServiceHandler
 	domain      string
 	bus         *bus.Bus
 	peers       *peers

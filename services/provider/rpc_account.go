@@ -6,7 +6,6 @@ import (
 	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
-	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -15,7 +14,6 @@ import (
 
 // accountSide serves AccountService. It knows users by name, and shares nothing with the anonymous side that depends on a user.
 type accountSide struct {
-	mimimiv1connect.UnimplementedAccountServiceHandler
 	domain      string
 	bus         *bus.Bus
 	identity    mls.SignatureKey

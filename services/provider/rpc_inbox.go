@@ -6,7 +6,6 @@ import (
 	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
-	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
@@ -15,7 +14,6 @@ import (
 // inboxSide serves InboxService behind an OHTTP gateway. It does not say who exists: size, code and the number of steps of an answer are the
 // same for a user who does and one who does not.
 type inboxSide struct {
-	mimimiv1connect.UnimplementedInboxServiceHandler
 	domain    string
 	bus       *bus.Bus
 	documents *documents
