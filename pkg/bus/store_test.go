@@ -515,7 +515,8 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 		})
 	}
 	callers.Wait()
-	if served[0].Load() == 0 || served[1].Load() == 0 {
+	// In a cluster a server gives calls to the replicas that are connected to itself, if there are any.
+	if len(d.Servers()) == 1 && (served[0].Load() == 0 || served[1].Load() == 0) {
 		t.Errorf("one replica did it all: %d %d", served[0].Load(), served[1].Load())
 	}
 	for range 4 { // both replicas live on
