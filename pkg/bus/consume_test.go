@@ -243,13 +243,44 @@ func TestHandOver(t *testing.T) {
 				l.add(b, k)
 			}
 		}
+		before := pins(t, b)
+		if len(before) == 0 {
+			t.Error("no consumer had a turn")
+		}
 		first.stop()
 		<-first.done
+		for name, pin := range pins(t, b) { // long before the turn would have ended by itself
+			if before[name] == pin {
+				t.Error("the turn was not handed over")
+			}
+		}
 		for _, k := range keys(5) {
 			l.add(b, k)
 		}
 		l.await(30 * time.Second)
 	})
+}
+
+// pins returns whose turn it is at each consumer that has given one.
+func pins(t *testing.T, b *bus.Bus) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	for _, c := range b.GroupConsumers() {
+		consumer, err := b.JS().Consumer(t.Context(), c.Stream(), c.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := consumer.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range info.PriorityGroups {
+			if g.PinnedClientID != "" {
+				all[c.Stream()+" "+c.Name()] = g.PinnedClientID
+			}
+		}
+	}
+	return all
 }
 
 // TestSlowHandler: a handler that takes longer than the server's patience is not repeated, and others go on meanwhile.
