@@ -57,6 +57,7 @@ func (r *replica) tokens(answer *mimimiv1.IssueTokensResponse, o mimimi.TokenOpe
 }
 
 func TestIssueTokens(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	r := d.start()
@@ -131,6 +132,7 @@ func TestIssueTokens(t *testing.T) {
 
 // TestIssueOnce: many different batches at once for one client and epoch: one is signed.
 func TestIssueOnce(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	replicas := []*replica{d.start(), d.start()}
@@ -160,6 +162,7 @@ func TestIssueOnce(t *testing.T) {
 }
 
 func TestExchangeTokens(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	r := d.start()
@@ -242,6 +245,7 @@ func TestExchangeTokens(t *testing.T) {
 // TestIssuerKeys: the keys of a week are made once, whoever comes first, and are the same after a restart; a copy of the stream does not show them; they
 // roll over.
 func TestIssuerKeys(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	made := 0
 	var mu sync.Mutex
@@ -315,6 +319,7 @@ func TestIssuerKeys(t *testing.T) {
 }
 
 func TestQuotas(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []map[mimimi.TokenOperation]uint16{{"other": 1}, {mimimi.TokenClaim: 0}, {mimimi.TokenClaim: 500}} {
 		if _, err := (&Config{TokenQuotas: bad}).quotas(); err == nil {
 			t.Errorf("quotas %v pass", bad)
