@@ -45,10 +45,14 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if err != nil {
 		return fmt.Errorf("make metrics: %w", err)
 	}
+	redeemer, err := redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus), env.Telemetry.Meter("mimimi.example/pkg/redeem"))
+	if err != nil {
+		return err
+	}
 	s := &server{
 		domain:   cfg.Domain,
 		store:    &store{log: env.Bus, names: env.Bus, cache: newCache(cacheWeight)},
-		redeemer: redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus)), now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
+		redeemer: redeemer, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(s, env))
 	if err != nil {
