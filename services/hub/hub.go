@@ -8,10 +8,10 @@
 //   - An accepted handshake stands in the log before the answer is given, once, after exactly the state against which every rule of §9 was checked. Of two
 //     that want the same place one is accepted.
 //   - A retry with the same request id gets the same answer, as long as no more than 128 later entries were accepted.
-//   - A group id is used for one group, for good.
+//   - A group id is used for one group, for as long as anything of the group is there.
 //   - A refusal is given against what the stream's leader has, never against a cached state that is behind.
 //   - Nothing that a group needs expires: a checkpoint is made every 64 handshakes and invitations, about every 4,096 messages, and
-//     in any case once the last one is half as old as entries get.
+//     in any case once the last one is half as old as entries get, until no member has done anything for 200 days.
 //   - No error, log line or metric names a group, a member or a request.
 //
 // Not guaranteed: that an accepted message counts (its place in the log decides, which its sender is told); that membership tags, confirmation tags and
