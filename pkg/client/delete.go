@@ -75,12 +75,12 @@ func (c *Client) beginDeletion(tx Tx) error {
 func (c *Client) leaveForGood(tx Tx, g *group) error {
 	g.rec.Outgoing, g.rec.Tasks, g.rec.Again = nil, nil, nil
 	own := 0
-	if g.mls != nil {
+	if g.member() {
 		own = len(g.leavesOf(c.account.rec.User))
 	}
 	switch {
 	case g.rec.State == GroupLeaving:
-	case g.mls == nil || own == len(g.rec.Leaves):
+	case !g.member() || own == len(g.rec.Leaves):
 		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
 	default:
 		if own > 1 {
