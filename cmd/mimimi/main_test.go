@@ -85,7 +85,7 @@ func TestEveryEventHasWords(t *testing.T) {
 	kinds := []client.EventKind{
 		client.EventMessage, client.EventSent, client.EventJoined, client.EventLeft, client.EventRemoved, client.EventRequest,
 		client.EventConnected, client.EventDisconnected, client.EventRevoked, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
-		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument,
+		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument, client.EventCutOff,
 	}
 	var seen []string
 	for _, k := range kinds[1:] {

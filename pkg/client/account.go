@@ -61,6 +61,7 @@ type accountRecord struct {
 	DeviceGroup []byte      `json:"device_group,omitempty"`
 	Link        *linkRecord `json:"link,omitempty"`
 	Removed     bool        `json:"removed,omitempty"`
+	CutOff      bool        `json:"cut_off,omitempty"` // this client lost the group of the user's clients
 	Erased      bool        `json:"erased,omitempty"`
 	// RecordStale says that the connection record holds an earlier certificate.
 	RecordStale   bool   `json:"record_stale,omitempty"`
@@ -221,6 +222,9 @@ func (c *Client) completeAccount(ctx context.Context) error {
 	r := c.account.rec
 	if r.Removed {
 		return ErrDeviceRemoved
+	}
+	if r.CutOff {
+		return nil // what the user's clients share is the others'
 	}
 	steps := []struct {
 		done bool

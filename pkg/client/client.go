@@ -20,6 +20,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mimimi.example/pkg/mimimi"
@@ -118,7 +119,14 @@ func (c *Client) load() error {
 	if c.channels, err = newChannels(&a.Provider); err != nil {
 		return err
 	}
-	return c.loadOwn()
+	if err := c.loadOwn(); !errors.Is(err, ErrStore) {
+		return err
+	}
+	local, err := c.deviceGroupID()
+	if err != nil {
+		return err
+	}
+	return c.loseGroup(local, a.DeviceGroup)
 }
 
 // abandon closes a client that did not come up and returns why.

@@ -55,7 +55,7 @@ func waitingRequest(tx Tx, id string, now time.Time) (*requestRecord, error) {
 // (EventConnected). Repeating it continues an unfinished one and otherwise changes nothing. Errors: ErrUnknownUser, ErrIdentity.
 func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		if user == c.account.user {
@@ -211,16 +211,24 @@ func (c *Client) makeAlias(ctx context.Context, k *contactRecord) (*contactRecor
 
 // connectionGroup returns the group of an own request, made if it is not there yet.
 func (c *Client) connectionGroup(ctx context.Context, k *contactRecord) (*group, error) {
-	if _, err := c.group(k.Group); k.Group == "" || errors.Is(err, ErrUnknownGroup) {
+	if g, err := c.group(k.Group); k.Group == "" || errors.Is(err, ErrUnknownGroup) || err == nil && g.rec.State == GroupOver {
 		id, err := mimimi.NewGroupID(c.account.user.Domain())
 		if err != nil {
 			return nil, err
 		}
 		rec := &groupRecord{GroupID: []byte(id.Wire()), Peer: k.User, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}}
+		err = c.view(func(tx Tx) error {
+			other, err := c.otherLink(tx, &group{rec: rec})
+			rec.Anew = other != ""
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 		if _, err := c.newGroup(rec, c.linkContact(k.User, rec)); err != nil {
 			return nil, err
 		}
-		k.Group = rec.ID
+		k.Group, k.Ask.Invited, k.Ask.Sealed = rec.ID, false, nil
 	}
 	if err := c.made(ctx, k.Group); err != nil {
 		return nil, err
@@ -236,6 +244,9 @@ func (c *Client) linkContact(user string, rec *groupRecord) func(tx Tx) error {
 			return errors.Join(err, ErrStore)
 		}
 		k.Group = rec.ID
+		if k.Ask != nil { // of another group, which was lost
+			k.Ask.Invited, k.Ask.Sealed = false, nil
+		}
 		return write(tx, bucketContacts, []byte(user), k)
 	}
 }
@@ -292,7 +303,7 @@ func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
 // ErrBadInvitation: the request leads nowhere any more.
 func (c *Client) Accept(ctx context.Context, id string) error {
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		var user string
@@ -344,6 +355,7 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	rec := &groupRecord{
 		ID: newLocalID(), GroupID: r.Group, Peer: r.From, State: GroupJoining, Created: c.now().Unix(),
 		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
+		Anew: found && old.State == ContactConnected,
 	}
 	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
 		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}

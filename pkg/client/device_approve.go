@@ -29,7 +29,7 @@ type approvalRecord struct {
 // Errors: ErrUnknownDevice, ErrAmbiguousCode, problem.Limited if the user has too many clients.
 func (c *Client) ApproveDevice(ctx context.Context, code string) error {
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		offer, err := c.findOffer(ctx, code)

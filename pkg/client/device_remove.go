@@ -34,7 +34,7 @@ func (c *Client) RemoveDevice(ctx context.Context, id string) error {
 		return ErrUnknownDevice
 	}
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		if client == c.account.client {
@@ -118,7 +118,7 @@ func (c *Client) removeLeaf(local, client string) error {
 	if g.rec.State != GroupActive || g.mls == nil || !slices.Contains(g.ownClients(c.account.rec.User), client) {
 		return nil
 	}
-	if slices.ContainsFunc(g.rec.Tasks, func(t *task) bool { return t.Kind == taskRemoveOwn && t.Client == client }) {
+	if slices.ContainsFunc(g.rec.Tasks, func(t *task) bool { return t.Kind == taskRemoveOwn && t.Client == client && t.Pseudonym == "" }) {
 		return nil
 	}
 	t := newTask(taskRemoveOwn)

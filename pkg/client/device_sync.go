@@ -22,6 +22,9 @@ type sharedGroupRecord struct {
 	Left      int64  `json:"left,omitempty"` // when the user left it
 	Due       int64  `json:"due"`            // when this client hands its KeyPackage to the others, if it is not in by then
 	Handed    int64  `json:"handed,omitempty"`
+	// Said says that another client was just adding this one; Lost is when this client lost the group. In both cases it may have a leaf there that it cannot use.
+	Said bool  `json:"said,omitempty"`
+	Lost int64 `json:"lost,omitempty"`
 }
 
 // encoded is a change in the one encoding by which two with one number are told apart.

@@ -76,7 +76,7 @@ func (c *Client) leaveContact(tx Tx, g *group) error {
 		return nil
 	}
 	g.rec.Outgoing, g.rec.Again = nil, nil
-	if g.mls == nil || len(g.leavesOf(g.rec.Peer)) == 0 {
+	if !g.member() || len(g.leavesOf(g.rec.Peer)) == 0 {
 		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
 	}
 	if !g.hasTask(taskLeave) {

@@ -15,15 +15,12 @@ import (
 // SetFault makes every write of c's store ask f, before it and after it is durable.
 func SetFault(c *Client, f func(persisted bool) error) { c.store.fault = f }
 
-// LoseRatchet makes c lose what it knows of a group's present epoch, as a restored backup does.
+// LoseRatchet makes c lose a group's ratchet state.
 func LoseRatchet(c *Client, group string) error {
-	g, err := c.group(group)
-	if err != nil {
-		return err
-	}
-	c.scheduleResync(g)
-	g.rec.Resync.Due = 0
-	return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
+	return c.lockedFor(context.Background(), func() error {
+		delete(c.groups, group)
+		return c.update(func(tx Tx) error { return tx.Delete(bucketRatchets, []byte(group)) })
+	})
 }
 
 // Lost says whether c is still to enter a group anew.
@@ -85,11 +82,11 @@ func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mim
 	return q.QueueServiceClient.Ack(ctx, req)
 }
 
-// DamageGroup makes a group's ratchets unreadable in the file.
-func DamageGroup(c *Client, group string) error {
+// DamageGroup makes what c keeps of a group in one of its buckets unreadable in the file.
+func DamageGroup(c *Client, bucket, group string) error {
 	return c.lockedFor(context.Background(), func() error {
 		delete(c.groups, group)
-		return c.update(func(tx Tx) error { return tx.Put(bucketRatchets, []byte(group), []byte("damaged")) })
+		return c.update(func(tx Tx) error { return tx.Put(bucket, []byte(group), []byte("damaged")) })
 	})
 }
 

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -121,6 +122,25 @@ func TestAnswerIsOfItsEpoch(t *testing.T) {
 	g.rec.Leaves[2] = &leafRecord{User: "mallory"}
 	if g.onlyPeer("bob") {
 		t.Error("a third one is overlooked")
+	}
+}
+
+// TestLostAtOnce: where several groups are lost at once, one is handed to the user's other clients now and the rest at times of their own.
+func TestLostAtOnce(t *testing.T) {
+	c := bare(t)
+	c.cfg.Spread = spreadOver
+	now := c.now()
+	var due []time.Time
+	for i := range 20 {
+		r := &sharedGroupRecord{GroupID: []byte{byte(i)}}
+		if err := c.update(func(tx Tx) error { return c.bringBack(tx, r) }); err != nil {
+			t.Fatal(err)
+		}
+		due = append(due, timeOf(r.Due))
+	}
+	later := due[1:]
+	if due[0].After(now.Add(time.Minute)) || slices.MaxFunc(later, time.Time.Compare).Before(now.Add(spreadOver/4)) || slices.MaxFunc(later, time.Time.Compare).After(now.Add(spreadOver+time.Minute)) {
+		t.Errorf("they are due at %v", due)
 	}
 }
 

@@ -70,7 +70,7 @@ func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyC
 		return "", err
 	}
 	err = c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		gid, err := mimimi.NewGroupID(c.account.user.Domain())
@@ -96,6 +96,9 @@ func (c *Client) made(ctx context.Context, id string) error {
 	}
 	if g.mls != nil && g.rec.Create == nil {
 		return nil // entered; what else failed is the next Sync's
+	}
+	if err == nil && g.rec.State != GroupOver {
+		err = ErrNotReady // it is to be entered anew first
 	}
 	return err
 }
@@ -275,7 +278,7 @@ func (c *Client) Join(ctx context.Context, link string) (id string, err error) {
 		return "", err
 	}
 	err = c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		local, found, err := c.groupByID([]byte(inv.Group.Wire()))

@@ -61,7 +61,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		return c.pass(position)
 	case g.rec.Again != nil:
 		return c.pass(position) // it belongs to the membership that begins there, which reads it from the log
-	case g.mls == nil:
+	case !g.member():
 		if j := g.rec.Join; j != nil && d.Kind == mimimiv1.Delivery_KIND_COMMIT && bytes.Equal(d.Message, j.Message) {
 			return c.joined(g, d.Sequence, d.Accepted, position)
 		}
@@ -548,13 +548,14 @@ func (c *Client) readLog(ctx context.Context, g *group, after uint64, named bool
 	if err != nil {
 		return nil, err
 	}
-	proof, err := c.memberProof(g, mimimi.OpReadLog)
-	if err != nil {
+	req := &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after}
+	if g.mls == nil { // who enters anew names its leaf anyway
+		req.Proof = c.packageProof(g.id, g.own, g.lost.Epoch(), mimimi.OpReadLog, nil)
+	} else if req.Proof, err = c.memberProof(g, mimimi.OpReadLog); err != nil {
 		return nil, err
 	}
-	req := &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: proof}
 	res, err := call(ctx, hub.ReadLog, req)
-	if problem.KindOf(err) == problem.Denied && named {
+	if problem.KindOf(err) == problem.Denied && named && g.mls != nil {
 		req.Proof = c.leafProof(g, mimimi.OpReadLog, nil)
 		res, err = call(ctx, hub.ReadLog, req)
 	}

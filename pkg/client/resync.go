@@ -19,15 +19,18 @@ import (
 // nothing into the group that a member would have refused; of the hub's GroupInfo only external_pub is new.
 func (c *Client) resync(ctx context.Context, g *group) error {
 	if g.rec.Resync.Tries >= maxCommitTries {
-		return c.giveUp(g, "the group could not be entered anew")
+		return c.loseNow(g, unenterable)
 	}
 	if g.rec.Resync.Commit == nil {
 		if err := c.makeResync(ctx, g); err != nil {
 			if problem.KindOf(err) == problem.Denied {
 				return errors.Join(err, c.giveUp(g, "the group's hub says that you are no longer in it"))
 			}
+			if problem.KindOf(err) == problem.NotFound {
+				return errors.Join(err, c.loseNow(g, tooLongAway))
+			}
 			if isFinal(err) || errors.Is(err, errRefused) {
-				return errors.Join(err, c.giveUp(g, "the group's hub shows a group that does not follow from its log"))
+				return errors.Join(err, c.loseNow(g, inconsistent))
 			}
 			return err
 		}
@@ -66,6 +69,11 @@ func retry(err error) error {
 
 func (c *Client) giveUp(g *group, sentence string) error {
 	return c.change(g, func(tx Tx) error { return c.over(tx, g, sentence, 0) })
+}
+
+// loseNow ends a group that this client cannot come back into by itself.
+func (c *Client) loseNow(g *group, why string) error {
+	return c.change(g, func(tx Tx) error { return c.lose(tx, g, why) })
 }
 
 // makeResync makes and stores the commit.
@@ -110,11 +118,23 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 		r.Commit, r.Request = staged.Marshal(), newRequestID()
 		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
 		r.Tries++
-		// What is rolled over is in force for this client from here on: leaves that came meanwhile are not identified, those that went are gone.
-		g.rules, g.rec.Last, g.rec.Epochs = rolled.rules, rolled.last, rolled.epochs.Records()
-		return g.follow(rolled.public)
+		if r.Damaged {
+			r.Damaged = false
+			if err := c.warn(tx, g.rec.ID, damagedSentence); err != nil {
+				return err
+			}
+		}
+		// What is rolled over is in force for this client from here on, also if another entry comes first and it rolls on: leaves that came meanwhile are not
+		// identified, those that went are gone. The former ratchet state is of no more use.
+		if err := g.follow(rolled.public); err != nil {
+			return err
+		}
+		g.mls, g.lost, g.rules, g.rec.Last, g.rec.Epochs = nil, rolled.public, rolled.rules, rolled.last, rolled.epochs.Records()
+		return nil
 	})
 }
+
+const damagedSentence = "what this device keeps of the group was damaged: the group is entered anew, and messages may be missing here"
 
 // rolledState is the public state of a group rolled forward.
 type rolledState struct {
@@ -137,7 +157,7 @@ func (r *rolledState) ownLeaf(g *group) (*mls.LeafNode, uint32, bool) {
 
 // roll reads the log from where this client is and follows the public state.
 func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
-	r := &rolledState{public: g.mls.Public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
+	r := &rolledState{public: g.public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
 	after := r.last
 	for range maxLogPages {
 		res, err := c.readLog(ctx, g, after, true)
@@ -190,7 +210,7 @@ func (r *rolledState) step(d *mimimiv1.Delivery) error {
 // follow makes the leaf records match a tree that was rolled forward; a credential that is in both keeps its identity.
 func (g *group) follow(public *mls.PublicGroup) error {
 	known := make(map[string]*leafRecord)
-	for _, m := range g.mls.Public().Members() {
+	for _, m := range g.public().Members() {
 		if r := g.rec.Leaves[m.Index]; r != nil {
 			known[string(m.Leaf.Credential().Body)] = r
 		}
@@ -217,7 +237,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 	accepted = c.boundAhead(accepted)
 	next, err := g.rules.CheckCommit(staged.Change, timeOf(accepted))
 	if err != nil {
-		return errors.Join(errRefused, c.giveUp(g, "the group could not be entered anew"))
+		return errors.Join(errRefused, c.loseNow(g, unenterable))
 	}
 	return c.change(g, func(tx Tx) error {
 		if err := (*mls.Group)(nil).Merge(staged); err != nil {
@@ -225,7 +245,8 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		}
 		epochs := g.epochs()
 		epochs.Commit(staged.Change.Epoch, accepted, true)
-		g.mls, g.rules, g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = staged.Group(), next, sequence, epochs.Records(), nil, nil
+		g.mls, g.lost, g.rules = staged.Group(), nil, next
+		g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = sequence, epochs.Records(), nil, nil
 		g.rec.Heard = nil // what came while the group was lost is not heard
 		gone := g.takeGone(staged.Change)
 		if err := g.syncLeaves(0); err != nil {

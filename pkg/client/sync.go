@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +28,10 @@ func (c *Client) Sync(ctx context.Context) error {
 		if err := c.completeAccount(ctx); err != nil {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
+		errs := []error{renewal, c.keepWallet(ctx)}
+		if !c.account.rec.CutOff { // what only this client had would be lost to the others
+			errs = append(errs, c.readInbox(ctx))
+		}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			if errors.Is(err, errNoQueue) {
@@ -144,14 +146,17 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 	}
 	delete(c.groups, local) // it may be ahead of the file
 	g, err := c.group(local)
-	if err != nil {
-		if err := c.update(func(tx Tx) error { return c.endDamaged(tx, local, group) }); err != nil {
+	if errors.Is(err, ErrStore) {
+		if err := c.loseGroup(local, group); err != nil {
 			return err
 		}
 		if d := e.Delivery; d != nil && d.Kind == mimimiv1.Delivery_KIND_WELCOME {
 			return c.receiveWelcome(ctx, d, e.Position)
 		}
 		return c.pass(e.Position)
+	}
+	if err != nil {
+		return err
 	}
 	return c.change(g, func(tx Tx) error {
 		var err error
@@ -161,16 +166,6 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 		g.rec.Behind = true
 		return errors.Join(err, setPosition(tx, e.Position))
 	})
-}
-
-// endDamaged ends a group that cannot be loaded. One whose very record cannot be read is not found by its id any more.
-func (c *Client) endDamaged(tx Tx, local string, id []byte) error {
-	rec, found, err := read[groupRecord](tx, bucketGroups, []byte(local))
-	if err != nil || !found || !bytes.Equal(rec.GroupID, id) {
-		return errors.Join(tx.Delete(bucketGroupIDs, id), c.warn(tx, "", "a group is damaged in this client's store"))
-	}
-	g := &group{rec: rec}
-	return errors.Join(c.over(tx, g, "the group is damaged in this client's store", 0), c.putGroup(tx, g))
 }
 
 // lost takes note that the queue lost entries of a group: they are read from the group's log.
@@ -209,10 +204,8 @@ func (c *Client) acknowledge(ctx context.Context) error {
 func (c *Client) workAll(ctx context.Context) error {
 	var ids []string
 	err := c.view(func(tx Tx) error {
-		return each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
-			if r.State != GroupOver || r.Again != nil {
-				ids = append(ids, string(k))
-			}
+		return tx.Each(bucketGroupIDs, nil, func(_, local []byte) error {
+			ids = append(ids, string(local))
 			return nil
 		})
 	})
@@ -221,7 +214,14 @@ func (c *Client) workAll(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		errs = append(errs, c.work(ctx, id))
+		r, found, err := get[groupRecord](c.store, bucketGroups, []byte(id))
+		switch {
+		case errors.Is(err, ErrStore):
+			err = c.loseGroup(id, nil)
+		case err == nil && found && (r.State != GroupOver || r.Again != nil):
+			err = c.work(ctx, id)
+		}
+		errs = append(errs, err)
 	}
 	clear(c.results) // nobody waits for these
 	return distinct(errs)
@@ -233,6 +233,9 @@ func (c *Client) work(ctx context.Context, id string) error {
 		g, err := c.group(id)
 		if errors.Is(err, ErrUnknownGroup) {
 			return nil // it was dropped
+		}
+		if errors.Is(err, ErrStore) {
+			return c.loseGroup(id, nil)
 		}
 		if err != nil {
 			return err
@@ -257,7 +260,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
-	case r.Join != nil && g.mls == nil:
+	case r.Join != nil && !r.Join.Entered:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
 		if seen, waits := c.waiting[r.ID]; waits && seen == c.applied && c.now().Before(timeOf(r.Welcome.Received).Add(welcomeWait)) {
@@ -265,7 +268,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		}
 		delete(c.waiting, r.ID)
 		return true, c.welcome(ctx, g)
-	case g.mls == nil:
+	case !g.member():
 		return false, nil
 	case r.Refused != r.Told:
 		return true, c.tellRefused(ctx, g)
