@@ -14,6 +14,7 @@ import (
 )
 
 func TestCreate(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := emptyWorld(t, b)
 	rq, m := w.creation()
@@ -37,6 +38,7 @@ func TestCreate(t *testing.T) {
 }
 
 func TestCreateRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name, want string
@@ -79,6 +81,7 @@ func TestCreateRefused(t *testing.T) {
 }
 
 func TestCommits(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob", "carol")
 	w.clock.advance(1500 * time.Millisecond)
 	up := w.update("bob")
@@ -103,6 +106,7 @@ func TestCommits(t *testing.T) {
 }
 
 func TestCommitRetried(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	message := w.send("bob", "before")
@@ -133,6 +137,7 @@ func TestCommitRetried(t *testing.T) {
 }
 
 func TestSelfRemove(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob", "carol")
 	before := w.pathBundle("carol")
@@ -158,6 +163,7 @@ func TestSelfRemove(t *testing.T) {
 }
 
 func TestProposeRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	old := w.proposal("bob", mls.Proposal{Type: mls.ProposalUpdate})
 	w.update("alice")
@@ -179,6 +185,7 @@ func TestProposeRefused(t *testing.T) {
 
 // TestPendingBound checks that nobody fills an epoch with proposals, nor keeps another from leaving by trying.
 func TestPendingBound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	var err error
 	for range maxPendingOthers {

@@ -84,7 +84,13 @@ func groups(t *testing.T) *redeemtest.Shop[*pb.CreateGroupRequest] {
 }
 
 // TestKill9GroupToken: a hub that is killed between a token's mark and the group.
-func TestKill9GroupToken(t *testing.T) { groups(t).Kill9(t) }
+func TestKill9GroupToken(t *testing.T) {
+	t.Parallel()
+	groups(t).Kill9(t)
+}
 
 // TestGroupTokenAtOnce: 32 clients spend one token at once at two replicas.
-func TestGroupTokenAtOnce(t *testing.T) { groups(t).AtOnce(t) }
+func TestGroupTokenAtOnce(t *testing.T) {
+	t.Parallel()
+	groups(t).AtOnce(t)
+}

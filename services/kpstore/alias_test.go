@@ -13,6 +13,7 @@ import (
 )
 
 func TestAlias(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -63,6 +64,7 @@ func (d *dated) Publish(ctx context.Context, s bus.Subject, data []byte, o bus.P
 
 // TestIndexExpires: what is kept of an index goes by itself without a sign of life, and each sign of life renews it.
 func TestIndexExpires(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	d := &dated{log: h.store.log}
@@ -103,6 +105,7 @@ func TestIndexExpires(t *testing.T) {
 }
 
 func TestAliasBound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -127,6 +130,7 @@ func TestAliasBound(t *testing.T) {
 }
 
 func TestAliasFaults(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	for _, op := range []string{opRegisterAlias, opRevokeAlias} {
@@ -160,6 +164,7 @@ func TestAliasFaults(t *testing.T) {
 
 // Every owner's request needs the owner's signature over just this operation, body and time.
 func TestProof(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -217,6 +222,7 @@ func TestProof(t *testing.T) {
 }
 
 func TestClaimGarbage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	for _, tt := range []struct {
@@ -240,6 +246,7 @@ type refuse struct{ err error }
 func (r refuse) Redeem(context.Context, *mimimi.Spending) (*mimimi.Receipt, error) { return nil, r.err }
 
 func TestRedeemer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -258,6 +265,7 @@ func TestRedeemer(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for _, l := range []string{labelNobody, labelOwnerRecord, labelAlias, labelSet, labelClaim, labelServed, labelFresh} {
 		if seen[l] {
@@ -271,6 +279,7 @@ func TestLabels(t *testing.T) {
 }
 
 func TestParseItemTruncated(t *testing.T) {
+	t.Parallel()
 	u := (&world{T: t, now: noon}).user(domain)
 	raw := u.item(false).GetKeyPackage()
 	for n := range raw {

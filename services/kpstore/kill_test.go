@@ -81,6 +81,7 @@ func (p *processes) client() mimimiv1connect.KeyPackageServiceClient {
 // is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left; asked again, everybody gets
 // the same answer.
 func TestKill9Claims(t *testing.T) {
+	t.Parallel()
 	p := newProcesses(t)
 	url := p.domain.Options("kpstore").URL
 	replicas := []*servicetest.Process{p.start(url), p.start(url)}

@@ -82,6 +82,7 @@ func waitFor(t *testing.T, f func() error) {
 
 // Everything once through two replicas, over OHTTP, with each error's code.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	u, other := w.user(domain), w.user(domain)
 	c, seen := running(w)
@@ -139,6 +140,7 @@ func TestRun(t *testing.T) {
 
 // TestMetrics: what claims got, why others got nothing, and that the owner was told of a low stock, are counted and keep their labels.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	tel := must(telemetry.New())
 	h := w.replica()
@@ -166,6 +168,7 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
+	t.Parallel()
 	write := func(text string) string {
 		f := filepath.Join(t.TempDir(), "kpstore.json")
 		if err := os.WriteFile(f, []byte(text), 0o600); err != nil {

@@ -124,11 +124,23 @@ func (u *user) uploaded(h *handler, items []*v1.UploadItem) int {
 }
 
 // TestKill9ClaimToken and the next: a store that is killed between a token's mark and the deed, and after each write of the deed.
-func TestKill9ClaimToken(t *testing.T) { claims(newProcesses(t)).Kill9(t) }
+func TestKill9ClaimToken(t *testing.T) {
+	t.Parallel()
+	claims(newProcesses(t)).Kill9(t)
+}
 
-func TestKill9UploadToken(t *testing.T) { uploads(newProcesses(t)).Kill9(t) }
+func TestKill9UploadToken(t *testing.T) {
+	t.Parallel()
+	uploads(newProcesses(t)).Kill9(t)
+}
 
 // TestClaimTokenAtOnce and the next: 32 clients spend one token at once at two replicas.
-func TestClaimTokenAtOnce(t *testing.T) { claims(newProcesses(t)).AtOnce(t) }
+func TestClaimTokenAtOnce(t *testing.T) {
+	t.Parallel()
+	claims(newProcesses(t)).AtOnce(t)
+}
 
-func TestUploadTokenAtOnce(t *testing.T) { uploads(newProcesses(t)).AtOnce(t) }
+func TestUploadTokenAtOnce(t *testing.T) {
+	t.Parallel()
+	uploads(newProcesses(t)).AtOnce(t)
+}

@@ -146,11 +146,23 @@ func inboxShop(d *testDomain) *redeemtest.Shop[asked] {
 }
 
 // TestKill9QueueToken and the next: a provider that is killed between a token's mark and the deed, and after each write of the deed.
-func TestKill9QueueToken(t *testing.T) { queueShop(newProcesses(t)).Kill9(t) }
+func TestKill9QueueToken(t *testing.T) {
+	t.Parallel()
+	queueShop(newProcesses(t)).Kill9(t)
+}
 
-func TestKill9ConnectToken(t *testing.T) { inboxShop(newProcesses(t)).Kill9(t) }
+func TestKill9ConnectToken(t *testing.T) {
+	t.Parallel()
+	inboxShop(newProcesses(t)).Kill9(t)
+}
 
 // TestQueueTokenAtOnce and the next: 32 clients spend one token at once at two replicas.
-func TestQueueTokenAtOnce(t *testing.T) { queueShop(newProcesses(t)).AtOnce(t) }
+func TestQueueTokenAtOnce(t *testing.T) {
+	t.Parallel()
+	queueShop(newProcesses(t)).AtOnce(t)
+}
 
-func TestConnectTokenAtOnce(t *testing.T) { inboxShop(newProcesses(t)).AtOnce(t) }
+func TestConnectTokenAtOnce(t *testing.T) {
+	t.Parallel()
+	inboxShop(newProcesses(t)).AtOnce(t)
+}

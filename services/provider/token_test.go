@@ -169,6 +169,7 @@ func TestIssueOnce(t *testing.T) {
 
 // TestIssueBusy: who gives up while others' tokens are signed has used up none of the answers to its batch.
 func TestIssueBusy(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	r := d.start()
@@ -296,6 +297,7 @@ func TestExchangeTokens(t *testing.T) {
 // TestExchangeAtOnce: 32 exchanges of the same eight tokens at once, at two replicas: one gets signatures at most (none if they took the tokens from each
 // other), and with no token of the eight anything else is bought.
 func TestExchangeAtOnce(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	relays := []mimimiv1connect.RelayServiceClient{d.start().relay(), d.start().relay()}
 	now := d.clock.Now()

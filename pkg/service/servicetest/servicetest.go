@@ -4,6 +4,7 @@ package servicetest
 
 import (
 	"encoding/json"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,11 +17,18 @@ import (
 // asReplica names the configuration file of a process that is a replica and no test.
 const asReplica = "MIMIMI_TEST_REPLICA"
 
+// atOnce is how many tests run at once that may: a service's wait for its bus most of the time, and are not to wait for each other.
+const atOnce = "6"
+
 // Main is the TestMain of a service's package: it runs the tests or, in a process that Start started, what cmd/<name> is.
 func Main(m *testing.M, name string, load func(path string) (service.Run, error)) {
 	if file := os.Getenv(asReplica); file != "" {
 		os.Args = []string{name, "-config", file}
 		service.Main(name, load)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", atOnce); err != nil {
+		panic(err) // the flag is testing's
 	}
 	os.Exit(m.Run())
 }
