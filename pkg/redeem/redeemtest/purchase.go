@@ -44,6 +44,19 @@ const crashTime = 2 * time.Minute
 // pollPause is between two looks at what another process does.
 const pollPause = 10 * time.Millisecond
 
+// ask is Buy, as a client does it: what did not get an answer is asked again.
+func ask[D any](ctx context.Context, r Replica[D], deed D, id [16]byte, token []byte) ([]byte, error) {
+	for {
+		answer, err := r.Buy(ctx, deed, id, token)
+		switch c := connect.CodeOf(err); {
+		case err == nil || ctx.Err() != nil:
+			return answer, err
+		case c != connect.CodeUnavailable && c != connect.CodeAborted && c != connect.CodeDeadlineExceeded:
+			return nil, err
+		}
+	}
+}
+
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
@@ -91,7 +104,7 @@ func (s *Shop[D]) kill9(t *testing.T, more int) (answered bool) {
 	defer hangUp()
 	bought := make(chan result, 1)
 	go func() {
-		answer, err := first.Buy(call, deed, id, token)
+		answer, err := ask(call, first, deed, id, token)
 		bought <- result{answer, err}
 	}()
 	var before *result
@@ -116,17 +129,17 @@ func (s *Shop[D]) kill9(t *testing.T, more int) (answered bool) {
 	defer second.Kill()
 	rivals := func(when string) {
 		t.Helper()
-		_, err := second.Buy(ctx, deed, randomID(), token)
+		_, err := ask(ctx, second, deed, randomID(), token)
 		wantDenied(t, when+": another request id for the same deed", err)
-		_, err = second.Buy(ctx, s.New(), id, token)
+		_, err = ask(ctx, second, s.New(), id, token)
 		wantDenied(t, when+": another deed under the same request id", err)
 	}
 	rivals("before the repeat")
-	answer, err := second.Buy(ctx, deed, id, token)
+	answer, err := ask(ctx, second, deed, id, token)
 	if err != nil {
 		t.Fatalf("killed after the mark and %d writes: the repeat: %v", more, err)
 	}
-	again, err := second.Buy(ctx, deed, id, token)
+	again, err := ask(ctx, second, deed, id, token)
 	if err != nil || !bytes.Equal(again, answer) || before != nil && !bytes.Equal(before.answer, answer) {
 		t.Errorf("killed after the mark and %d writes: a repeat gets another answer: %v", more, err)
 	}
@@ -174,12 +187,7 @@ func (s *Shop[D]) AtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range clients {
 			all.Go(func() {
-				for ctx.Err() == nil { // as a client does: what is not known is asked again
-					answers[i], errs[i] = replicas[i/2%2].Buy(ctx, deeds[who(i)], ids[who(i)], token)
-					if c := connect.CodeOf(errs[i]); errs[i] == nil || c != connect.CodeUnavailable && c != connect.CodeAborted {
-						return
-					}
-				}
+				answers[i], errs[i] = ask(ctx, replicas[i/2%2], deeds[who(i)], ids[who(i)], token)
 			})
 		}
 		all.Wait()
