@@ -224,13 +224,10 @@ func (w *world) forgedJoin(t *testing.T, c *client, staged *StagedCommit, change
 }
 
 // infoOver is a GroupInfo of the current epoch in which change has broken something, over a tree, signed by c.
-func (w *world) infoOver(t *testing.T, c *client, tree *ratchetTree, change func(info *groupInfo)) []byte {
+func (w *world) infoOver(t *testing.T, c *client, tree looseTree, change func(info *groupInfo)) []byte {
 	t.Helper()
-	for i := range tree.nodes {
-		tree.nodes[i].hash = nil
-	}
 	info := must(parseGroupInfo(w.info))(t)
-	info.context.treeHash, info.signer = tree.rootHash(), c.group.OwnIndex()
+	info.context.treeHash, info.signer = tree.hash(), c.group.OwnIndex()
 	change(info)
 	info.sign(c.group.s.signer)
 	return marshal(info)
@@ -241,7 +238,7 @@ type welcomed struct {
 	info       groupInfo
 	secrets    groupSecrets
 	psk        []byte // psk_secret
-	tree       *ratchetTree
+	tree       looseTree
 	to         *KeyPackage
 	signer     SignatureKey
 	beforeSign func(info *groupInfo)
@@ -257,16 +254,13 @@ func (w *world) forgedWelcome(t *testing.T, c, to *client, change func(d *welcom
 	d := &welcomed{
 		info:    *must(next.groupInfo(nil, false))(t),
 		secrets: groupSecrets{joiner: suite.randomSecret()},
-		psk:     zeros(suite), tree: next.public.tree.clone(), to: to.kp, signer: next.signer,
+		psk:     zeros(suite), tree: loosen(next.public.tree), to: to.kp, signer: next.signer,
 		beforeSign: func(*groupInfo) {}, afterSign: func(*groupInfo) {},
 	}
 	d.info.extensions = cloneExtensions(d.info.extensions)
-	before := d.tree.rootHash()
+	before := d.tree.hash()
 	change(d)
-	for i := range d.tree.nodes {
-		d.tree.nodes[i].hash = nil
-	}
-	if after := d.tree.rootHash(); !bytes.Equal(after, before) {
+	if after := d.tree.hash(); !bytes.Equal(after, before) {
 		d.info.context.treeHash = after
 	}
 	return d.config(t, suite, to, w.rules)

@@ -234,7 +234,7 @@ func TestRFC9420_7_3(t *testing.T) {
 		taken := func(l *LeafNode) { l.encryptionKey = bob.group.OwnLeaf().encryptionKey }
 		want := rule("7.3", "encryption keys are unique")
 		w.bothRefuse(t, carol, proposed(alice, leafOf(t, alice, taken)), want)
-		for _, key := range [][]byte{bob.group.OwnLeaf().encryptionKey, w.server.tree.nodes[w.server.tree.root()].encryptionKey()} {
+		for _, key := range [][]byte{bob.group.OwnLeaf().encryptionKey, rootKey(w)} {
 			dave := packageOf(t, "dave", func(kp *KeyPackage) { kp.leaf.encryptionKey = key })
 			_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{add(dave)}, NoPending: true})
 			want.check(t, "added", err)
@@ -343,9 +343,9 @@ func TestRFC9420_7_8(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantBytes(t, "blank leaf", tree.rootHash(), suite1.Hash(slices.Concat([]byte{2, 0, 32}, leaf(0, 0), []byte{32}, leaf(1, present...))))
-		p := &parentNode{encryptionKey: []byte("k")}
-		tree.nodes[1] = node{parent: p}
-		wantBytes(t, "parent", tree.rootHash(), suite1.Hash(slices.Concat([]byte{2, 1, 1, 'k', 0, 0, 32}, leaf(0, 0), []byte{32}, leaf(1, present...))))
+		l := loosen(tree)
+		l[1] = looseNode{parent: &parentNode{encryptionKey: []byte("k")}}
+		wantBytes(t, "parent", l.hash(), suite1.Hash(slices.Concat([]byte{2, 1, 1, 'k', 0, 0, 32}, leaf(0, 0), []byte{32}, leaf(1, present...))))
 	})
 }
 
@@ -354,20 +354,20 @@ func TestRFC9420_7_9_2(t *testing.T) {
 		w, alice, _, _ := threeWorld(t)
 		w.run("carol: updates\nalice: updates")
 		dave := newClient(t, "dave")
-		for name, spoil := range map[string]func(tree *ratchetTree){
-			"another key": func(tree *ratchetTree) {
-				changeParent(tree, 1, func(p *parentNode) { p.encryptionKey = randomBytes(32) })
+		for name, spoil := range map[string]func(tree looseTree){
+			"another key": func(tree looseTree) {
+				tree.change(1, func(p *parentNode) { p.encryptionKey = randomBytes(32) })
 			},
-			"another parent hash": func(tree *ratchetTree) { changeParent(tree, 1, func(p *parentNode) { p.parentHash = randomBytes(32) }) },
-			"the root's parent hash": func(tree *ratchetTree) {
-				changeParent(tree, tree.root(), func(p *parentNode) { p.parentHash = randomBytes(32) })
+			"another parent hash": func(tree looseTree) { tree.change(1, func(p *parentNode) { p.parentHash = randomBytes(32) }) },
+			"the root's parent hash": func(tree looseTree) {
+				tree.change(tree.root(), func(p *parentNode) { p.parentHash = randomBytes(32) })
 			},
 		} {
 			want := rule("7.9.2", "parent-hash valid")
 			cfg := w.forgedWelcome(t, alice, dave, func(d *welcomed) { spoil(d.tree) })
 			_, _, err := Join(cfg)
 			want.check(t, name+", Welcome", err)
-			tree := w.server.tree.clone()
+			tree := loosen(w.server.tree)
 			spoil(tree)
 			info := w.infoOver(t, alice, tree, func(*groupInfo) {})
 			_, err = NewPublicGroup(info, tree.bytes(), w.rules)
@@ -388,10 +388,8 @@ func TestRFC9420_7_9_2(t *testing.T) {
 	})
 }
 
-// changeParent replaces a parent node by a changed copy.
-func changeParent(tree *ratchetTree, n nodeIndex, change func(p *parentNode)) {
-	p := *tree.nodes[n].parent
-	p.unmergedLeaves = slices.Clone(p.unmergedLeaves)
-	change(&p)
-	tree.nodes[n] = node{parent: &p}
+// rootKey is the encryption key of the root.
+func rootKey(w *world) []byte {
+	l := loosen(w.server.tree)
+	return l.key(l.root())
 }

@@ -182,7 +182,7 @@ func TestRFC9420_12_4_2(t *testing.T) {
 	t.Run("no key of the path is in the tree", func(t *testing.T) {
 		want := rule("12.4.2", "new to the tree")
 		for name, key := range map[string][]byte{
-			"of a leaf": carol.group.OwnLeaf().encryptionKey, "of a node that it replaces": w.server.tree.nodes[w.server.tree.root()].encryptionKey(),
+			"of a leaf": carol.group.OwnLeaf().encryptionKey, "of a node that it replaces": rootKey(w),
 		} {
 			t.Log(name)
 			w.bothRefuse(t, bob, w.withPath(t, alice, CommitOptions{}, false, func(u *updatePath) { u.nodes[0].encryptionKey = key }), want)
@@ -274,7 +274,7 @@ func (w *world) fitted(t *testing.T, c *client, change func(u *updatePath)) []by
 		context.treeHash = tree.rootHash()
 		for i, step := range steps {
 			for k, n := range tree.resolution(step.copath) {
-				kem, ct, err := suite1.EncryptWithLabel(tree.nodes[n].encryptionKey(), labelUpdatePathNode, marshal(&context), made.secrets[i].secret)
+				kem, ct, err := suite1.EncryptWithLabel(loosen(tree).key(int(n)), labelUpdatePathNode, marshal(&context), made.secrets[i].secret)
 				if err != nil {
 					t.Fatal(err)
 				}

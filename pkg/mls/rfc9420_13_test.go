@@ -34,7 +34,7 @@ func TestRFC9420_13_4(t *testing.T) {
 		w.bothTake(t, bob, proposed(alice, Proposal{Type: ProposalAdd, KeyPackage: c.kp}))
 	})
 	t.Run("unknown extensions of a GroupInfo are ignored", func(t *testing.T) {
-		w.joins(t, alice, newClient(t, "dave"), breach{}, func(_ *groupContext, exts *[]Extension, _ *ratchetTree) {
+		w.joins(t, alice, newClient(t, "dave"), breach{}, func(_ *groupContext, exts *[]Extension, _ *looseTree) {
 			*exts = append(*exts, Extension{Type: 0x1234, Data: []byte("x")}, Extension{Type: 0x5a5a})
 		})
 	})
@@ -77,7 +77,7 @@ func TestRFC9420_13_4(t *testing.T) {
 	})
 	t.Run("a joiner supports the extensions of the group", func(t *testing.T) {
 		want := rule("13.4", "supports the extensions")
-		w.joins(t, alice, newClient(t, "dave"), want, func(c *groupContext, _ *[]Extension, _ *ratchetTree) {
+		w.joins(t, alice, newClient(t, "dave"), want, func(c *groupContext, _ *[]Extension, _ *looseTree) {
 			c.extensions = append(cloneExtensions(c.extensions), Extension{Type: 0x1234})
 		})
 		narrow := packageOf(t, "dave", func(kp *KeyPackage) { kp.leaf.capabilities.Extensions = []ExtensionType{testLeafExtension} })
@@ -291,24 +291,21 @@ func TestRFC9420_16_7(t *testing.T) {
 		w, alice, _, _ := threeWorld(t)
 		w.run("carol: updates\ndave: joins\nalice: adds-with-path erin frank\nerin: updates")
 		keys := map[string]bool{}
-		for i := range w.server.tree.nodes {
-			n := &w.server.tree.nodes[i]
+		l := loosen(w.server.tree)
+		for i, n := range l {
 			if n.blank() {
 				continue
 			}
-			if seen(keys, string(n.encryptionKey())) {
+			if seen(keys, string(l.key(i))) {
 				t.Error("an encryption key twice")
 			}
 			if n.leaf != nil && seen(keys, string(n.leaf.signatureKey)) {
 				t.Error("a signature key twice")
 			}
 		}
-		for _, key := range []func(tree *ratchetTree) []byte{
-			func(tree *ratchetTree) []byte { return tree.leaf(1).encryptionKey },
-			func(tree *ratchetTree) []byte { return tree.nodes[tree.root()].encryptionKey() },
-		} {
-			tree := w.server.tree.clone()
-			changeParent(tree, 9, func(p *parentNode) { p.encryptionKey = key(tree) })
+		for _, n := range []int{2, l.root()} {
+			tree := loosen(w.server.tree)
+			tree.change(9, func(p *parentNode) { p.encryptionKey = tree.key(n) })
 			_, err := NewPublicGroup(w.infoOver(t, alice, tree, func(*groupInfo) {}), tree.bytes(), w.rules)
 			rule("7.3", "encryption keys are unique").check(t, "tree", err)
 		}
