@@ -25,7 +25,7 @@ func marshal(m marshaler) []byte {
 // parse reads exactly one p from b. Parsed values never alias b.
 func parse(b []byte, p parser) error {
 	s := cryptobyte.String(b)
-	if !p.parse(&s) || !s.Empty() {
+	if len(b) > maxMessage || !p.parse(&s) || !s.Empty() {
 		return ErrMalformed // one error: a peer must not learn which byte
 	}
 	return nil

@@ -163,9 +163,9 @@ func (a *authenticatedContent) marshal(b *cryptobyte.Builder) {
 	a.auth.marshal(b, a.content.contentType)
 }
 
-// ref is the ProposalRef of a proposal, RFC 9420 §5.2 and §12.4.
-func (a *authenticatedContent) ref(suite CipherSuite) []byte {
-	return suite.RefHash(labelProposalRef, marshal(a))
+// proposalRef is the ProposalRef of a proposal, RFC 9420 §5.2 and §12.4. encoded is its AuthenticatedContent.
+func proposalRef(suite CipherSuite, encoded []byte) []byte {
+	return suite.RefHash(labelProposalRef, encoded)
 }
 
 // tbs is FramedContentTBS, RFC 9420 §6.1. context is the encoding of the GroupContext of the message's epoch.
@@ -215,7 +215,7 @@ type mlsMessage struct {
 func parseMLSMessage(b []byte) (*mlsMessage, error) {
 	m, s := new(mlsMessage), cryptobyte.String(b)
 	var version protocolVersion
-	if !s.ReadUint16(&version) {
+	if len(b) > maxMessage || !s.ReadUint16(&version) {
 		return nil, ErrMalformed
 	}
 	if version != mls10 {
@@ -247,7 +247,7 @@ func (m *mlsMessage) parseBody(s *cryptobyte.String) bool {
 		return m.groupInfo.parse(s)
 	case wireKeyPackage:
 		m.keyPackage = new(KeyPackage)
-		return m.keyPackage.parse(s)
+		return m.keyPackage.parse(s) && m.keyPackage.version == mls10 // that of the MLSMessage, §10
 	default:
 		return false
 	}

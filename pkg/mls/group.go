@@ -60,6 +60,9 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err := checkGroupContextExtensions(context.extensions); err != nil {
 		return nil, err
 	}
+	if err := checkGroupGREASE(context.extensions); err != nil {
+		return nil, err
+	}
 	leaf := &cfg.KeyPackage.leaf
 	if err := leaf.checkGroup(context.extensions); err != nil {
 		return nil, err
@@ -185,6 +188,9 @@ func (g *Group) Propose(p Proposal, authenticatedData []byte) ([]byte, error) {
 	if err := p.checkMade(); err != nil {
 		return nil, err
 	}
+	if err := p.checkGREASE(); err != nil {
+		return nil, err
+	}
 	ac := &authenticatedContent{wireFormat: wirePublicMessage, content: framedContent{
 		groupID:           s.public.context.groupID,
 		epoch:             s.public.context.epoch,
@@ -231,9 +237,16 @@ func withNonce(suite CipherSuite, p Proposal) Proposal {
 
 // Encrypt makes an application message, a PrivateMessage, and uses up one key of the own ratchet. padTo maps the length of the
 // message's content (data, signature and framing) to the length that it is padded to with zeros; nil, or a smaller result, means no
-// padding. It returns ErrReplayed if the ratchet of this epoch is used up.
+// padding. It returns a RuleError while proposals wait for a commit (unless Rules.DataBeforeCommit), ErrMalformed for more data than a
+// message may hold, and ErrReplayed if the ratchet of this epoch is used up.
 func (g *Group) Encrypt(data, authenticatedData []byte, padTo func(n int) int) ([]byte, error) {
 	s := g.s
+	if len(s.public.pending) > 0 && !s.public.rules.dataBeforeCommit() {
+		return nil, broken("12.4", "a commit goes before application data if there are proposals")
+	}
+	if len(data) > maxVector/2 || len(authenticatedData) > maxVector {
+		return nil, ErrMalformed
+	}
 	ac := &authenticatedContent{wireFormat: wirePrivateMessage, content: framedContent{
 		groupID:           s.public.context.groupID,
 		epoch:             s.public.context.epoch,

@@ -141,6 +141,9 @@ func (d *commitDraft) make() (*StagedCommit, error) {
 func (d *commitDraft) begin() (err error) {
 	all := make([]CommittedProposal, 0, len(d.options.Proposals)+len(d.pending))
 	for _, p := range d.options.Proposals {
+		if err := p.checkGREASE(); err != nil {
+			return err
+		}
 		all = append(all, CommittedProposal{Proposal: withNonce(d.public.context.suite, p), Sender: d.sender})
 	}
 	d.t, err = d.public.begin(append(all, d.pending...), d.sender, d.options.Now)

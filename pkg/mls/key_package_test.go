@@ -10,7 +10,7 @@ import (
 var treeTestCapabilities = Capabilities{
 	Versions:     []uint16{mls10},
 	CipherSuites: []CipherSuite{suite1},
-	Extensions:   []ExtensionType{0xF1A1},
+	Extensions:   []ExtensionType{0xF1A1, ExtensionLastResort},
 	Credentials:  []CredentialType{CredentialBasic, 0xF1A0},
 }
 

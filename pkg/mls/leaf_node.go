@@ -151,6 +151,8 @@ func (l *LeafNode) checkSelf(cs CipherSuite) error {
 		return broken("7.3", "capabilities list the leaf's extensions")
 	case !cs.validHPKEPublicKey(l.encryptionKey):
 		return broken("7.3", "the encryption key is a key of the suite")
+	case l.credential.Type == CredentialX509 && !l.credential.certifies(cs, l.signatureKey):
+		return broken("5.3", "the end-entity certificate is one of the leaf's signature key")
 	}
 	return nil
 }

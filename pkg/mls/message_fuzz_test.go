@@ -104,7 +104,9 @@ func samples(t testing.TB) *sampleGroup {
 			must(bob.group.Process(msg, ProcessOptions{}))(t)
 		}
 	}
-	w.run("carol: updates\nalice: proposes-custom body\nbob: proposes-update\nbob: leaves")
+	w.run("carol: updates")
+	text := must(alice.group.Encrypt([]byte("text"), []byte("aad"), func(int) int { return 128 }))(t)
+	w.run("alice: proposes-custom body\nbob: proposes-update\nbob: leaves")
 	s := &sampleGroup{alice: alice.group, bob: bob.group, server: w.server}
 	s.staged = w.stage(alice, CommitOptions{Proposals: append(w.adds([]string{"dave", "erin"}), Proposal{Type: testNeedsPath, Body: []byte("x")})})
 	external := w.external(newClient(t, "frank"), func(cfg *ExternalJoinConfig) { cfg.Pending = w.pending[2:] })
@@ -112,8 +114,7 @@ func samples(t testing.TB) *sampleGroup {
 	bare := must(alice.group.Commit(CommitOptions{NoPending: true, Proposals: w.adds([]string{"grace"})}))(t)
 	removal := must(alice.group.Commit(CommitOptions{NoPending: true, Proposals: w.removes([]string{"bob"})}))(t)
 	s.messages = [][]byte{
-		s.staged.Message, external.Message, private.Message, bare.Message, removal.Message, late,
-		must(alice.group.Encrypt([]byte("text"), []byte("aad"), func(int) int { return 128 }))(t),
+		s.staged.Message, external.Message, private.Message, bare.Message, removal.Message, late, text,
 		must(alice.group.Propose(Proposal{Type: ProposalPSK, PSK: &PSKID{ID: []byte("known")}}, nil))(t),
 		must(alice.group.Propose(Proposal{Type: ProposalSelfRemove}, nil))(t),
 	}

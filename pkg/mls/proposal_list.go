@@ -23,19 +23,31 @@ type proposalList struct {
 // resolve looks up the proposals that a commit refers to among those of the epoch.
 func (g *PublicGroup) resolve(c *commit, committer Sender) ([]CommittedProposal, error) {
 	out := make([]CommittedProposal, 0, len(c.proposals))
+	var known map[string]*pendingProposal // made for the first reference: a commit may hold as many as there are proposals
 	for i := range c.proposals {
 		p := &c.proposals[i]
 		if p.proposal != nil {
 			out = append(out, CommittedProposal{Proposal: *p.proposal, Sender: committer})
 			continue
 		}
-		pending, ok := g.findPending(p.ref)
+		if known == nil {
+			known = g.pendingByRef()
+		}
+		pending, ok := known[string(p.ref)]
 		if !ok {
 			return nil, broken("12.4.2", "a commit refers to proposals of its epoch that have been received")
 		}
 		out = append(out, pending.committed())
 	}
 	return out, nil
+}
+
+func (g *PublicGroup) pendingByRef() map[string]*pendingProposal {
+	byRef := make(map[string]*pendingProposal, len(g.pending))
+	for i := range g.pending {
+		byRef[string(g.pending[i].ref)] = &g.pending[i]
+	}
+	return byRef
 }
 
 // newProposalList sorts the proposals and checks what needs no group state. It owns all.

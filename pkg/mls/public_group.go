@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"crypto/subtle"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type PublicGroup struct {
 	interim []byte // interim_transcript_hash
 	tag     []byte // confirmation_tag
 	pending []pendingProposal
+	size    int // of the pending proposals, in bytes
 }
 
 // pendingProposal is a standalone proposal of the current epoch.
@@ -138,15 +140,6 @@ func (g *PublicGroup) Pending() []CommittedProposal {
 		out[i] = g.pending[i].committed()
 	}
 	return out
-}
-
-func (g *PublicGroup) findPending(ref []byte) (*pendingProposal, bool) {
-	for i := range g.pending {
-		if bytes.Equal(g.pending[i].ref, ref) {
-			return &g.pending[i], true
-		}
-	}
-	return nil, false
 }
 
 // VerifyWithLabel checks a signature by a current leaf over something outside MLS, made with Group.SignWithLabel.
@@ -281,14 +274,16 @@ func (g *PublicGroup) treeContext() treeContext {
 
 // withPending returns the state with one more pending proposal.
 func (g *PublicGroup) withPending(ac *authenticatedContent) (*PublicGroup, error) {
-	ref := ac.ref(g.context.suite)
-	if _, ok := g.findPending(ref); ok {
+	encoded := marshal(ac)
+	ref := proposalRef(g.context.suite, encoded)
+	if slices.ContainsFunc(g.pending, func(p pendingProposal) bool { return bytes.Equal(p.ref, ref) }) {
 		return nil, ErrReplayed
 	}
-	if len(g.pending) >= maxPending {
+	if len(g.pending) >= maxPending || g.size+len(encoded) > maxPendingSize {
 		return nil, broken("12.1", "an epoch has no more proposals than this implementation allows")
 	}
 	next := *g
+	next.size += len(encoded)
 	next.pending = append(g.pending[:len(g.pending):len(g.pending)], pendingProposal{ref: ref, content: ac})
 	return &next, nil
 }

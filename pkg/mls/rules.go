@@ -16,6 +16,9 @@ type Rules struct {
 	// Proposals names the custom proposal types that the application knows. A commit or proposal of another type that is not
 	// of RFC 9420 (or self_remove) is refused.
 	Proposals map[ProposalType]ProposalRule
+	// DataBeforeCommit lets a member send application data while proposals of the epoch wait for a commit. RFC 9420 §12.4 wants a commit first, so
+	// that a member whose removal was proposed does not read on; an application that sees to that in another way may do without.
+	DataBeforeCommit bool
 	// CheckLeaf is called for each leaf that enters the tree or changes, and on joining or loading a group from a GroupInfo for all
 	// leaves. before is the leaf that it replaces (also in a resync), nil if none.
 	CheckLeaf func(before, leaf *LeafNode) error
@@ -33,6 +36,9 @@ func (r *Rules) proposal(t ProposalType) (ProposalRule, bool) {
 	rule, ok := r.Proposals[t]
 	return rule, ok
 }
+
+// dataBeforeCommit is DataBeforeCommit. A nil r has it not.
+func (r *Rules) dataBeforeCommit() bool { return r != nil && r.DataBeforeCommit }
 
 func (r *Rules) checkLeaf(before, leaf *LeafNode) error {
 	if r == nil || r.CheckLeaf == nil {

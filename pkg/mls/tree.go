@@ -73,7 +73,7 @@ func (t *ratchetTree) root() nodeIndex { return rootOf(t.width()) }
 
 // leaf returns the leaf at i, nil if it is blank or i lies outside the tree.
 func (t *ratchetTree) leaf(i leafIndex) *LeafNode {
-	if int(i) >= t.width() {
+	if uint64(i) >= uint64(t.width()) { // an int of 32 bits would turn the upper half negative
 		return nil
 	}
 	return t.nodes[i.node()].leaf

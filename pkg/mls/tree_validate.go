@@ -113,6 +113,10 @@ func (t *ratchetTree) checkCredentialTypes() error {
 		if l := t.leaf(i); l != nil && !slices.Contains(used, l.credential.Type) {
 			used = append(used, l.credential.Type)
 		}
+		// Nobody's capabilities list more: a tree made up of as many types as leaves costs no more than an honest one.
+		if len(used) > maxCapabilities {
+			return broken("7.3", "every member supports the credential types in use")
+		}
 	}
 	for i := range leafIndex(t.width()) {
 		if l := t.leaf(i); l != nil && !all(used, l.capabilities.hasCredential) {
