@@ -93,8 +93,8 @@ func proposed(c *client, p Proposal) []byte {
 	return framed(c, framedContent{contentType: contentProposal, proposal: &p})
 }
 
-// outside is a PublicMessage of a sender that is no member.
-func (w *world) outside(sender Sender, key SignatureKey, content framedContent) []byte {
+// fromOutside is a PublicMessage of a sender that is no member.
+func (w *world) fromOutside(sender Sender, key SignatureKey, content framedContent) []byte {
 	content.groupID, content.epoch, content.sender = w.server.GroupID(), w.server.Epoch(), sender
 	ac := &authenticatedContent{wireFormat: wirePublicMessage, content: content}
 	ac.auth.confirmationTag = make([]byte, w.server.Suite().HashLen())
@@ -108,7 +108,7 @@ func (w *world) lawless(t *testing.T, c *client, list ...CommittedProposal) []by
 	s := c.group.s
 	d := &commitDraft{
 		public: s.public, sender: s.self(), leaf: s.ownLeaf(), signer: s.signer, nextSigner: s.signer,
-		init: s.secrets.init, psk: s.psks(testPSK), keep: s.keep, state: s, options: CommitOptions{Path: true},
+		init: s.secrets.init, psk: pskSources{own: s, external: testPSK}.find, keep: s.keep, state: s, options: CommitOptions{Path: true},
 	}
 	return d.lawless(t, list)
 }
@@ -127,7 +127,7 @@ func (w *world) lawlessJoin(t *testing.T, c *client, list ...CommittedProposal) 
 	}
 	d := &commitDraft{
 		public: w.server, sender: Sender{Type: SenderNewMemberCommit}, leaf: c.kp.Leaf(), signer: c.secrets.SignatureKey, nextSigner: c.secrets.SignatureKey,
-		init: init, psk: externalPSKs(testPSK), keep: 2, options: CommitOptions{Path: true},
+		init: init, psk: pskSources{external: testPSK}.find, keep: 2, options: CommitOptions{Path: true},
 	}
 	return d.lawless(t, list)
 }
@@ -192,7 +192,7 @@ func (w *world) withPath(t *testing.T, c *client, opts CommitOptions, resign boo
 func leafOf(t *testing.T, c *client, change func(l *LeafNode)) Proposal {
 	t.Helper()
 	s := c.group.s
-	leaf, _, err := s.updatedLeaf()
+	leaf, _, err := s.updatedLeaf(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func TestRFC9420_2_1_1(t *testing.T) {
 
 func TestRFC9420_2_1_2(t *testing.T) {
 	w, alice, bob, _ := threeWorld(t)
-	msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte("body")}, nil))(t)
+	msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte("body")}, ProposeOptions{}))(t)
 	if !bytes.HasPrefix(msg, []byte("\x00\x01\x00\x01\x05group")) {
 		t.Fatal("the message does not begin as it should")
 	}

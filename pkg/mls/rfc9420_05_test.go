@@ -126,7 +126,7 @@ func TestRFC9420_5_3_1(t *testing.T) {
 	t.Run("a KeyPackage to be added is judged", func(t *testing.T) {
 		_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{add}})
 		by.check(t, "commit", err)
-		_, err = alice.group.Propose(add, nil)
+		_, err = alice.group.Propose(add, ProposeOptions{})
 		by.check(t, "proposal", err)
 	})
 	t.Run("all leaves are judged on joining", func(t *testing.T) {
@@ -162,11 +162,8 @@ func TestRFC9420_5_3_1(t *testing.T) {
 			}
 			return nil
 		}
-		var b cryptobyte.Builder
-		writeVector(&b, func(b *cryptobyte.Builder) {
-			(&externalSender{signatureKey: bob.group.OwnLeaf().SignatureKey(), credential: credential}).marshal(b)
-		})
-		exts := slices.Concat(w.server.Extensions(), []Extension{{ExtensionExternalSenders, b.BytesOrPanic()}})
+		senders := ExternalSendersExtension(ExternalSender{SignatureKey: bob.group.OwnLeaf().SignatureKey(), Credential: credential})
+		exts := slices.Concat(w.server.Extensions(), []Extension{senders})
 		gce := CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: exts}}, NoPending: true}
 		w.bothRefuse(t, bob, must(lax.group.Commit(gce))(t).Message, by)
 		_, err := alice.group.Commit(gce)

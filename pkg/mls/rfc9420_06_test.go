@@ -3,8 +3,6 @@ package mls
 import (
 	"bytes"
 	"testing"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 func TestRFC9420_6(t *testing.T) {
@@ -26,12 +24,8 @@ func TestRFC9420_6(t *testing.T) {
 func (w *world) withExternalSender(t *testing.T, alice *client) SignatureKey {
 	t.Helper()
 	key := must(w.server.Suite().GenerateSignatureKey())(t)
-	var b cryptobyte.Builder
-	writeVector(&b, func(b *cryptobyte.Builder) {
-		(&externalSender{signatureKey: key.Public(), credential: Credential{CredentialBasic, []byte("hub")}}).marshal(b)
-	})
 	w.commit(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: []Extension{
-		{testGroupExtension, []byte("policy")}, {ExtensionExternalSenders, b.BytesOrPanic()},
+		{testGroupExtension, []byte("policy")}, ExternalSendersExtension(ExternalSender{key.Public(), Credential{CredentialBasic, []byte("hub")}}),
 	}}}})
 	return key
 }
@@ -59,37 +53,37 @@ func TestRFC9420_6_1(t *testing.T) {
 		w.bothRefuse(t, bob, msg, rule("6.1", "sender"))
 	})
 	t.Run("an external sender signs with its listed key", func(t *testing.T) {
-		w.bothTake(t, bob, w.outside(external, hub, remove))
-		w.bothRefuse(t, bob, w.outside(external, daves, remove), failure(ErrUnauthenticated))
-		w.bothRefuse(t, bob, w.outside(Sender{SenderExternal, 1}, hub, remove), rule("12.1.8", "listed"))
+		w.bothTake(t, bob, w.fromOutside(external, hub, remove))
+		w.bothRefuse(t, bob, w.fromOutside(external, daves, remove), failure(ErrUnauthenticated))
+		w.bothRefuse(t, bob, w.fromOutside(Sender{SenderExternal, 1}, hub, remove), rule("12.1.8", "listed"))
 	})
 	t.Run("an external sender sends proposals only", func(t *testing.T) {
-		w.bothRefuse(t, bob, w.outside(external, hub, framedContent{contentType: contentCommit, commit: join.commit}), rule("12.4", "from a member"))
-		msg := w.outside(external, hub, data)
+		w.bothRefuse(t, bob, w.fromOutside(external, hub, framedContent{contentType: contentCommit, commit: join.commit}), rule("12.4", "from a member"))
+		msg := w.fromOutside(external, hub, data)
 		rule("6.2", "PrivateMessage").check(t, "bob", bob.refused(t, msg))
 		rule("12.4", "commit").check(t, "server", w.refused(msg))
 	})
 	t.Run("a new member's commit is signed with its path's key", func(t *testing.T) {
 		w.bothTake(t, bob, staged.Message)
-		other := w.outside(joiner, hub, join)
+		other := w.fromOutside(joiner, hub, join)
 		w.bothRefuse(t, bob, other, failure(ErrUnauthenticated))
 	})
 	t.Run("a joining sender sends commits only", func(t *testing.T) {
-		w.bothRefuse(t, bob, w.outside(joiner, daves, add), rule("6.1", "can send this content"))
-		msg := w.outside(joiner, daves, data)
+		w.bothRefuse(t, bob, w.fromOutside(joiner, daves, add), rule("6.1", "can send this content"))
+		msg := w.fromOutside(joiner, daves, data)
 		rule("6.2", "PrivateMessage").check(t, "bob", bob.refused(t, msg))
 		rule("12.4", "commit").check(t, "server", w.refused(msg))
 	})
 	t.Run("a new member's proposal is signed with its KeyPackage's key", func(t *testing.T) {
-		w.bothTake(t, bob, w.outside(newcomer, daves, add))
-		w.bothRefuse(t, bob, w.outside(newcomer, hub, add), failure(ErrUnauthenticated))
+		w.bothTake(t, bob, w.fromOutside(newcomer, daves, add))
+		w.bothRefuse(t, bob, w.fromOutside(newcomer, hub, add), failure(ErrUnauthenticated))
 	})
 	t.Run("a new member proposes nothing but to add it", func(t *testing.T) {
-		w.bothRefuse(t, bob, w.outside(newcomer, daves, remove), rule("6.1", "can send this content"))
-		w.bothRefuse(t, bob, w.outside(newcomer, daves, proposal(Proposal{Type: ProposalSelfRemove})), rule("6.1", "can send this content"))
+		w.bothRefuse(t, bob, w.fromOutside(newcomer, daves, remove), rule("6.1", "can send this content"))
+		w.bothRefuse(t, bob, w.fromOutside(newcomer, daves, proposal(Proposal{Type: ProposalSelfRemove})), rule("6.1", "can send this content"))
 	})
 	t.Run("a new member's proposal is no commit", func(t *testing.T) {
-		w.bothRefuse(t, bob, w.outside(newcomer, daves, framedContent{contentType: contentCommit, commit: join.commit}), rule("12.4", "from a member"))
+		w.bothRefuse(t, bob, w.fromOutside(newcomer, daves, framedContent{contentType: contentCommit, commit: join.commit}), rule("12.4", "from a member"))
 	})
 	t.Run("a signature covers group, epoch and wire format", func(t *testing.T) {
 		s := alice.group.s

@@ -178,10 +178,13 @@ func TestRFC9420_7_3(t *testing.T) {
 		dave := packageOf(t, "dave", func(kp *KeyPackage) { kp.leaf.lifetime = Lifetime{1000, 2000} })
 		for at, ok := range map[int64]bool{999: false, 1000: true, 2000: true, 2001: false} {
 			_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{add(dave)}, NoPending: true, Now: time.Unix(at, 0)})
-			if ok != (err == nil) {
-				t.Errorf("at %d: %v", at, err)
+			again := must(ParseGroup(alice.group.Marshal(), w.rules))(t)
+			_, err2 := again.Propose(add(dave), ProposeOptions{Now: time.Unix(at, 0)})
+			if ok != (err == nil) || ok != (err2 == nil) {
+				t.Errorf("at %d: %v, %v", at, err, err2)
 			}
 			if !ok {
+				rule("7.3", "lifetime").check(t, "proposer", err2)
 				rule("7.3", "lifetime").check(t, "sender", err)
 				rule("7.3", "lifetime").check(t, "KeyPackage", dave.kp.Validate(time.Unix(at, 0)))
 			}

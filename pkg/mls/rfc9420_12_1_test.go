@@ -13,7 +13,7 @@ func (w *world) oneProposal(t *testing.T, from, to *client, p Proposal, want bre
 	_, err := from.group.Commit(CommitOptions{Proposals: []Proposal{p}, NoPending: true, PSK: testPSK})
 	want.check(t, "committer", err)
 	if p.Type != ProposalUpdate { // whose leaf the group makes
-		_, err = from.group.Propose(p, nil)
+		_, err = from.group.Propose(p, ProposeOptions{})
 		want.check(t, "proposer", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestRFC9420_12_1_6(t *testing.T) {
 		p := Proposal{Type: ProposalExternalInit, kemOutput: make([]byte, 32)}
 		w.bothRefuse(t, bob, proposed(alice, p), rule("12.1.8", "kind of sender"))
 		w.bothRefuse(t, bob, w.lawless(t, alice, value(alice, p)), rule("12.2", "only an external commit"))
-		_, err := alice.group.Propose(p, nil)
+		_, err := alice.group.Propose(p, ProposeOptions{})
 		rule("12.1.8", "kind of sender").check(t, "proposer", err)
 	})
 }
@@ -158,7 +158,7 @@ func TestRFC9420_12_1_8(t *testing.T) {
 	content := func(p Proposal) framedContent { return framedContent{contentType: contentProposal, proposal: &p} }
 	t.Run("an external sender needs the group's leave", func(t *testing.T) {
 		key := must(suite1.GenerateSignatureKey())(t)
-		w.bothRefuse(t, bob, w.outside(external, key, content(remove)), rule("12.1.8", "listed"))
+		w.bothRefuse(t, bob, w.fromOutside(external, key, content(remove)), rule("12.1.8", "listed"))
 	})
 	hub := w.withExternalSender(t, alice)
 	t.Run("an external sender proposes what one may", func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestRFC9420_12_1_8(t *testing.T) {
 			"update":     {leafOf(t, alice, func(*LeafNode) {}), false}, "self_remove": {Proposal{Type: ProposalSelfRemove}, false},
 			"external_init": {Proposal{Type: ProposalExternalInit, kemOutput: make([]byte, 32)}, false},
 		} {
-			msg := w.outside(external, hub, content(c.p))
+			msg := w.fromOutside(external, hub, content(c.p))
 			if c.ok {
 				w.bothTake(t, bob, msg)
 				continue
@@ -184,7 +184,7 @@ func TestRFC9420_12_1_8(t *testing.T) {
 	})
 	t.Run("an external proposal that nobody authorizes is refused", func(t *testing.T) {
 		dave := newClient(t, "dave")
-		msg := w.outside(Sender{Type: SenderNewMemberProposal}, dave.secrets.SignatureKey, content(Proposal{Type: ProposalAdd, KeyPackage: dave.kp}))
+		msg := w.fromOutside(Sender{Type: SenderNewMemberProposal}, dave.secrets.SignatureKey, content(Proposal{Type: ProposalAdd, KeyPackage: dave.kp}))
 		w.bothTake(t, bob, msg)
 		w.rules.CheckProposal = func(_ *PublicGroup, sender Sender, p Proposal) error {
 			if sender.Type == SenderNewMemberProposal {

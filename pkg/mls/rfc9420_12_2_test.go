@@ -34,7 +34,7 @@ func TestRFC9420_12_2(t *testing.T) {
 	remove := func(c *client) Proposal { return Proposal{Type: ProposalRemove, Removed: c.group.OwnIndex()} }
 	psk := Proposal{Type: ProposalPSK, PSK: &PSKID{ID: []byte("known"), Nonce: make([]byte, 32)}}
 	gce := Proposal{Type: ProposalGroupContextExtensions}
-	reinit := Proposal{Type: ProposalReInit, reInit: &reInit{groupID: []byte("next"), version: 1, suite: suite1}}
+	reinit := Proposal{Type: ProposalReInit, ReInit: &ReInit{GroupID: []byte("next"), Version: 1, Suite: suite1}}
 	again := func(c *client) Proposal { // the same client's, another KeyPackage
 		twin := &client{name: c.name, kp: c.kp, secrets: c.secrets}
 		twin.renew(t)
@@ -150,7 +150,7 @@ func TestRFC9420_12_2_External(t *testing.T) {
 		{"there is no Add", []CommittedProposal{init(), by(Proposal{Type: ProposalAdd, KeyPackage: newClient(t, "erin").kp})}, rule("12.2", "no other proposals")},
 		{"there is no Update", []CommittedProposal{init(), by(leafOf(t, bob, func(*LeafNode) {}))}, rule("12.2", "no other proposals")},
 		{"there is no GroupContextExtensions", []CommittedProposal{init(), by(Proposal{Type: ProposalGroupContextExtensions})}, rule("12.2", "no other proposals")},
-		{"there is no ReInit", []CommittedProposal{init(), by(Proposal{Type: ProposalReInit, reInit: &reInit{version: 1, suite: 1}})}, rule("12.2", "stands alone")},
+		{"there is no ReInit", []CommittedProposal{init(), by(Proposal{Type: ProposalReInit, ReInit: &ReInit{Version: 1, Suite: 1}})}, rule("12.2", "stands alone")},
 		{"there is no custom type that is not for it", []CommittedProposal{init(), by(Proposal{Type: testNeedsPath})}, rule("12.2", "does not stand in an external commit")},
 		{"there is no unknown type", []CommittedProposal{init(), by(Proposal{Type: 0x1234})}, rule("12.2", "known")},
 		{"there is no custom proposal by reference", []CommittedProposal{init(), custom}, rule("12.4.3.2", "refers to no proposal")},

@@ -85,7 +85,7 @@ func (w *world) pathless(t *testing.T, c *client, list []CommittedProposal) []by
 	t.Helper()
 	s := c.group.s
 	d := &commitDraft{
-		public: s.public, sender: s.self(), signer: s.signer, nextSigner: s.signer, init: s.secrets.init, psk: s.psks(testPSK), keep: s.keep, state: s,
+		public: s.public, sender: s.self(), signer: s.signer, nextSigner: s.signer, init: s.secrets.init, psk: pskSources{own: s, external: testPSK}.find, keep: s.keep, state: s,
 	}
 	return d.lawless(t, list)
 }

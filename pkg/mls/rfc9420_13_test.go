@@ -18,7 +18,7 @@ func TestRFC9420_13_2(t *testing.T) {
 			_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{p}})
 			want.check(t, "committer", err)
 		}
-		_, err := bob.group.Propose(Proposal{Type: ProposalSelfRemove}, nil)
+		_, err := bob.group.Propose(Proposal{Type: ProposalSelfRemove}, ProposeOptions{})
 		rule("12.2", "all members support").check(t, "self_remove", err)
 	})
 }
@@ -129,7 +129,7 @@ func TestRFC9420_13_5(t *testing.T) {
 			"required proposal":   {Type: ProposalGroupContextExtensions, Extensions: require(requiredCapabilities{proposals: []ProposalType{0x2a2a}})},
 			"required credential": {Type: ProposalGroupContextExtensions, Extensions: require(requiredCapabilities{credentials: []CredentialType{0x2a2a}})},
 		} {
-			_, err := alice.group.Propose(p, nil)
+			_, err := alice.group.Propose(p, ProposeOptions{})
 			want.check(t, name+" proposed", err)
 			_, err = alice.group.Commit(CommitOptions{Proposals: []Proposal{p}})
 			want.check(t, name+" committed", err)
