@@ -127,6 +127,9 @@ func (s *successorWorld) enter(founder string, staged *StagedCommit, link PSKUsa
 func TestReInit(t *testing.T) {
 	for _, suite := range testSuites() {
 		for _, how := range []string{"by value", "by reference", "private", "by an external sender", "same id", "with a path", "with a path in the new group"} {
+			if suite != suite1 && how != "by reference" {
+				continue // the ways do not depend on the suite
+			}
 			t.Run(fmt.Sprintf("suite %d/%s", suite, how), func(t *testing.T) {
 				w, alice, bob, carol := threeWorld(t)
 				hub := must(suite1.GenerateSignatureKey())(t)
