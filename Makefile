@@ -35,6 +35,7 @@ e2e:
 check:
 	./.ci/run
 
-# generate rewrites the Go code made from api/ (needs Node's npx).
+# generate rewrites the Go code made from api/ (needs Node's npx) and the documents made from data.
 generate:
 	$(BUF) generate
+	go test ./test/layout -run "^TestRFC9420Coverage$$" -update
