@@ -24,10 +24,7 @@ func (s *groupState) retire() *pastEpoch {
 		senderData: bytes.Clone(s.secrets.senderData),
 		resumption: bytes.Clone(s.secrets.resumption),
 		messages:   s.messages,
-		leaves:     make([]*LeafNode, s.public.tree.width()),
-	}
-	for i := range p.leaves {
-		p.leaves[i] = s.public.tree.leaf(leafIndex(i))
+		leaves:     s.public.tree.leaves(),
 	}
 	s.secrets.erase()
 	return p

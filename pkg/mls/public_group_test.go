@@ -95,7 +95,7 @@ func TestExternalJoinChecks(t *testing.T) {
 		_, err := JoinExternal(cfg)
 		return err
 	}
-	custom := must(bob.group.Propose(Proposal{Type: testProposal}, nil))(t)
+	custom := must(bob.group.Propose(Proposal{Type: testProposal}, ProposeOptions{}))(t)
 	for name, c := range map[string]struct {
 		change func(cfg *ExternalJoinConfig)
 		want   error
@@ -247,7 +247,7 @@ func TestOutsideProposals(t *testing.T) {
 	hub := must(suite1.GenerateSignatureKey())(t)
 	var b cryptobyte.Builder
 	writeVector(&b, func(b *cryptobyte.Builder) {
-		(&externalSender{signatureKey: hub.Public(), credential: Credential{CredentialBasic, []byte("hub")}}).marshal(b)
+		(&ExternalSender{SignatureKey: hub.Public(), Credential: Credential{CredentialBasic, []byte("hub")}}).marshal(b)
 	})
 	w.commit(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: []Extension{
 		{testGroupExtension, []byte("policy")}, {ExtensionExternalSenders, b.BytesOrPanic()},

@@ -90,6 +90,15 @@ func (t *ratchetTree) members() []Member {
 	return out
 }
 
+// leaves returns the leaves by index, nil for blank.
+func (t *ratchetTree) leaves() []*LeafNode {
+	out := make([]*LeafNode, t.width())
+	for i := range out {
+		out[i] = t.leaf(leafIndex(i))
+	}
+	return out
+}
+
 // memberCount returns the number of occupied leaves.
 func (t *ratchetTree) memberCount() int {
 	n := 0

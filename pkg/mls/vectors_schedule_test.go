@@ -8,7 +8,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-func wantBytes(t *testing.T, what string, got, want []byte) {
+func wantBytes(t testing.TB, what string, got, want []byte) {
 	t.Helper()
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s: got %x, want %x", what, got, want)
@@ -336,7 +336,7 @@ func vectorWelcome(t *testing.T, raw json.RawMessage) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	psk, err := pskSecret(c.Suite, gs.psks, externalPSKs(nil))
+	psk, err := pskSecret(c.Suite, gs.psks, pskSources{}.find)
 	if err != nil {
 		t.Fatal(err)
 	}
