@@ -278,14 +278,14 @@ func TestRFC9420_7_5(t *testing.T) {
 		for _, c := range []*client{alice, bob, carol} {
 			for n, k := range c.group.s.private.keys {
 				if n != c.group.s.private.index.node() || c == alice {
-					old[c.name+string(rune('0'+n))] = must(k.k().key.MarshalBinary())(t)
+					old[c.name+string(rune('0'+n))] = k.k().key.private()
 				}
 			}
 		}
 		staged := w.stage(alice, CommitOptions{Path: true})
 		var secrets [][]byte
 		for _, s := range staged.Group().s.private.keys {
-			secrets = append(secrets, must(s.k().key.MarshalBinary())(t))
+			secrets = append(secrets, s.k().key.private())
 		}
 		w.accept(alice, staged)
 		if len(old) < 5 || len(secrets) < 3 {
