@@ -330,7 +330,8 @@ type proposalFilter struct {
 	psk       pskLookup
 	leaves    map[leafIndex]bool // updated or removed
 	psks      map[string]bool
-	keys      map[string]bool // of members and added clients
+	tree      *ratchetTree
+	keys      map[string]bool // of added clients
 	extension bool
 }
 
@@ -340,10 +341,8 @@ func newProposalFilter(s *groupState, byValue []Proposal, psk pskLookup) *propos
 		psk:    psk,
 		leaves: map[leafIndex]bool{s.private.index: true},
 		psks:   map[string]bool{},
+		tree:   s.public.tree,
 		keys:   map[string]bool{},
-	}
-	for _, m := range s.public.tree.members() {
-		f.keys[string(m.Leaf.signatureKey)], f.keys[string(m.Leaf.encryptionKey)] = true, true
 	}
 	for i := range byValue {
 		// What does not fit together here is for the check of the whole list to refuse.
@@ -364,7 +363,8 @@ func (f *proposalFilter) take(p *CommittedProposal) bool {
 			return false
 		}
 		l := &p.KeyPackage.leaf
-		return !seen(f.keys, string(l.signatureKey)) && !seen(f.keys, string(l.encryptionKey))
+		return !f.tree.hasSignatureKey(l.signatureKey, noNode) && !f.tree.hasEncryptionKey(l.encryptionKey, noNode) &&
+			!seen(f.keys, string(l.signatureKey)) && !seen(f.keys, string(l.encryptionKey))
 	case ProposalPSK:
 		if p.PSK == nil || seen(f.psks, string(marshal(p.PSK))) {
 			return false
