@@ -59,7 +59,7 @@ func MLSRules() *mls.Rules {
 		},
 		// A joiner shows its link before anybody may commit; and whoever proposes its own removal gets nothing more from the hub (§9).
 		DataBeforeCommit: true,
-		CheckLeaf: checkLeaf,
+		CheckLeaf:        checkLeaf,
 	}
 }
 

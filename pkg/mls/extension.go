@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"bytes"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -68,6 +69,11 @@ func findExtension(exts []Extension, t ExtensionType) ([]byte, bool) {
 func hasExtension(exts []Extension, t ExtensionType) bool {
 	_, ok := findExtension(exts, t)
 	return ok
+}
+
+// sameExtensions reports whether two lists are the same, in order.
+func sameExtensions(a, b []Extension) bool {
+	return slices.EqualFunc(a, b, func(x, y Extension) bool { return x.Type == y.Type && bytes.Equal(x.Data, y.Data) })
 }
 
 // cloneExtensions returns a deep copy.

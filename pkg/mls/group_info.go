@@ -75,6 +75,9 @@ type GroupInfo struct {
 	GroupContext    []byte      // TLS encoding
 	ConfirmationTag []byte
 	Raw             []byte // the bare GroupInfo
+	// Predecessor is set by Join, of a group that succeeds one which a ReInit has ended (usage PSKReInit) or is a branch of one (PSKBranch): the PSK that
+	// proves it, which names that group.
+	Predecessor *PSKID
 }
 
 // ParseGroupInfo reads a GroupInfo, bare or in an MLSMessage. The signature is not checked. It returns ErrMalformed or

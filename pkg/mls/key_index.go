@@ -5,20 +5,20 @@ import (
 	"slices"
 )
 
-// keySeed makes the hashes of keys: peers choose the keys, and must not be able to choose the hashes too.
-var keySeed = maphash.MakeSeed()
+// These make the hashes of keys and names: peers choose those, and must not be able to choose the hashes too.
+var encryptionSeed, signatureSeed, clientSeed = maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()
 
 // keyHash stands for a public key in a keyIndex.
 type keyHash uint64
 
-func encryptionKeyHash(key []byte) keyHash { return keyHash(maphash.Bytes(keySeed, key)) }
+func encryptionKeyHash(key []byte) keyHash { return keyHash(maphash.Bytes(encryptionSeed, key)) }
+func signatureKeyHash(key []byte) keyHash  { return keyHash(maphash.Bytes(signatureSeed, key)) }
+func clientHash(name string) keyHash       { return keyHash(maphash.String(clientSeed, name)) }
 
-// signatureKeyHash is another function than encryptionKeyHash: a key may be used for both, by chance.
-func signatureKeyHash(key []byte) keyHash { return ^keyHash(maphash.Bytes(keySeed, key)) }
-
-// keyIndex says where in a ratchet tree public keys stand: the encryption keys of all occupied nodes and the signature keys of all leaves.
-// It is a trie over the keys' hashes and holds no key: whoever asks compares with those in the tree. A key may be entered for several
-// nodes, as it can be while the proposals of a commit are being applied. Like a nodeArray it is persistent.
+// keyIndex says where in a ratchet tree public keys stand, the encryption keys of all occupied nodes and the signature keys of all leaves,
+// and where clients do, if the application names them. It is a trie over hashes and holds nothing else: whoever asks compares with what is in
+// the tree. A key may be entered for several nodes, as it can be while the proposals of a commit are being applied. Like a nodeArray it
+// is persistent.
 type keyIndex struct {
 	root *keyTrie
 	ownership

@@ -115,11 +115,11 @@ func samples(t testing.TB) *sampleGroup {
 	removal := must(alice.group.Commit(CommitOptions{NoPending: true, Proposals: w.removes([]string{"bob"})}))(t)
 	s.messages = [][]byte{
 		s.staged.Message, external.Message, private.Message, bare.Message, removal.Message, late, text,
-		must(alice.group.Propose(Proposal{Type: ProposalPSK, PSK: &PSKID{ID: []byte("known")}}, nil))(t),
-		must(alice.group.Propose(Proposal{Type: ProposalSelfRemove}, nil))(t),
+		must(alice.group.Propose(Proposal{Type: ProposalPSK, PSK: &PSKID{ID: []byte("known")}}, ProposeOptions{}))(t),
+		must(alice.group.Propose(Proposal{Type: ProposalSelfRemove}, ProposeOptions{}))(t),
 	}
 	tree := alice.group.s.messages
-	psks := []*PSKID{{ID: []byte("id"), Nonce: make([]byte, 32)}, {Nonce: []byte{1}, resumption: &resumptionID{usage: usageReInit, groupID: []byte("g"), epoch: 9}}}
+	psks := []*PSKID{{ID: []byte("id"), Nonce: make([]byte, 32)}, {Nonce: []byte{1}, Usage: PSKReInit, GroupID: []byte("g"), Epoch: 9}}
 	senders, err := messageForms["ExternalSenders"]([]byte{7, 2, 'k', 'k', 0, 1, 1, 'h'})
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestStateVersions(t *testing.T) {
 	s := samples(t)
 	for _, name := range []string{"public state", "group state", "staged state", "MLSMessage"} {
 		b := bytes.Clone(s.forms[name][0])
-		b[1]++
+		b[1] = 0x7f
 		if _, err := messageForms[name](b); err != ErrUnsupported {
 			t.Errorf("%s: %v", name, err)
 		}

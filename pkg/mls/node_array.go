@@ -1,5 +1,7 @@
 package mls
 
+import "iter"
+
 // owner marks what one snapshot of a persistent structure may write into: what was made under the same owner since the last snapshot was
 // taken. Everything else is shared and copied before it is changed.
 type owner struct{ _ byte } // not of size zero: two owners must have two addresses
@@ -108,6 +110,17 @@ func (a *nodeArray) leaf(i leafIndex) *LeafNode {
 		return nil
 	}
 	return a.at(i.node()).leaf
+}
+
+// occupiedLeaves returns the occupied leaves from left to right.
+func (a *nodeArray) occupiedLeaves() iter.Seq2[leafIndex, *LeafNode] {
+	return func(yield func(leafIndex, *LeafNode) bool) {
+		for i := range leafIndex(a.leaves) {
+			if l := a.leaf(i); l != nil && !yield(i, l) {
+				return
+			}
+		}
+	}
 }
 
 // grow doubles the number of leaves: the array becomes the left half, the new root and the right half are blank.

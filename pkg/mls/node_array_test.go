@@ -122,6 +122,9 @@ func scanKeys(tree *ratchetTree) []keyEntry {
 		}
 		if at.leaf != nil {
 			out = append(out, keyEntry{signatureKeyHash(at.leaf.signatureKey), n})
+			if tree.identity != nil {
+				out = append(out, keyEntry{clientHash(tree.identity(at.leaf)), n})
+			}
 		}
 	}
 	slices.SortFunc(out, compareEntries)
@@ -154,6 +157,9 @@ func TestTreesShareNothingThatChanges(t *testing.T) {
 	for seed := range uint64(3) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		first := newRatchetTree(suite1, sketch(rng))
+		if seed > 0 {
+			first.identify(func(l *LeafNode) string { return string(l.signatureKey) })
+		}
 		first.publish()
 		all := []treeRecord{record(first)}
 		for step := range 1000 {

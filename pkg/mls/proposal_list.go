@@ -275,9 +275,10 @@ func (g *PublicGroup) checkProposal(p *Proposal, sender Sender, now time.Time) e
 	case ProposalPSK:
 		return g.checkPSK(p.PSK)
 	case ProposalReInit:
-		if p.reInit.version < g.context.version {
+		if p.ReInit.Version < g.context.version {
 			return broken("12.1.5", "a ReInit does not lower the version")
 		}
+		return checkGroupContextExtensions(p.ReInit.Extensions)
 	case ProposalGroupContextExtensions:
 		return checkGroupContextExtensions(p.Extensions)
 	}
@@ -303,10 +304,12 @@ func checkProposer(t ProposalType, sender Sender) error {
 
 func (g *PublicGroup) checkAdd(kp *KeyPackage, now time.Time) error {
 	if kp.version != g.context.version || kp.suite != g.context.suite {
-		return broken("12.1.1", "an added client has the group's version and cipher suite")
+		return errOtherSuite
 	}
 	return kp.Validate(now)
 }
+
+var errOtherSuite = broken("12.1.1", "an added client has the group's version and cipher suite")
 
 func (g *PublicGroup) checkUpdate(i leafIndex, leaf *LeafNode) error {
 	old := g.tree.leaf(i)
@@ -325,7 +328,7 @@ func (g *PublicGroup) checkPSK(id *PSKID) error {
 	if len(id.Nonce) != g.context.suite.HashLen() {
 		return broken("12.1.4", "a PSK nonce has the length of a hash")
 	}
-	if id.resumption != nil && id.resumption.usage != usageApplication {
+	if id.Usage > PSKApplication && !g.founding {
 		return broken("12.1.4", "a resumption PSK proposal has usage application")
 	}
 	return nil

@@ -21,6 +21,11 @@ type PublicGroup struct {
 	tag     []byte // confirmation_tag
 	pending []pendingProposal
 	size    int // of the pending proposals, in bytes
+	// reInit is what the group's last commit has ended it with, nil while it goes on.
+	reInit *ReInit
+	// founding is set of the first epoch of a group that succeeds another, while its founder makes the one commit that leaves it: the only one that may
+	// hold a PSK of usage reinit or branch, RFC 9420 §12.1.4.
+	founding bool
 }
 
 // pendingProposal is a standalone proposal of the current epoch.
@@ -36,6 +41,7 @@ func (p *pendingProposal) committed() CommittedProposal {
 
 // newPublicGroup puts a state together. It publishes the tree.
 func newPublicGroup(rules *Rules, context groupContext, tree *ratchetTree, tag []byte) *PublicGroup {
+	tree.identify(rules.unique())
 	tree.publish()
 	context.treeHash = tree.rootHash()
 	return &PublicGroup{
@@ -134,6 +140,18 @@ func (g *PublicGroup) Member(index uint32) (leaf *LeafNode, ok bool) {
 	return leaf, leaf != nil
 }
 
+// ReInit returns what the group that succeeds this one is to be, if a ReInit has ended this one, and else nil. An ended group takes no more messages;
+// Group.Successor makes the other.
+func (g *PublicGroup) ReInit() *ReInit { return g.reInit }
+
+// checkOpen says whether the group goes on.
+func (g *PublicGroup) checkOpen() error {
+	if g.reInit != nil {
+		return broken("12.4.2", "a group that a ReInit has ended sends no more messages")
+	}
+	return nil
+}
+
 // Pending returns the standalone proposals of this epoch in order of arrival.
 func (g *PublicGroup) Pending() []CommittedProposal {
 	out := make([]CommittedProposal, len(g.pending))
@@ -209,6 +227,12 @@ func (g *PublicGroup) addProposal(ac *authenticatedContent, now time.Time) (*Pub
 	if c.contentType != contentProposal {
 		return nil, nil, broken("6", "a proposal was asked for")
 	}
+	if err := g.checkOpen(); err != nil {
+		return nil, nil, err
+	}
+	if c.proposal.Type == ProposalSelfRemove && ac.wireFormat != wirePublicMessage {
+		return nil, nil, broken("12.2", "a self_remove is sent as PublicMessage, for external joiners to take it up")
+	}
 	if err := g.verify(ac); err != nil {
 		return nil, nil, err
 	}
@@ -226,6 +250,9 @@ func (g *PublicGroup) addProposal(ac *authenticatedContent, now time.Time) (*Pub
 // checkStandalone checks a proposal sent on its own, whose signature has been verified.
 func (g *PublicGroup) checkStandalone(c *framedContent, now time.Time) error {
 	p := c.proposal
+	if c.sender.Type == SenderNewMemberProposal && !g.rules.newMemberProposals() {
+		return broken("12.1.8", "the application lets clients propose themselves")
+	}
 	if err := g.checkProposal(p, c.sender, now); err != nil {
 		return err
 	}
@@ -322,16 +349,11 @@ func (g *PublicGroup) senderKey(c *framedContent) ([]byte, error) {
 }
 
 func (g *PublicGroup) externalSenderKey(index uint32) ([]byte, error) {
-	data, ok := g.Extension(ExtensionExternalSenders)
-	if !ok {
-		return nil, broken("12.1.8", "an external sender is listed in the group")
-	}
-	senders, err := parseExternalSenders(data)
-	if err != nil {
-		return nil, err
-	}
+	senders := g.ExternalSenders()
 	if uint64(index) >= uint64(len(senders)) {
-		return nil, broken("12.1.8", "an external sender is listed in the group")
+		return nil, errNoExternalSender
 	}
-	return senders[index].signatureKey, nil
+	return senders[index].SignatureKey, nil
 }
+
+var errNoExternalSender = broken("12.1.8", "an external sender is listed in the group")

@@ -119,7 +119,7 @@ func (r *treeReader) read(s *cryptobyte.String) bool {
 func (t *ratchetTree) enter() {
 	for i, l := range t.occupiedLeaves() {
 		t.nodes.edit(i.node()).leaves = 1
-		t.enterLeaf(i, l)
+		t.eachHash(l, func(h keyHash) { t.keys.add(h, i.node()) })
 		t.summary.replace(nil, l)
 	}
 	// Children have lower levels than their parents.

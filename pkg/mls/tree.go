@@ -32,6 +32,8 @@ type ratchetTree struct {
 	nodes   nodeArray
 	keys    keyIndex
 	summary leafSummary
+	// identity names the client of a leaf, and keys holds those names too; nil if the application does not ask for it.
+	identity func(*LeafNode) string
 }
 
 // node is one place of the tree. At most one of leaf and parent is set, both are nil if it is blank.
@@ -64,7 +66,9 @@ func newRatchetTree(cs CipherSuite, leaf *LeafNode) *ratchetTree {
 
 // clone returns a tree that can be changed without changing t.
 func (t *ratchetTree) clone() *ratchetTree {
-	return &ratchetTree{suite: t.suite, nodes: t.nodes.snapshot(), keys: t.keys.snapshot(), summary: t.summary.snapshot()}
+	return &ratchetTree{
+		suite: t.suite, nodes: t.nodes.snapshot(), keys: t.keys.snapshot(), summary: t.summary.snapshot(), identity: t.identity,
+	}
 }
 
 // publish makes t safe for concurrent reading and cloning: nothing in it is written any more, hashes included.
@@ -88,13 +92,7 @@ func (t *ratchetTree) leaf(i leafIndex) *LeafNode { return t.nodes.leaf(i) }
 
 // occupiedLeaves returns the occupied leaves from left to right.
 func (t *ratchetTree) occupiedLeaves() iter.Seq2[leafIndex, *LeafNode] {
-	return func(yield func(leafIndex, *LeafNode) bool) {
-		for i := range leafIndex(t.width()) {
-			if l := t.leaf(i); l != nil && !yield(i, l) {
-				return
-			}
-		}
-	}
+	return t.nodes.occupiedLeaves()
 }
 
 // members returns the occupied leaves from left to right.
@@ -145,18 +143,31 @@ func (t *ratchetTree) setLeaf(i leafIndex, leaf *LeafNode) {
 		above.hash, above.leaves = nil, above.leaves+change
 	}
 	if old != nil {
-		t.keys.remove(encryptionKeyHash(old.encryptionKey), i.node())
-		t.keys.remove(signatureKeyHash(old.signatureKey), i.node())
+		t.eachHash(old, func(h keyHash) { t.keys.remove(h, i.node()) })
 	}
-	t.enterLeaf(i, leaf)
+	if leaf != nil {
+		t.eachHash(leaf, func(h keyHash) { t.keys.add(h, i.node()) })
+	}
 	t.summary.replace(old, leaf)
 }
 
-// enterLeaf enters the keys of a leaf into the index.
-func (t *ratchetTree) enterLeaf(i leafIndex, leaf *LeafNode) {
-	if leaf != nil {
-		t.keys.add(encryptionKeyHash(leaf.encryptionKey), i.node())
-		t.keys.add(signatureKeyHash(leaf.signatureKey), i.node())
+// eachHash calls f for what the index has of a leaf.
+func (t *ratchetTree) eachHash(l *LeafNode, f func(h keyHash)) {
+	f(encryptionKeyHash(l.encryptionKey))
+	f(signatureKeyHash(l.signatureKey))
+	if t.identity != nil {
+		f(clientHash(t.identity(l)))
+	}
+}
+
+// identify makes the index one of clients too.
+func (t *ratchetTree) identify(identity func(*LeafNode) string) {
+	if identity == nil || t.identity != nil {
+		return
+	}
+	t.identity = identity
+	for i, l := range t.occupiedLeaves() {
+		t.keys.add(clientHash(identity(l)), i.node())
 	}
 }
 

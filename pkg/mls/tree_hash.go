@@ -26,7 +26,7 @@ type treeHasher struct {
 }
 
 func (t *ratchetTree) hasher() *treeHasher {
-	return &treeHasher{t: t, h: t.suite.row().hash(), buf: make([]byte, 0, 256)}
+	return &treeHasher{t: t, h: t.suite.row().kdf.newHash(), buf: make([]byte, 0, 256)}
 }
 
 // hash returns the tree hash of n and keeps it. It is kept in blocks that other trees share, too: what it stands for is all below n,

@@ -159,8 +159,13 @@ func (t *ratchetTree) hasEncryptionKey(key []byte, but nodeIndex) bool {
 // hasSignatureKey reports whether a signature key stands in another leaf than but.
 func (t *ratchetTree) hasSignatureKey(key []byte, but nodeIndex) bool {
 	return t.keys.find(signatureKeyHash(key), func(n nodeIndex) bool {
-		return n != but && bytes.Equal(t.node(n).leaf.signatureKey, key)
+		return n != but && n.isLeaf() && bytes.Equal(t.node(n).leaf.signatureKey, key)
 	})
+}
+
+// hasClient reports whether a client has another leaf than but, in a tree that identify has been called for.
+func (t *ratchetTree) hasClient(name string, but nodeIndex) bool {
+	return t.keys.find(clientHash(name), func(n nodeIndex) bool { return n != but && n.isLeaf() && t.identity(t.node(n).leaf) == name })
 }
 
 // checkParents checks each occupied parent's key and unmerged leaves, RFC 9420 §12.4.3.1.

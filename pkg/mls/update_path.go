@@ -163,6 +163,9 @@ func (t *ratchetTree) applyPath(sender leafIndex, u *updatePath, added []leafInd
 			return broken("12.4.2", "the path's keys are new to the tree")
 		}
 	}
+	if t.hasEncryptionKey(u.leaf.encryptionKey, noNode) {
+		return broken("12.4.2", "the path's keys are new to the tree")
+	}
 	if !bytes.Equal(t.setPath(sender, steps, publics), u.leaf.parentHash) {
 		return broken("7.9.2", "the path's leaf has the parent hash of the path")
 	}

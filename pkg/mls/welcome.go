@@ -169,6 +169,23 @@ func (w *welcome) openGroupInfo(member []byte) (*groupInfo, error) {
 	return g, nil
 }
 
+// checkPSKs checks the PSKs of a Welcome and returns the one that links the group to another, nil if there is none, RFC 9420 §12.4.3.1.
+func (g *groupSecrets) checkPSKs(suite CipherSuite) (link *PSKID, err error) {
+	for _, id := range g.psks {
+		if len(id.Nonce) != suite.HashLen() {
+			return nil, broken("8.4", "a PSK nonce has the length of a hash")
+		}
+		if id.Usage <= PSKApplication {
+			continue
+		}
+		if link != nil {
+			return nil, broken("12.4.3.1", "a Welcome has at most one PSK of usage reinit or branch")
+		}
+		link = id
+	}
+	return link, nil
+}
+
 // newcomer is what a Welcome holds for one Add.
 type newcomer struct {
 	keyPackage *KeyPackage

@@ -32,7 +32,7 @@ var wireForms = map[string]func() wireValue{
 	"update path":           func() wireValue { return new(updatePath) },
 	"parent node":           func() wireValue { return new(parentNode) },
 	"hpke ciphertext":       func() wireValue { return new(hpkeCiphertext) },
-	"reinit":                func() wireValue { return new(reInit) },
+	"reinit":                func() wireValue { return new(ReInit) },
 	"private tree":          func() wireValue { return new(treePrivate) },
 }
 
