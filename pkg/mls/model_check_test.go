@@ -56,7 +56,7 @@ func (m *model) merge(x *modelMember, staged *StagedCommit) {
 	for n, k := range s.private.keys {
 		next := staged.Group().s.private.keys[n]
 		if next.isZero() || !bytes.Equal(next.Public(), k.Public()) {
-			gone[fmt.Sprint("key of node ", n)] = must(k.k().key.MarshalBinary())(m)
+			gone[fmt.Sprint("key of node ", n)] = must(k.MarshalBinary())(m)[2:]
 		}
 	}
 	for name, v := range gone {
