@@ -10,6 +10,7 @@ build:
 
 test:
 	go test ./...
+	go -C test/interop/mlsclient test ./...
 
 race:
 	go test -race ./...
@@ -35,6 +36,7 @@ e2e:
 check:
 	./.ci/run
 
-# generate rewrites the Go code made from api/ (needs Node's npx).
+# generate rewrites the Go code made from .proto files (needs Node's npx).
 generate:
 	$(BUF) generate
+	cd test/interop/mlsclient && $(BUF) generate
