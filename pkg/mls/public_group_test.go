@@ -36,7 +36,8 @@ func TestNewPublicGroupChecks(t *testing.T) {
 		"signer":         {change(func(g *groupInfo) { g.signer = 1 }), tree, ErrUnauthenticated},
 		"blank signer":   {change(func(g *groupInfo) { g.signer = 3 }), tree, ErrInvalid},
 		"tree hash":      {change(func(g *groupInfo) { g.context.treeHash[0] ^= 1 }), tree, ErrInvalid},
-		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnsupported},
+		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnauthenticated},
+		"unknown suite":  {change(func(g *groupInfo) { g.context.suite = 8 }), tree, ErrUnsupported},
 		"other version":  {change(func(g *groupInfo) { g.context.version = 2 }), tree, ErrUnsupported},
 		"something else": {tree, tree, nil},
 	} {

@@ -22,6 +22,12 @@ type messageKey struct {
 	key, nonce []byte
 }
 
+// newMessageKey returns room for a key and nonce of the suite.
+func newMessageKey(r *suite) messageKey {
+	b := make([]byte, r.aead.keyLen+r.aead.nonceLen)
+	return messageKey{key: b[:r.aead.keyLen:r.aead.keyLen], nonce: b[r.aead.keyLen:]}
+}
+
 // skippedKey is the key of a message that has not arrived though a later one has.
 type skippedKey struct {
 	generation uint32

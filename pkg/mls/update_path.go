@@ -180,8 +180,8 @@ func (t *ratchetTree) applyPath(sender leafIndex, u *updatePath, added []leafInd
 		publics[i] = u.nodes[i].encryptionKey
 		changed = append(changed, steps[i].node)
 	}
-	// The keys that the path replaces must not come back either: no key of the path stands in the tree before it.
-	if t.hasAnyKey(publics) {
+	// The keys that the path replaces must not come back either: no key of the path, its leaf's included, stands in the tree before it.
+	if t.hasAnyKey(append(publics, u.leaf.encryptionKey)) {
 		return broken("12.4.2", "the path's keys are new to the tree")
 	}
 	if !bytes.Equal(t.setPath(sender, steps, publics), u.leaf.parentHash) {
