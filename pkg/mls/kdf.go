@@ -185,20 +185,3 @@ func (cs CipherSuite) deriveSecret(secret []byte, label string) []byte {
 func (cs CipherSuite) deriveTreeSecret(secret []byte, label string, generation uint32, n int) []byte {
 	return cs.ExpandWithLabel(secret, label, binary.BigEndian.AppendUint32(nil, generation), n)
 }
-
-// appendVarint appends the shortest form of n, RFC 9420 §2.1.2. Lengths from 2^30 on have none; no caller has such.
-func appendVarint(b []byte, n int) []byte {
-	switch {
-	case n < 1<<6:
-		return append(b, byte(n))
-	case n < 1<<14:
-		return binary.BigEndian.AppendUint16(b, 1<<14|uint16(n))
-	case n < 1<<30:
-		return binary.BigEndian.AppendUint32(b, 2<<30|uint32(n))
-	default:
-		panic("mls: vector of 2^30 bytes")
-	}
-}
-
-// appendOpaque appends opaque<V>.
-func appendOpaque(b, v []byte) []byte { return append(appendVarint(b, len(v)), v...) }

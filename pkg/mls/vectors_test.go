@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,9 +153,9 @@ func vectorTreeMath(t *testing.T, raw json.RawMessage) {
 		Sibling []*nodeIndex `json:"sibling"`
 	}
 	decodeCase(t, raw, &c)
-	tree := &ratchetTree{nodes: make([]node, 2*c.Leaves-1)}
-	if len(tree.nodes) != c.Nodes || tree.width() != c.Leaves || tree.root() != c.Root {
-		t.Fatalf("nodes %d, width %d, root %d", len(tree.nodes), tree.width(), tree.root())
+	tree := &ratchetTree{nodes: newNodeArray(c.Leaves)}
+	if tree.nodes.len() != c.Nodes || tree.width() != c.Leaves || tree.root() != c.Root {
+		t.Fatalf("nodes %d, width %d, root %d", tree.nodes.len(), tree.width(), tree.root())
 	}
 	check := func(what string, n nodeIndex, has bool, f func() nodeIndex, want *nodeIndex) {
 		if has != (want != nil) {
@@ -294,12 +295,12 @@ func vectorTreeValidation(t *testing.T, raw json.RawMessage) {
 	decodeCase(t, raw, &c)
 	tree := must(parseRatchetTree(c.Suite, c.Tree))(t)
 	wantBytes(t, "tree", tree.bytes(), c.Tree)
-	if len(tree.nodes) != len(c.Hashes) {
-		t.Fatalf("%d nodes, want %d", len(tree.nodes), len(c.Hashes))
+	if tree.nodes.len() != len(c.Hashes) {
+		t.Fatalf("%d nodes, want %d", tree.nodes.len(), len(c.Hashes))
 	}
-	for n := range nodeIndex(len(tree.nodes)) {
+	for n := range nodeIndex(tree.nodes.len()) {
 		wantBytes(t, "tree hash", tree.hash(n), c.Hashes[n])
-		got := tree.resolution(n)
+		got := slices.Collect(tree.resolution(n, nil))
 		if len(got) != len(c.Resolutions[n]) {
 			t.Fatalf("resolution of %d: %v, want %v", n, got, c.Resolutions[n])
 		}
@@ -308,8 +309,8 @@ func vectorTreeValidation(t *testing.T, raw json.RawMessage) {
 				t.Errorf("resolution of %d: %v, want %v", n, got, c.Resolutions[n])
 			}
 		}
-		if tree.unresolved(n) != (len(got) == 0) {
-			t.Errorf("unresolved(%d) does not agree with the resolution", n)
+		if (tree.node(n).leaves == 0) != (len(got) == 0) {
+			t.Errorf("node %d: the number of leaves does not agree with the resolution", n)
 		}
 	}
 	if err := tree.validate(treeContext{groupID: c.GroupID}); err != nil {
