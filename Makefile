@@ -36,7 +36,8 @@ e2e:
 check:
 	./.ci/run
 
-# generate rewrites the Go code made from .proto files (needs Node's npx).
+# generate rewrites the Go code made from .proto files (needs Node's npx) and the documents made from data.
 generate:
 	$(BUF) generate
 	cd test/interop/mlsclient && $(BUF) generate
+	go test ./test/layout -run "^TestRFC9420Coverage$$" -update
