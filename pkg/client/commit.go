@@ -518,7 +518,7 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 			if err != nil {
 				return errDamagedGroup
 			}
-			if t.Message, err = scratch.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, nil); err != nil {
+			if t.Message, err = scratch.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, mls.ProposeOptions{}); err != nil {
 				return err
 			}
 			t.Request = newRequestID()

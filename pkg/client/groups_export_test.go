@@ -60,7 +60,7 @@ func ProposeRemoval(ctx context.Context, c *Client, group string, user mimimi.Us
 		if err != nil {
 			return err
 		}
-		msg, err := scratch.Propose(mls.Proposal{Type: mls.ProposalRemove, Removed: leaves[0]}, nil)
+		msg, err := scratch.Propose(mls.Proposal{Type: mls.ProposalRemove, Removed: leaves[0]}, mls.ProposeOptions{})
 		if err != nil {
 			return err
 		}

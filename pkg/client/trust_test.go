@@ -35,7 +35,7 @@ func TestFits(t *testing.T) {
 	commit, err1 := g.Commit(mls.CommitOptions{})
 	private, err2 := g.Commit(mls.CommitOptions{Private: true})
 	message, err3 := g.Encrypt([]byte("text"), nil, nil)
-	proposal, err4 := g.Propose(mls.Proposal{Type: mls.ProposalUpdate}, nil)
+	proposal, err4 := g.Propose(mls.Proposal{Type: mls.ProposalUpdate}, mls.ProposeOptions{})
 	for _, err := range []error{err1, err2, err3, err4} {
 		if err != nil {
 			t.Fatal(err)

@@ -96,7 +96,7 @@ func TestAllowed(t *testing.T) {
 			return w.commit("alice", mls.CommitOptions{})
 		}},
 		{"self_remove taken up by a joiner", nil, func(w *world) error {
-			msg := must(w.members["bob"].group.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, nil))
+			msg := must(w.members["bob"].group.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, mls.ProposeOptions{}))
 			wantOK(w.t, w.receive("bob", msg))
 			return w.join(w.newcomer("carol"), func(c *mls.ExternalJoinConfig) { c.Pending = [][]byte{msg} })
 		}},
@@ -234,6 +234,9 @@ func TestCheckProposalRefuses(t *testing.T) {
 		}},
 		{"PSK", "no PSK, ReInit or unknown proposal in version 1.0", false, "alice", func(*world) mls.Proposal {
 			return mls.Proposal{Type: mls.ProposalPSK, PSK: &mls.PSKID{ID: []byte("x")}}
+		}},
+		{"ReInit", "no PSK, ReInit or unknown proposal in version 1.0", false, "alice", func(*world) mls.Proposal {
+			return mls.Proposal{Type: mls.ProposalReInit, ReInit: &mls.ReInit{GroupID: []byte("x"), Suite: Suite}}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -540,4 +543,22 @@ func TestRolesLapse(t *testing.T) {
 	mallory := w.device("a-mallory")
 	mallory.pseudonym = w.device("alice").pseudonym
 	wantErr(t, w.add("bob", w.newcomer("a-mallory")), ErrInvalid, barredRule)
+}
+
+// TestNoBranch: a client that joins as pkg/client does, which knows no PSK and gives no other groups, enters no branch of a group.
+func TestNoBranch(t *testing.T) {
+	w := newWorld(t, MLSRules(), nil)
+	own, bob := w.newcomer("alice"), w.newcomer("bob")
+	names := map[string]string{string(own.kp.Leaf().SignatureKey()): "alice", string(bob.kp.Leaf().SignatureKey()): "bob"}
+	for name, m := range w.members {
+		names[string(m.group.OwnLeaf().SignatureKey())] = name
+	}
+	staged, err := w.members["alice"].group.Successor(mls.SuccessorConfig{
+		GroupID: []byte(must(NewGroupID("hub.example")).Wire()), Extensions: GroupExtensions(openPolicy()),
+		KeyPackage: own.kp, Secrets: own.keys, Members: []*mls.KeyPackage{bob.kp},
+		Rules: &mls.Rules{Identity: func(l *mls.LeafNode) string { return names[string(l.SignatureKey())] }},
+	})
+	wantOK(t, err)
+	_, _, err = mls.Join(mls.JoinConfig{Welcome: staged.Welcome, Tree: staged.Change.After.Tree(), KeyPackage: bob.kp, Secrets: bob.keys, Rules: w.rules})
+	wantErr(t, err, mls.ErrUnsupported, "")
 }

@@ -154,7 +154,7 @@ func TestCheckKeyPackageRefuses(t *testing.T) {
 			p[0], p[1] = p[1], p[0]
 		}},
 		{"extension of the KeyPackage", "a KeyPackage has no extension but an empty last_resort", func(c *mls.KeyPackageConfig) {
-			c.Extensions = []mls.Extension{{Type: 0xF0F0, Data: []byte("mark")}}
+			c.Extensions = []mls.Extension{{Type: ExtensionGroup, Data: []byte("mark")}}
 		}},
 		{"extension of the leaf", "a leaf has no extension but encrypted_queue_id", func(c *mls.KeyPackageConfig) {
 			c.LeafExtensions = append(c.LeafExtensions, mls.Extension{Type: ExtensionGroup, Data: []byte("mark")})

@@ -57,7 +57,9 @@ func MLSRules() *mls.Rules {
 		Proposals: map[mls.ProposalType]mls.ProposalRule{
 			ProposalIdentityLinkUpdate: {NeedsPath: false, AllowExternal: false, ByReference: false},
 		},
-		CheckLeaf: checkLeaf,
+		// A joiner shows its link before anybody may commit; and whoever proposes its own removal gets nothing more from the hub (§9).
+		DataBeforeCommit: true,
+		CheckLeaf:        checkLeaf,
 	}
 }
 

@@ -34,6 +34,13 @@ func ruleCases() []ruleCase {
 			wantOK(w.t, err)
 			return w.accept("alice", staged)
 		}},
+		{rule: "proposal types", name: "reinit", want: "no PSK, ReInit or unknown proposal in version 1.0", do: func(w *world) error {
+			staged, err := w.members["alice"].group.Commit(mls.CommitOptions{Proposals: []mls.Proposal{
+				{Type: mls.ProposalReInit, ReInit: &mls.ReInit{GroupID: []byte("x"), Suite: Suite}},
+			}})
+			wantOK(w.t, err)
+			return w.accept("alice", staged)
+		}},
 		{rule: "proposal types", name: "proposed by an outsider", want: "proposals come from members", do: func(w *world) error {
 			c := w.change("alice", mls.CommitOptions{Proposals: w.removes("bob")})
 			c.Proposals[0].Sender, c.Proposals[0].ByReference = mls.Sender{Type: mls.SenderExternal}, true

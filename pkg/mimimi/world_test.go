@@ -209,7 +209,7 @@ func (w *world) removes(names ...string) []mls.Proposal {
 // propose has by send a standalone proposal; the hub judges it, and keeps it if it accepts.
 func (w *world) propose(by string, p mls.Proposal) error {
 	w.t.Helper()
-	return w.receive(by, must(w.members[by].group.Propose(p, nil)))
+	return w.receive(by, must(w.members[by].group.Propose(p, mls.ProposeOptions{})))
 }
 
 func (w *world) receive(by string, msg []byte) error {
@@ -232,7 +232,7 @@ func (w *world) receive(by string, msg []byte) error {
 // slip puts a standalone proposal into everybody's state without asking the hub's rules.
 func (w *world) slip(by string, p mls.Proposal) {
 	w.t.Helper()
-	msg := must(w.members[by].group.Propose(p, nil))
+	msg := must(w.members[by].group.Propose(p, mls.ProposeOptions{}))
 	next, _, err := w.public.AddProposal(msg, w.at)
 	wantOK(w.t, err)
 	w.public = next

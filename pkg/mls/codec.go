@@ -1,6 +1,8 @@
 package mls
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -25,7 +27,7 @@ func marshal(m marshaler) []byte {
 // parse reads exactly one p from b. Parsed values never alias b.
 func parse(b []byte, p parser) error {
 	s := cryptobyte.String(b)
-	if !p.parse(&s) || !s.Empty() {
+	if len(b) > maxMessage || !p.parse(&s) || !s.Empty() {
 		return ErrMalformed // one error: a peer must not learn which byte
 	}
 	return nil
@@ -55,17 +57,36 @@ func readVarint(s *cryptobyte.String, n *uint32) bool {
 
 // writeVarint writes the shortest form of n.
 func writeVarint(b *cryptobyte.Builder, n int) {
+	if n >= 1<<30 {
+		b.SetError(ErrMalformed)
+		return
+	}
+	var buf [4]byte
+	b.AddBytes(appendVarint(buf[:0], n))
+}
+
+// appendVarint appends the shortest form of n, RFC 9420 §2.1.2. Lengths from 2^30 on have none; no caller has such.
+func appendVarint(b []byte, n int) []byte {
 	switch {
 	case n < 1<<6:
-		b.AddUint8(uint8(n))
+		return append(b, byte(n))
 	case n < 1<<14:
-		b.AddUint16(1<<14 | uint16(n))
+		return binary.BigEndian.AppendUint16(b, 1<<14|uint16(n))
 	case n < 1<<30:
-		b.AddUint32(2<<30 | uint32(n))
+		return binary.BigEndian.AppendUint32(b, 2<<30|uint32(n))
 	default:
-		b.SetError(ErrMalformed)
+		panic("mls: vector of 2^30 bytes")
 	}
 }
+
+// varintLen returns the length of the shortest form of n.
+func varintLen(n int) int {
+	var buf [4]byte
+	return len(appendVarint(buf[:0], n))
+}
+
+// appendOpaque appends opaque<V>.
+func appendOpaque(b, v []byte) []byte { return append(appendVarint(b, len(v)), v...) }
 
 // readSlice reads a vector's length and returns its content without copying it.
 func readSlice(s *cryptobyte.String, out *cryptobyte.String) bool {
@@ -80,6 +101,26 @@ func readOpaque(s *cryptobyte.String, out *[]byte) bool {
 		return false
 	}
 	*out = append(make([]byte, 0, len(content)), content...)
+	return true
+}
+
+// readView reads opaque<V> without copying it. What is read so shares the memory of what it is read from: the parse method that calls
+// readView says of what its value is a view, and whoever calls that on bytes that are not its own gives it a copy.
+func readView(s *cryptobyte.String, out *[]byte) bool {
+	var content cryptobyte.String
+	ok := readSlice(s, &content)
+	*out = content[:len(content):len(content)] // what follows is not to be appended to
+	return ok
+}
+
+// skipVectors passes over n vectors.
+func skipVectors(s *cryptobyte.String, n int) bool {
+	var content cryptobyte.String
+	for range n {
+		if !readSlice(s, &content) {
+			return false
+		}
+	}
 	return true
 }
 
@@ -137,15 +178,18 @@ func writeOptional(b *cryptobyte.Builder, present bool) {
 
 // readUint16s reads a vector of 16-bit code points.
 func readUint16s[T ~uint16](s *cryptobyte.String, limit int, out *[]T) bool {
+	var content cryptobyte.String
+	if !readSlice(s, &content) || len(content)%2 != 0 || len(content)/2 > limit {
+		return false
+	}
 	*out = nil
-	return readVector(s, limit, func(s *cryptobyte.String) bool {
-		var v uint16
-		if !s.ReadUint16(&v) {
-			return false
-		}
-		*out = append(*out, T(v))
-		return true
-	})
+	if len(content) > 0 {
+		*out = make([]T, len(content)/2)
+	}
+	for i := range *out {
+		(*out)[i] = T(binary.BigEndian.Uint16(content[2*i:]))
+	}
+	return true
 }
 
 // writeUint16s writes a vector of 16-bit code points.

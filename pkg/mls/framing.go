@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -59,7 +60,7 @@ func (s *Sender) marshal(b *cryptobyte.Builder) {
 	}
 }
 
-// framedContent is FramedContent, RFC 9420 §6. It must not change once bytes has been called.
+// framedContent is FramedContent, RFC 9420 §6. It must not change once it has been parsed or bytes has been called.
 type framedContent struct {
 	groupID           []byte
 	epoch             uint64
@@ -73,13 +74,18 @@ type framedContent struct {
 	raw []byte // the encoding, once known: a large commit is hashed and signed several times
 }
 
+// parse reads content whose encoding is a view, as parts of a commit are.
 func (c *framedContent) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &c.groupID) &&
+	from := *s
+	ok := readOpaque(s, &c.groupID) &&
 		s.ReadUint64(&c.epoch) &&
 		c.sender.parse(s) &&
 		readOpaque(s, &c.authenticatedData) &&
 		s.ReadUint8((*uint8)(&c.contentType)) &&
 		c.parseBody(s)
+	n := len(from) - len(*s)
+	c.raw = from[:n:n]
+	return ok
 }
 
 // parseBody reads the part that contentType selects.
@@ -114,16 +120,27 @@ func (c *framedContent) marshalBody(b *cryptobyte.Builder) {
 // bytes returns the encoding.
 func (c *framedContent) bytes() []byte {
 	if c.raw == nil {
-		var b cryptobyte.Builder
-		writeOpaque(&b, c.groupID)
-		b.AddUint64(c.epoch)
-		c.sender.marshal(&b)
-		writeOpaque(&b, c.authenticatedData)
-		b.AddUint8(uint8(c.contentType))
-		c.marshalBody(&b)
-		c.raw = b.BytesOrPanic()
+		body := sized(len(c.application) + 4)
+		c.marshalBody(body)
+		c.encode(body.BytesOrPanic())
 	}
 	return c.raw
+}
+
+// sized returns a Builder with room for n bytes.
+func sized(n int) *cryptobyte.Builder { return cryptobyte.NewBuilder(make([]byte, 0, n)) }
+
+// encode makes the encoding from that of the body.
+func (c *framedContent) encode(body []byte) {
+	b := make([]byte, 0, len(c.groupID)+len(c.authenticatedData)+len(body)+22) // two lengths and fields of fixed length
+	b = appendOpaque(b, c.groupID)
+	b = binary.BigEndian.AppendUint64(b, c.epoch)
+	b = append(b, byte(c.sender.Type))
+	if c.sender.indexed() {
+		b = binary.BigEndian.AppendUint32(b, c.sender.Leaf)
+	}
+	b = appendOpaque(b, c.authenticatedData)
+	c.raw = append(append(b, byte(c.contentType)), body...)
 }
 
 // contentAuth is FramedContentAuthData, RFC 9420 §6.1. confirmationTag is there for a commit only.
@@ -163,40 +180,39 @@ func (a *authenticatedContent) marshal(b *cryptobyte.Builder) {
 	a.auth.marshal(b, a.content.contentType)
 }
 
-// ref is the ProposalRef of a proposal, RFC 9420 §5.2 and §12.4.
-func (a *authenticatedContent) ref(suite CipherSuite) []byte {
-	return suite.RefHash(labelProposalRef, marshal(a))
+// proposalRef is the ProposalRef of a proposal, RFC 9420 §5.2 and §12.4. encoded is its AuthenticatedContent.
+func proposalRef(suite CipherSuite, encoded []byte) []byte {
+	return suite.RefHash(labelProposalRef, encoded)
 }
 
-// tbs is FramedContentTBS, RFC 9420 §6.1. context is the encoding of the GroupContext of the message's epoch.
-func (a *authenticatedContent) tbs(context []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddUint16(mls10)
-	b.AddUint16(uint16(a.wireFormat))
-	a.content.marshal(&b)
+// tbs is FramedContentTBS, RFC 9420 §6.1, in parts. context is the encoding of the GroupContext of the message's epoch.
+func (a *authenticatedContent) tbs(context []byte) (head, content, tail []byte) {
+	head = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, mls10), uint16(a.wireFormat))
 	switch a.content.sender.Type {
 	case SenderMember, SenderNewMemberCommit:
-		b.AddBytes(context)
+		tail = context
 	}
-	return b.BytesOrPanic()
+	return head, a.content.bytes(), tail
 }
 
-// tbm is AuthenticatedContentTBM, RFC 9420 §6.2.
-func (a *authenticatedContent) tbm(context []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddBytes(a.tbs(context))
-	a.auth.marshal(&b, a.content.contentType)
-	return b.BytesOrPanic()
+// membershipTag is membership_tag: the MAC of AuthenticatedContentTBM, RFC 9420 §6.2.
+func (a *authenticatedContent) membershipTag(suite CipherSuite, key, context []byte) []byte {
+	var auth cryptobyte.Builder
+	a.auth.marshal(&auth, a.content.contentType)
+	head, content, tail := a.tbs(context)
+	return suite.mac(key, head, content, tail, auth.BytesOrPanic())
 }
 
 // sign fills in the signature.
 func (a *authenticatedContent) sign(key SignatureKey, context []byte) {
-	a.auth.signature = key.SignWithLabel(labelFramedContent, a.tbs(context))
+	head, content, tail := a.tbs(context)
+	a.auth.signature = key.signParts(labelFramedContent, head, content, tail)
 }
 
 // verify checks the signature under the sender's public key.
 func (a *authenticatedContent) verify(suite CipherSuite, public, context []byte) error {
-	if !suite.VerifyWithLabel(public, labelFramedContent, a.tbs(context), a.auth.signature) {
+	head, content, tail := a.tbs(context)
+	if !suite.verifyParts(public, labelFramedContent, a.auth.signature, head, content, tail) {
 		return ErrUnauthenticated
 	}
 	return nil
@@ -213,7 +229,10 @@ type mlsMessage struct {
 
 // parseMLSMessage reads exactly one MLSMessage. It returns ErrMalformed, or ErrUnsupported for another version.
 func parseMLSMessage(b []byte) (*mlsMessage, error) {
-	m, s := new(mlsMessage), cryptobyte.String(b)
+	if len(b) > maxMessage {
+		return nil, ErrMalformed
+	}
+	m, s := new(mlsMessage), cryptobyte.String(bytes.Clone(b)) // of which parts of m are views
 	var version protocolVersion
 	if !s.ReadUint16(&version) {
 		return nil, ErrMalformed
@@ -247,7 +266,7 @@ func (m *mlsMessage) parseBody(s *cryptobyte.String) bool {
 		return m.groupInfo.parse(s)
 	case wireKeyPackage:
 		m.keyPackage = new(KeyPackage)
-		return m.keyPackage.parse(s)
+		return m.keyPackage.parse(s) && m.keyPackage.version == mls10 // that of the MLSMessage, §10
 	default:
 		return false
 	}
@@ -271,10 +290,14 @@ func (m *mlsMessage) body() (wireFormat, marshaler) {
 
 func (m *mlsMessage) marshal() []byte {
 	format, body := m.body()
-	var b cryptobyte.Builder
+	size := 0
+	if p := m.privateMessage; p != nil {
+		size = len(p.groupID) + len(p.authenticatedData) + len(p.encryptedSenderData) + len(p.ciphertext) + 32
+	}
+	b := sized(size)
 	b.AddUint16(mls10)
 	b.AddUint16(uint16(format))
-	body.marshal(&b)
+	body.marshal(b)
 	return b.BytesOrPanic()
 }
 

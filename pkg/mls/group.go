@@ -24,10 +24,11 @@ type groupState struct {
 	keep     int          // how many past epochs are kept
 }
 
-// ownUpdate is the secret of an own Update proposal, until some commit takes it up or the epoch ends.
+// ownUpdate holds the secrets of the leaf of an own Update proposal, until some commit takes it up or the epoch ends.
 type ownUpdate struct {
-	ref []byte
-	key HPKEPrivateKey
+	ref    []byte
+	key    HPKEPrivateKey
+	signer SignatureKey
 }
 
 // GroupConfig says what NewGroup makes a group of.
@@ -58,6 +59,9 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 		return nil, err
 	}
 	if err := checkGroupContextExtensions(context.extensions); err != nil {
+		return nil, err
+	}
+	if err := checkGroupGREASE(context.extensions); err != nil {
 		return nil, err
 	}
 	leaf := &cfg.KeyPackage.leaf
@@ -137,15 +141,22 @@ func (g *Group) OpenWithLeafKey(info, aad, kem, ct []byte) ([]byte, error) {
 	return g.s.suite().HPKEOpen(g.s.private.leafKey(), info, aad, kem, ct)
 }
 
-// GroupInfo returns a signed GroupInfo of the current epoch as MLSMessage. It holds external_pub, exts and, if asked for, the tree. It
-// returns a RuleError if exts holds a type twice or one of those two.
+// GroupInfo returns a signed GroupInfo of the current epoch as MLSMessage. It holds external_pub (unless a ReInit has ended the group: nobody can
+// join it any more), exts and, if asked for, the tree. It returns a RuleError if exts holds a type twice or one of those two.
 func (g *Group) GroupInfo(exts []Extension, withTree bool) ([]byte, error) {
+	if g.s.public.reInit != nil {
+		return g.s.groupInfoMessage(exts, withTree)
+	}
 	key, err := g.s.secrets.externalKey(g.s.suite())
 	if err != nil {
 		return nil, err
 	}
 	external := Extension{Type: ExtensionExternalPub, Data: marshalExternalPub(key.Public())}
-	info, err := g.s.groupInfo(slices.Concat([]Extension{external}, exts), withTree)
+	return g.s.groupInfoMessage(slices.Concat([]Extension{external}, exts), withTree)
+}
+
+func (s *groupState) groupInfoMessage(exts []Extension, withTree bool) ([]byte, error) {
+	info, err := s.groupInfo(exts, withTree)
 	if err != nil {
 		return nil, err
 	}
@@ -170,84 +181,26 @@ func (s *groupState) groupInfo(exts []Extension, withTree bool) (*groupInfo, err
 	return info, nil
 }
 
-// Propose makes a standalone proposal, a PublicMessage, and keeps it as pending. For an Update the group makes the leaf: the old
-// one with a fresh encryption key. For a PSK without nonce it draws one. The errors are those of PublicGroup.AddProposal.
-func (g *Group) Propose(p Proposal, authenticatedData []byte) ([]byte, error) {
-	s := g.s
-	var key HPKEPrivateKey
-	if p.Type == ProposalUpdate {
-		var err error
-		if p.Leaf, key, err = s.updatedLeaf(); err != nil {
-			return nil, err
-		}
-	}
-	p = withNonce(s.suite(), p)
-	if err := p.checkMade(); err != nil {
-		return nil, err
-	}
-	ac := &authenticatedContent{wireFormat: wirePublicMessage, content: framedContent{
-		groupID:           s.public.context.groupID,
-		epoch:             s.public.context.epoch,
-		sender:            s.self(),
-		authenticatedData: bytes.Clone(authenticatedData),
-		contentType:       contentProposal,
-		proposal:          &p,
-	}}
-	ac.sign(s.signer, s.public.encoded)
-	public, committed, err := s.public.addProposal(ac, noTime)
-	if err != nil {
-		return nil, err
-	}
-	if p.Type == ProposalUpdate {
-		s.updates = append(s.updates, ownUpdate{ref: committed.Ref, key: key})
-	}
-	s.public = public
-	m := newPublicMessage(s.suite(), ac, s.secrets.membership, public.encoded)
-	return (&mlsMessage{publicMessage: m}).marshal(), nil
-}
-
-// updatedLeaf makes the leaf of an Update of our own.
-func (s *groupState) updatedLeaf() (*LeafNode, HPKEPrivateKey, error) {
-	key, err := s.suite().GenerateHPKEKey()
-	if err != nil {
-		return nil, HPKEPrivateKey{}, err
-	}
-	leaf := s.ownLeaf().clone()
-	leaf.encryptionKey = key.Public()
-	leaf.source, leaf.lifetime, leaf.parentHash = LeafFromUpdate, Lifetime{}, nil
-	leaf.sign(s.signer, s.public.context.groupID, s.private.index)
-	return leaf, key, nil
-}
-
-// withNonce returns a PSK proposal with a nonce, and any other as it is.
-func withNonce(suite CipherSuite, p Proposal) Proposal {
-	if p.Type == ProposalPSK && p.PSK != nil && p.PSK.Nonce == nil {
-		id := *p.PSK
-		id.Nonce = suite.randomSecret()
-		p.PSK = &id
-	}
-	return p
-}
-
 // Encrypt makes an application message, a PrivateMessage, and uses up one key of the own ratchet. padTo maps the length of the
 // message's content (data, signature and framing) to the length that it is padded to with zeros; nil, or a smaller result, means no
-// padding. It returns ErrReplayed if the ratchet of this epoch is used up.
+// padding. It returns a RuleError while proposals wait for a commit (unless Rules.DataBeforeCommit) or once a ReInit has ended the group, ErrMalformed for more data than a
+// message may hold, and ErrReplayed if the ratchet of this epoch is used up.
 func (g *Group) Encrypt(data, authenticatedData []byte, padTo func(n int) int) ([]byte, error) {
 	s := g.s
-	ac := &authenticatedContent{wireFormat: wirePrivateMessage, content: framedContent{
-		groupID:           s.public.context.groupID,
-		epoch:             s.public.context.epoch,
-		sender:            s.self(),
-		authenticatedData: authenticatedData,
-		contentType:       contentApplication,
-		application:       data,
-	}}
-	ac.sign(s.signer, s.public.encoded)
-	generation, key, step, err := s.messages.next(uint32(s.private.index), applicationRatchet)
+	if err := s.public.checkOpen(); err != nil {
+		return nil, err
+	}
+	if len(s.public.pending) > 0 && !s.public.rules.dataBeforeCommit() {
+		return nil, broken("12.4", "a commit goes before application data if there are proposals")
+	}
+	if len(data) > maxVector/2 || len(authenticatedData) > maxVector {
+		return nil, ErrMalformed
+	}
+	ac := s.signed(&framedContent{authenticatedData: authenticatedData, contentType: contentApplication, application: data}, true)
+	m, step, err := s.protect(ac, padTo)
 	if err != nil {
 		return nil, err
 	}
-	p := sealPrivate(s.suite(), ac, privateKeys{senderData: s.secrets.senderData, generation: generation, key: key}, padTo)
 	s.messages.apply(step)
-	return (&mlsMessage{privateMessage: p}).marshal(), nil
+	return m.marshal(), nil
 }

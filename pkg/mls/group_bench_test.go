@@ -5,58 +5,10 @@ import (
 	"testing"
 )
 
-var benchSizes = []int{2, 10, 100, 1000}
-
-// benchWorld is a group of n as large groups begin: one commit has added all others, and no path has been sent since.
-type benchWorld struct {
-	alice  *Group
-	bob    *Group // joined by Welcome
-	bobKP  *client
-	joined *StagedCommit
-	tree   []byte
-}
-
-// adds returns n Adds of fresh clients.
-func benchAdds(b *testing.B, n int) (first *client, adds []Proposal) {
-	b.Helper()
-	for i := range n {
-		c := newClient(b, fmt.Sprint("client", i))
-		if first == nil {
-			first = c
-		}
-		adds = append(adds, Proposal{Type: ProposalAdd, KeyPackage: c.kp})
-	}
-	return first, adds
-}
-
-func newBenchWorld(b *testing.B, n int) *benchWorld {
-	b.Helper()
-	alice := newClient(b, "alice")
-	g := must(NewGroup(GroupConfig{GroupID: []byte("group"), KeyPackage: alice.kp, Secrets: alice.secrets}))(b)
-	w := &benchWorld{alice: g}
-	var adds []Proposal
-	w.bobKP, adds = benchAdds(b, n-1)
-	w.joined = must(g.Commit(CommitOptions{Proposals: adds}))(b)
-	w.tree = w.joined.Change.After.Tree()
-	if err := g.Merge(w.joined); err != nil {
-		b.Fatal(err)
-	}
-	w.bob = w.join(b)
-	return w
-}
-
-func (w *benchWorld) join(b *testing.B) *Group {
-	g, _, err := Join(JoinConfig{Welcome: w.joined.Welcome, Tree: w.tree, KeyPackage: w.bobKP.kp, Secrets: w.bobKP.secrets})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return g
-}
-
-// each runs f for groups of all sizes.
-func each(b *testing.B, f func(b *testing.B, w *benchWorld)) {
+// eachSize runs f for groups of all sizes.
+func eachSize(b *testing.B, f func(b *testing.B, n int)) {
 	for _, n := range benchSizes {
-		b.Run(fmt.Sprint(n), func(b *testing.B) { f(b, newBenchWorld(b, n)) })
+		b.Run(fmt.Sprint(n), func(b *testing.B) { f(b, n) })
 	}
 }
 
@@ -71,75 +23,70 @@ func loop(b *testing.B, f func() error) {
 	}
 }
 
+// BenchmarkEncrypt makes a message of 200 bytes.
 func BenchmarkEncrypt(b *testing.B) {
-	w, text := newBenchWorld(b, 10), make([]byte, 200)
+	alice, text := must(ParseGroup(bareWorld(b, 10).alice.Marshal(), nil))(b), make([]byte, 200)
 	loop(b, func() error {
-		_, err := w.alice.Encrypt(text, nil, nil)
+		_, err := alice.Encrypt(text, nil, nil)
 		return err
 	})
 }
 
+// BenchmarkDecrypt reads one.
 func BenchmarkDecrypt(b *testing.B) {
-	w, text := newBenchWorld(b, 10), make([]byte, 200)
-	b.ReportAllocs()
-	for b.Loop() {
-		b.StopTimer()
-		msg := must(w.alice.Encrypt(text, nil, nil))(b)
-		b.StartTimer()
-		if _, err := w.bob.Process(msg, ProcessOptions{}); err != nil {
-			b.Fatal(err)
+	w, text := bareWorld(b, 10), make([]byte, 200)
+	bob, alice := w.join(b), must(ParseGroup(w.alice.Marshal(), nil))(b)
+	var msgs [][]byte
+	loop(b, func() error {
+		if len(msgs) == 0 { // made many at a time: starting and stopping the timer costs as much as a message
+			b.StopTimer()
+			for range maxForwardRatchet {
+				msgs = append(msgs, must(alice.Encrypt(text, nil, nil))(b))
+			}
+			b.StartTimer()
 		}
-	}
+		_, err := bob.Process(msgs[0], ProcessOptions{})
+		msgs = msgs[1:]
+		return err
+	})
 }
 
-// BenchmarkAdd makes the one commit that adds all others to a group of one, with the Welcome.
+// BenchmarkCreate makes a group of one, from a KeyPackage that is there.
+func BenchmarkCreate(b *testing.B) {
+	c := benchClient(b, 0)
+	loop(b, func() error {
+		_, err := NewGroup(GroupConfig{GroupID: []byte("group"), KeyPackage: c.kp, Secrets: c.secrets})
+		return err
+	})
+}
+
+// BenchmarkAdd reads the KeyPackages of all others and adds them to a group of one in one commit, with the Welcome.
 func BenchmarkAdd(b *testing.B) {
-	for _, n := range benchSizes {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			alice := newClient(b, "alice")
-			g := must(NewGroup(GroupConfig{GroupID: []byte("group"), KeyPackage: alice.kp, Secrets: alice.secrets}))(b)
-			_, adds := benchAdds(b, n-1)
-			loop(b, func() error {
-				_, err := g.Commit(CommitOptions{Proposals: adds})
-				return err
-			})
-		})
-	}
-}
-
-// BenchmarkCommit makes an empty commit with a path in a tree whose parents are all blank: the most expensive one.
-func BenchmarkCommit(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
+	eachSize(b, func(b *testing.B, n int) {
+		g := benchGroup(b)
+		packages := make([][]byte, n-1)
+		for i := range packages {
+			packages[i] = benchClient(b, i+1).kp.Marshal()
+		}
 		loop(b, func() error {
-			_, err := w.alice.Commit(CommitOptions{Path: true})
+			opts := CommitOptions{Proposals: make([]Proposal, len(packages))}
+			for i, p := range packages {
+				kp, err := ParseKeyPackage(p)
+				if err != nil {
+					return err
+				}
+				opts.Proposals[i] = Proposal{Type: ProposalAdd, KeyPackage: kp}
+			}
+			_, err := g.Commit(opts)
 			return err
 		})
 	})
 }
 
-func BenchmarkProcess(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
-		msg := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message
-		loop(b, func() error {
-			_, err := w.bob.Process(msg, ProcessOptions{})
-			return err
-		})
-	})
-}
-
-func BenchmarkPublicProcess(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
-		msg := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message
-		server := w.alice.Public()
-		loop(b, func() error {
-			_, err := server.StageCommit(msg, noTime)
-			return err
-		})
-	})
-}
-
+// BenchmarkJoin joins by the Welcome for all. Every leaf's signature is verified.
 func BenchmarkJoin(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
+	eachSize(b, func(b *testing.B, n int) {
+		w := bareWorld(b, n)
 		loop(b, func() error {
 			w.join(b)
 			return nil
@@ -147,22 +94,128 @@ func BenchmarkJoin(b *testing.B) {
 	})
 }
 
+// BenchmarkCommit makes an empty commit with a path in a tree whose parents are all blank: the most expensive one.
+func BenchmarkCommit(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkCommit(b, bareWorld(b, n)) })
+}
+
+// BenchmarkCommitWarm makes the same commit in a tree whose parents are all filled.
+func BenchmarkCommitWarm(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkCommit(b, warmWorld(b, n)) })
+}
+
+func benchmarkCommit(b *testing.B, w *benchWorld) {
+	loop(b, func() error {
+		_, err := w.alice.Commit(CommitOptions{Path: true})
+		return err
+	})
+}
+
+// BenchmarkProcess reads, checks and stages the commit of BenchmarkCommit as the member next to its sender, who derives the whole
+// path.
+func BenchmarkProcess(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkProcess(b, bareWorld(b, n)) })
+}
+
+// BenchmarkProcessWarm does the same with the commit of BenchmarkCommitWarm.
+func BenchmarkProcessWarm(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkProcess(b, warmWorld(b, n)) })
+}
+
+func benchmarkProcess(b *testing.B, w *benchWorld) {
+	msg := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message
+	loop(b, func() error {
+		_, err := w.bob.Process(msg, ProcessOptions{})
+		return err
+	})
+}
+
+// BenchmarkPublicProcess reads, checks and stages the commit of BenchmarkCommit as a server.
+func BenchmarkPublicProcess(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkPublicProcess(b, bareWorld(b, n)) })
+}
+
+// BenchmarkPublicProcessWarm does the same with the commit of BenchmarkCommitWarm.
+func BenchmarkPublicProcessWarm(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) { benchmarkPublicProcess(b, warmWorld(b, n)) })
+}
+
+func benchmarkPublicProcess(b *testing.B, w *benchWorld) {
+	msg := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message
+	server := w.alice.Public()
+	loop(b, func() error {
+		_, err := server.StageCommit(msg, noTime)
+		return err
+	})
+}
+
+// BenchmarkExternalJoin makes an external commit to the group of BenchmarkCommit. Every leaf's signature is verified.
 func BenchmarkExternalJoin(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
-		info, c := must(w.alice.GroupInfo(nil, false))(b), newClient(b, "external")
+	eachSize(b, func(b *testing.B, n int) {
+		w := bareWorld(b, n)
+		join := externalJoiner(b, w)
 		loop(b, func() error {
-			_, err := JoinExternal(ExternalJoinConfig{GroupInfo: info, Tree: w.tree, KeyPackage: c.kp, Secrets: c.secrets})
+			_, err := join()
 			return err
 		})
 	})
 }
 
-// BenchmarkState stores and loads a member's state.
+// BenchmarkProcessExternal reads, checks and stages the commit of BenchmarkExternalJoin as a member.
+func BenchmarkProcessExternal(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) {
+		w := bareWorld(b, n)
+		msg := must(externalJoiner(b, w)())(b).Message
+		loop(b, func() error {
+			_, err := w.bob.Process(msg, ProcessOptions{})
+			return err
+		})
+	})
+}
+
+// externalJoiner returns what makes an external commit of a new client.
+func externalJoiner(b *testing.B, w *benchWorld) func() (*StagedCommit, error) {
+	info, c := must(w.alice.GroupInfo(nil, false))(b), newClient(b, "external")
+	cfg := ExternalJoinConfig{GroupInfo: info, Tree: w.tree, KeyPackage: c.kp, Secrets: c.secrets}
+	return func() (*StagedCommit, error) { return JoinExternal(cfg) }
+}
+
+// BenchmarkMerge puts the commit of BenchmarkCommitWarm in force at its receiver, whose old epoch is kept.
+func BenchmarkMerge(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) {
+		w := warmWorld(b, n)
+		msg, state := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message, w.bob.Marshal()
+		b.ReportAllocs()
+		for b.Loop() {
+			b.StopTimer()
+			bob := must(ParseGroup(state, nil))(b)
+			got := must(bob.Process(msg, ProcessOptions{}))(b)
+			b.StartTimer()
+			if err := bob.Merge(got.Commit); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkState stores and loads a member's whole state.
 func BenchmarkState(b *testing.B) {
-	each(b, func(b *testing.B, w *benchWorld) {
+	eachSize(b, func(b *testing.B, n int) {
+		w := warmWorld(b, n)
 		loop(b, func() error {
 			_, err := ParseGroup(w.alice.Marshal(), nil)
 			return err
+		})
+	})
+}
+
+// BenchmarkStatePrivate makes what is to be stored after each message, in a group that keeps two past epochs.
+func BenchmarkStatePrivate(b *testing.B) {
+	eachSize(b, func(b *testing.B, n int) {
+		w := warmWorld(b, n)
+		loop(b, func() error {
+			w.alice.MarshalPrivate()
+			return nil
 		})
 	})
 }

@@ -10,13 +10,6 @@ import (
 // noTime is the time that checks no lifetime.
 var noTime time.Time
 
-// LeafChange replaces parts of the own leaf in a commit's path.
-type LeafChange struct {
-	Credential   *Credential   // nil: keep
-	SignatureKey *SignatureKey // nil: keep
-	Extensions   []Extension   // nil: keep
-}
-
 // CommitOptions says what Commit commits and how.
 type CommitOptions struct {
 	Proposals []Proposal // by value, in this order, before those by reference
@@ -28,8 +21,10 @@ type CommitOptions struct {
 	Path              bool        // make a path even if none is needed
 	NewLeaf           *LeafChange // replaces parts of the own leaf; implies Path
 	AuthenticatedData []byte
-	Private           bool // send as PrivateMessage; by default as PublicMessage
+	Private           bool            // send as PrivateMessage; by default as PublicMessage
+	PadTo             func(n int) int // of a Private one, as in Encrypt
 	PSK               func(id []byte) ([]byte, error)
+	Groups            func(groupID []byte) *Group // other groups of this client, whose resumption PSKs are used
 	// HubExtensions gives extensions of StagedCommit.GroupInfo besides external_pub, WelcomeExtensions those of the Welcome's
 	// GroupInfo. Both may use next, the group after the commit, to export secrets, and must not change it.
 	HubExtensions     func(next *Group) ([]Extension, error)
@@ -43,19 +38,19 @@ type CommitOptions struct {
 func (g *Group) Commit(opts CommitOptions) (*StagedCommit, error) {
 	s := g.s
 	d := &commitDraft{
-		public: s.public,
-		sender: s.self(),
-		leaf:   s.ownLeaf(),
-		signer: s.signer, nextSigner: s.signer,
+		public:  s.public,
+		sender:  s.self(),
+		signer:  s.signer,
 		init:    s.secrets.init,
-		psk:     s.psks(opts.PSK),
+		psk:     pskSources{own: s, external: opts.PSK, groups: opts.Groups}.find,
 		options: opts,
 		keep:    s.keep,
 		state:   s,
 	}
 	d.options.Path = opts.Path || opts.NewLeaf != nil
-	if opts.NewLeaf != nil {
-		d.changeLeaf(opts.NewLeaf)
+	var err error
+	if d.leaf, d.nextSigner, err = s.changedLeaf(opts.NewLeaf); err != nil {
+		return nil, err
 	}
 	if opts.NoPending {
 		return d.make()
@@ -92,6 +87,7 @@ type commitDraft struct {
 	options    CommitOptions
 	keep       int
 	state      *groupState // nil for an external joiner
+	founds     bool        // the one commit of the first epoch of a successor
 
 	// What making it gives, in this order.
 	t         *transition
@@ -100,20 +96,6 @@ type commitDraft struct {
 	keys      *epochKeys
 	next      *Group
 	handshake *ratchetStep // of a PrivateMessage
-}
-
-// changeLeaf works a change into the leaf and the key that signs it.
-func (d *commitDraft) changeLeaf(c *LeafChange) {
-	d.leaf = d.leaf.clone()
-	if c.Credential != nil {
-		d.leaf.credential = Credential{Type: c.Credential.Type, Body: bytes.Clone(c.Credential.Body)}
-	}
-	if c.SignatureKey != nil {
-		d.nextSigner = *c.SignatureKey
-	}
-	if c.Extensions != nil {
-		d.leaf.extensions = cloneExtensions(c.Extensions)
-	}
 }
 
 // make runs the steps of RFC 9420 §12.4.1.
@@ -126,7 +108,7 @@ func (d *commitDraft) make() (*StagedCommit, error) {
 			return nil, err
 		}
 	}
-	staged := &StagedCommit{Change: d.t.change, content: d.content, next: d.next, joins: d.state == nil}
+	staged := &StagedCommit{Change: d.t.change, content: d.content, next: d.next, joins: d.state == nil || d.founds}
 	if err := d.outputs(staged); err != nil {
 		return nil, err
 	}
@@ -141,7 +123,11 @@ func (d *commitDraft) make() (*StagedCommit, error) {
 func (d *commitDraft) begin() (err error) {
 	all := make([]CommittedProposal, 0, len(d.options.Proposals)+len(d.pending))
 	for _, p := range d.options.Proposals {
-		all = append(all, CommittedProposal{Proposal: withNonce(d.public.context.suite, p), Sender: d.sender})
+		p = p.completed(d.public.context.suite)
+		if err := p.checkOwn(); err != nil {
+			return err
+		}
+		all = append(all, CommittedProposal{Proposal: p, Sender: d.sender})
 	}
 	d.t, err = d.public.begin(append(all, d.pending...), d.sender, d.options.Now)
 	return err
@@ -229,8 +215,10 @@ func (d *commitDraft) nextPrivate() *treePrivate {
 
 // outputs makes the messages.
 func (d *commitDraft) outputs(staged *StagedCommit) (err error) {
-	if staged.Message, err = d.message(); err != nil {
-		return err
+	if !d.founds {
+		if staged.Message, err = d.message(); err != nil {
+			return err
+		}
 	}
 	hub, err := optionalExtensions(d.options.HubExtensions, d.next)
 	if err != nil {
@@ -255,22 +243,15 @@ func optionalExtensions(f func(next *Group) ([]Extension, error), next *Group) (
 
 // message frames the commit under the keys of the epoch left.
 func (d *commitDraft) message() ([]byte, error) {
-	suite := d.public.context.suite
-	if !d.options.Private {
-		var membership []byte
-		if d.state != nil {
-			membership = d.state.secrets.membership
-		}
-		m := newPublicMessage(suite, d.content, membership, d.public.encoded)
-		return (&mlsMessage{publicMessage: m}).marshal(), nil
+	if d.state == nil {
+		return d.content.publicMessage(), nil
 	}
-	generation, key, step, err := d.state.messages.next(d.sender.Leaf, handshakeRatchet)
+	m, step, err := d.state.protect(d.content, d.options.PadTo)
 	if err != nil {
 		return nil, err
 	}
 	d.handshake = step
-	m := sealPrivate(suite, d.content, privateKeys{senderData: d.state.secrets.senderData, generation: generation, key: key}, nil)
-	return (&mlsMessage{privateMessage: m}).marshal(), nil
+	return m.marshal(), nil
 }
 
 // welcome makes the Welcome for all added clients.
@@ -298,8 +279,12 @@ func (d *commitDraft) welcome() ([]byte, error) {
 }
 
 // committable returns the pending proposals that a commit by this member can take up together with those by value, in order of
-// arrival. Of two that concern one leaf a removal goes before an Update, and a later Update before an earlier one.
+// arrival. Of those that concern one leaf a self_remove goes before a Remove, that before an Update, and a later Update before an earlier one. A
+// ReInit, which stands alone, is taken up if there is nothing else.
 func (s *groupState) committable(byValue []Proposal, skip func(*CommittedProposal) bool, psk pskLookup) []CommittedProposal {
+	if slices.ContainsFunc(byValue, func(p Proposal) bool { return p.Type == ProposalReInit }) {
+		return nil
+	}
 	pending := s.public.Pending()
 	if skip != nil {
 		pending = slices.DeleteFunc(pending, func(p CommittedProposal) bool { return skip(&p) })
@@ -307,7 +292,11 @@ func (s *groupState) committable(byValue []Proposal, skip func(*CommittedProposa
 	f := newProposalFilter(s, byValue, psk)
 	chosen := make([]bool, len(pending))
 	for i := range pending {
-		chosen[i] = pending[i].Type != ProposalUpdate && f.take(&pending[i])
+		chosen[i] = pending[i].Type == ProposalSelfRemove && f.take(&pending[i])
+	}
+	for i := range pending {
+		p := &pending[i]
+		chosen[i] = chosen[i] || p.Type != ProposalSelfRemove && p.Type != ProposalUpdate && f.take(p)
 	}
 	for i := range slices.Backward(pending) {
 		chosen[i] = chosen[i] || pending[i].Type == ProposalUpdate && f.take(&pending[i])
@@ -318,6 +307,10 @@ func (s *groupState) committable(byValue []Proposal, skip func(*CommittedProposa
 			out = append(out, pending[i])
 		}
 	}
+	reInit := slices.IndexFunc(pending, func(p CommittedProposal) bool { return p.Type == ProposalReInit })
+	if len(byValue)+len(out) == 0 && reInit >= 0 {
+		return pending[reInit : reInit+1 : reInit+1]
+	}
 	return out
 }
 
@@ -327,7 +320,9 @@ type proposalFilter struct {
 	psk       pskLookup
 	leaves    map[leafIndex]bool // updated or removed
 	psks      map[string]bool
-	keys      map[string]bool // of members and added clients
+	tree      *ratchetTree
+	keys      map[string]bool // of added clients
+	clients   map[string]bool // that are added, if the application names them
 	extension bool
 }
 
@@ -337,10 +332,10 @@ func newProposalFilter(s *groupState, byValue []Proposal, psk pskLookup) *propos
 		psk:    psk,
 		leaves: map[leafIndex]bool{s.private.index: true},
 		psks:   map[string]bool{},
+		tree:   s.public.tree,
 		keys:   map[string]bool{},
-	}
-	for _, m := range s.public.tree.members() {
-		f.keys[string(m.Leaf.signatureKey)], f.keys[string(m.Leaf.encryptionKey)] = true, true
+
+		clients: map[string]bool{},
 	}
 	for i := range byValue {
 		// What does not fit together here is for the check of the whole list to refuse.
@@ -361,6 +356,9 @@ func (f *proposalFilter) take(p *CommittedProposal) bool {
 			return false
 		}
 		l := &p.KeyPackage.leaf
+		if f.tree.hasSignatureKey(l.signatureKey, noNode) || f.tree.hasEncryptionKey(l.encryptionKey, noNode) || f.hasClient(l) {
+			return false
+		}
 		return !seen(f.keys, string(l.signatureKey)) && !seen(f.keys, string(l.encryptionKey))
 	case ProposalPSK:
 		if p.PSK == nil || seen(f.psks, string(marshal(p.PSK))) {
@@ -376,4 +374,13 @@ func (f *proposalFilter) take(p *CommittedProposal) bool {
 		return false
 	}
 	return true
+}
+
+// hasClient reports whether the leaf's client is in the group or among those added.
+func (f *proposalFilter) hasClient(l *LeafNode) bool {
+	if f.tree.identity == nil {
+		return false
+	}
+	client := f.tree.identity(l)
+	return f.tree.hasClient(client, noNode) || seen(f.clients, client)
 }

@@ -69,12 +69,16 @@ func parseGroupInfo(b []byte) (*groupInfo, error) {
 // GroupInfo is a parsed GroupInfo, RFC 9420 §12.4.3. It is read only.
 type GroupInfo struct {
 	Signer          uint32 // leaf index
+	Suite           CipherSuite
 	GroupID         []byte
 	Epoch           uint64
 	Extensions      []Extension // of the GroupInfo
 	GroupContext    []byte      // TLS encoding
 	ConfirmationTag []byte
 	Raw             []byte // the bare GroupInfo
+	// Predecessor is set by Join, of a group that succeeds one which a ReInit has ended (usage PSKReInit) or is a branch of one (PSKBranch): the PSK that
+	// proves it, which names that group.
+	Predecessor *PSKID
 }
 
 // ParseGroupInfo reads a GroupInfo, bare or in an MLSMessage. The signature is not checked. It returns ErrMalformed or
@@ -90,6 +94,7 @@ func ParseGroupInfo(b []byte) (*GroupInfo, error) {
 func (g *groupInfo) public() *GroupInfo {
 	return &GroupInfo{
 		Signer:          g.signer,
+		Suite:           g.context.suite,
 		GroupID:         g.context.groupID,
 		Epoch:           g.context.epoch,
 		Extensions:      g.extensions,

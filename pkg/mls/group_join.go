@@ -11,13 +11,17 @@ type JoinConfig struct {
 	KeyPackage *KeyPackage // the one that was added
 	Secrets    *KeyPackageSecrets
 	PSK        func(id []byte) ([]byte, error)
+	// Groups returns the group of an id that this client is in, nil if it is in none. A Welcome to a group that the client is in already is refused,
+	// unless it is to the successor of one that a ReInit has ended. Without Groups, no successor and no branch of a group can be joined.
+	Groups     func(groupID []byte) *Group
 	Rules      *Rules
 	PastEpochs int // as in GroupConfig
 }
 
-// Join joins by Welcome, RFC 9420 §12.4.3.1. The returned GroupInfo carries the extensions given to newcomers. The caller erases the
-// secrets of a KeyPackage that is not a last resort. The errors are ErrMalformed, ErrUnsupported, ErrUnauthenticated, a RuleError, and
-// those of the rules and of PSK.
+// Join joins by Welcome, RFC 9420 §12.4.3.1. The returned GroupInfo carries the extensions given to newcomers, and says in Predecessor of which group
+// the joined one is the successor or a branch: only then it is that, as §11.2 and §11.3 want it. The caller erases the secrets of a KeyPackage
+// that is not a last resort. The errors are ErrMalformed, ErrUnsupported (also for a PSK that the client does not have), ErrUnauthenticated, a
+// RuleError, and those of the rules and of PSK.
 func Join(cfg JoinConfig) (*Group, *GroupInfo, error) {
 	if err := checkOwn(cfg.KeyPackage, cfg.Secrets); err != nil {
 		return nil, nil, err
@@ -33,7 +37,12 @@ func Join(cfg JoinConfig) (*Group, *GroupInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	psk, err := pskSecret(w.suite, shared.psks, externalPSKs(cfg.PSK))
+	link, err := shared.checkPSKs(w.suite)
+	if err != nil {
+		return nil, nil, err
+	}
+	sources := pskSources{external: cfg.PSK, groups: cfg.Groups}
+	psk, err := pskSecret(w.suite, shared.psks, sources.find)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,7 +55,12 @@ func Join(cfg JoinConfig) (*Group, *GroupInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return g, info.public(), nil
+	if err := sources.checkPredecessor(g.s.public, link); err != nil {
+		return nil, nil, err
+	}
+	out := info.public()
+	out.Predecessor = link
+	return g, out, nil
 }
 
 // enter checks the group and makes the newcomer's state.
@@ -87,6 +101,7 @@ type ExternalJoinConfig struct {
 	Remove            []uint32   // leaves to remove; RFC 9420 §12.2 allows one in all, OldLeaf included
 	Proposals         []Proposal // by value: custom ones and PSKs
 	PSK               func(id []byte) ([]byte, error)
+	Groups            func(groupID []byte) *Group // groups of this client, this one's old state among them, whose resumption PSKs are used
 	AuthenticatedData []byte
 	HubExtensions     func(next *Group) ([]Extension, error) // as in CommitOptions
 	Rules             *Rules
@@ -127,7 +142,7 @@ func JoinExternal(cfg ExternalJoinConfig) (*StagedCommit, error) {
 		signer:     cfg.Secrets.SignatureKey,
 		nextSigner: cfg.Secrets.SignatureKey,
 		init:       init,
-		psk:        externalPSKs(cfg.PSK),
+		psk:        pskSources{external: cfg.PSK, groups: cfg.Groups}.find,
 		keep:       keepPast(cfg.PastEpochs),
 		options: CommitOptions{
 			Proposals:         cfg.proposals(kemOutput),

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -23,8 +24,9 @@ type ApplicationMessage struct {
 
 // ProcessOptions are what Process needs besides the message.
 type ProcessOptions struct {
-	Now time.Time // checks the lifetime of Adds; zero: not checked
-	PSK func(id []byte) ([]byte, error)
+	Now    time.Time // checks the lifetime of Adds; zero: not checked
+	PSK    func(id []byte) ([]byte, error)
+	Groups func(groupID []byte) *Group // other groups of this client, whose resumption PSKs are used
 }
 
 // Process checks and opens a message of this group, an MLSMessage with a PublicMessage or PrivateMessage. Application messages of past
@@ -95,6 +97,9 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 	if err := s.public.context.checkGroup(p.groupID, p.epoch); err != nil {
 		return nil, err
 	}
+	if err := s.public.checkOpen(); err != nil {
+		return nil, err
+	}
 	e := &messageEpoch{
 		own: uint32(s.private.index), suite: s.suite(), context: s.public.encoded,
 		senderData: s.secrets.senderData, messages: s.messages,
@@ -123,22 +128,20 @@ func (s *groupState) openPast(p *privateMessage) (*Received, error) {
 	if !bytes.Equal(p.groupID, s.public.context.groupID) {
 		return nil, s.public.context.checkGroup(p.groupID, p.epoch)
 	}
-	for _, past := range s.past {
-		if past.epoch != p.epoch {
-			continue
-		}
-		e := &messageEpoch{
-			own: uint32(s.private.index), suite: s.suite(), context: past.context,
-			senderData: past.senderData, messages: past.messages, leaf: past.leaf,
-		}
-		ac, step, err := e.open(p)
-		if err != nil {
-			return nil, err
-		}
-		past.messages.apply(step)
-		return e.received(ac, step), nil
+	past := s.pastEpoch(p.epoch)
+	if past == nil {
+		return nil, &EpochError{Have: s.public.context.epoch, Want: p.epoch}
 	}
-	return nil, &EpochError{Have: s.public.context.epoch, Want: p.epoch}
+	e := &messageEpoch{
+		own: uint32(s.private.index), suite: s.suite(), context: past.context,
+		senderData: past.senderData, messages: past.messages, leaf: past.leaf,
+	}
+	ac, step, err := e.open(p)
+	if err != nil {
+		return nil, err
+	}
+	past.messages.apply(step)
+	return e.received(ac, step), nil
 }
 
 // messageEpoch is what opens the PrivateMessages of one epoch, the current or a past one.
@@ -172,6 +175,7 @@ func (e *messageEpoch) open(p *privateMessage) (*authenticatedContent, *ratchetS
 	if err != nil {
 		return nil, nil, err
 	}
+	defer key.erase()
 	ac, err := p.openContent(e.suite, d, key)
 	if err != nil {
 		return nil, nil, err
@@ -224,11 +228,15 @@ func (t *transition) removes(i leafIndex) bool {
 // follow makes the state after a received commit: the secret half of staging.
 func (s *groupState) follow(t *transition, ac *authenticatedContent, opts ProcessOptions) (*Group, error) {
 	after := &t.change.After.context
-	private, commitSecret, err := s.openPath(t)
+	update, err := s.committedUpdate(t)
 	if err != nil {
 		return nil, err
 	}
-	psk, err := pskSecret(after.suite, t.list.psks, s.psks(opts.PSK))
+	private, commitSecret, err := s.openPath(t, update)
+	if err != nil {
+		return nil, err
+	}
+	psk, err := pskSecret(after.suite, t.list.psks, pskSources{own: s, external: opts.PSK, groups: opts.Groups}.find)
 	if err != nil {
 		return nil, err
 	}
@@ -241,21 +249,18 @@ func (s *groupState) follow(t *transition, ac *authenticatedContent, opts Proces
 		return nil, ErrUnauthenticated
 	}
 	keys.eraseShared()
-	return &Group{newGroupState(t.change.After, private, s.signer, keys.secrets, keys.encryption, s.keep)}, nil
+	signer := s.signer
+	if update != nil {
+		signer = update.signer
+	}
+	return &Group{newGroupState(t.change.After, private, signer, keys.secrets, keys.encryption, s.keep)}, nil
 }
 
 // openPath returns the next private half of the tree and the commit secret.
-func (s *groupState) openPath(t *transition) (*treePrivate, []byte, error) {
+func (s *groupState) openPath(t *transition, update *ownUpdate) (*treePrivate, []byte, error) {
 	private := s.private.clone()
-	for _, p := range t.list.updates {
-		if leafIndex(p.Sender.Leaf) != private.index {
-			continue
-		}
-		key, ok := s.ownUpdate(p.Ref)
-		if !ok {
-			return nil, nil, broken("12.4.2", "an own Update comes from this state")
-		}
-		private.setLeafKey(key)
+	if update != nil {
+		private.setLeafKey(update.key)
 	}
 	private.prune(t.tree)
 	if t.path == nil {
@@ -266,13 +271,19 @@ func (s *groupState) openPath(t *transition) (*treePrivate, []byte, error) {
 	return private, commitSecret, err
 }
 
-func (s *groupState) ownUpdate(ref []byte) (HPKEPrivateKey, bool) {
-	for _, u := range s.updates {
-		if bytes.Equal(u.ref, ref) {
-			return u.key, true
+// committedUpdate returns the secrets of the own Update that a commit holds, nil if it holds none.
+func (s *groupState) committedUpdate(t *transition) (*ownUpdate, error) {
+	for _, p := range t.list.updates {
+		if leafIndex(p.Sender.Leaf) != s.private.index {
+			continue
 		}
+		i := slices.IndexFunc(s.updates, func(u ownUpdate) bool { return bytes.Equal(u.ref, p.Ref) })
+		if i < 0 {
+			return nil, broken("12.4.2", "an own Update comes from this state")
+		}
+		return &s.updates[i], nil
 	}
-	return HPKEPrivateKey{}, false
+	return nil, nil
 }
 
 // initSecret is the init_secret that the commit continues from: the epoch's own, or the external joiner's, RFC 9420 §8.3.
@@ -285,24 +296,4 @@ func (s *groupState) initSecret(t *transition) ([]byte, error) {
 		return nil, err
 	}
 	return s.suite().exportFrom(key, t.list.inits[0].kemOutput, labelExternalInit, s.suite().HashLen())
-}
-
-// psks makes the lookup of PSKs: resumption PSKs of this group's kept epochs, external ones from the application.
-func (s *groupState) psks(external func(id []byte) ([]byte, error)) pskLookup {
-	lookup := externalPSKs(external)
-	return func(id *PSKID) ([]byte, error) {
-		r := id.resumption
-		if r == nil || r.usage != usageApplication || !bytes.Equal(r.groupID, s.public.context.groupID) {
-			return lookup(id)
-		}
-		if r.epoch == s.public.context.epoch {
-			return s.secrets.resumption, nil
-		}
-		for _, p := range s.past {
-			if p.epoch == r.epoch {
-				return p.resumption, nil
-			}
-		}
-		return nil, ErrUnsupported
-	}
 }

@@ -6,16 +6,14 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the encodings of Group.Marshal and StagedCommit.Marshal.
-const (
-	groupStateVersion  = 1
-	stagedStateVersion = 1
-)
+// stateVersion is the version of the encodings of Group.Marshal and StagedCommit.Marshal. Version 1, in which own Updates have no signature key, is
+// still read.
+const stateVersion = 2
 
 // Marshal returns the state's encoding for storage. It holds all of the member's secrets. Equal states have equal encodings.
 func (g *Group) Marshal() []byte {
 	var b cryptobyte.Builder
-	b.AddUint16(groupStateVersion)
+	b.AddUint16(stateVersion)
 	g.s.marshal(&b)
 	return b.BytesOrPanic()
 }
@@ -24,7 +22,7 @@ func (g *Group) Marshal() []byte {
 // is between commits and proposals: whoever stores both parts need not write it with every message.
 func (g *Group) MarshalPrivate() []byte {
 	var b cryptobyte.Builder
-	b.AddUint16(groupStateVersion)
+	b.AddUint16(stateVersion)
 	g.s.marshalPrivate(&b)
 	return b.BytesOrPanic()
 }
@@ -43,6 +41,7 @@ func (s *groupState) marshalPrivate(b *cryptobyte.Builder) {
 		for _, u := range s.updates {
 			writeOpaque(b, u.ref)
 			writeKey(b, u.key)
+			writeKey(b, u.signer)
 		}
 	})
 	writeVector(b, func(b *cryptobyte.Builder) {
@@ -72,10 +71,11 @@ func readKey(s *cryptobyte.String, k interface{ UnmarshalBinary([]byte) error })
 // and sending with it uses keys again: the caller keeps only the newest. It returns ErrMalformed or ErrUnsupported.
 func ParseGroup(b []byte, rules *Rules) (*Group, error) {
 	s := cryptobyte.String(b)
-	if err := readVersion(&s, groupStateVersion); err != nil {
+	version, err := readVersion(&s)
+	if err != nil {
 		return nil, err
 	}
-	g, err := parseGroupState(s, rules)
+	g, err := parseGroupState(s, version, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -86,36 +86,36 @@ func ParseGroup(b []byte, rules *Rules) (*Group, error) {
 // different states not all are told apart. It returns ErrMalformed or ErrUnsupported.
 func ParseGroupParts(public, private []byte, rules *Rules) (*Group, error) {
 	s := cryptobyte.String(private)
-	if err := readVersion(&s, groupStateVersion); err != nil {
+	version, err := readVersion(&s)
+	if err != nil {
 		return nil, err
 	}
-	g, err := parsePrivateState(s, public, rules)
+	g, err := parsePrivateState(s, version, public, rules)
 	if err != nil {
 		return nil, err
 	}
 	return &Group{g}, nil
 }
 
-func readVersion(s *cryptobyte.String, want uint16) error {
-	var version uint16
+func readVersion(s *cryptobyte.String) (version uint16, err error) {
 	if !s.ReadUint16(&version) {
-		return ErrMalformed
+		return 0, ErrMalformed
 	}
-	if version != want {
-		return ErrUnsupported
+	if version < 1 || version > stateVersion {
+		return 0, ErrUnsupported
 	}
-	return nil
+	return version, nil
 }
 
-func parseGroupState(s cryptobyte.String, rules *Rules) (*groupState, error) {
+func parseGroupState(s cryptobyte.String, version uint16, rules *Rules) (*groupState, error) {
 	var public cryptobyte.String
 	if !readSlice(&s, &public) {
 		return nil, ErrMalformed
 	}
-	return parsePrivateState(s, public, rules)
+	return parsePrivateState(s, version, public, rules)
 }
 
-func parsePrivateState(s cryptobyte.String, public []byte, rules *Rules) (*groupState, error) {
+func parsePrivateState(s cryptobyte.String, version uint16, public []byte, rules *Rules) (*groupState, error) {
 	g := &groupState{private: new(treePrivate), secrets: new(epochSecrets), messages: new(secretTree)}
 	var past cryptobyte.String
 	var keep uint8
@@ -123,7 +123,7 @@ func parsePrivateState(s cryptobyte.String, public []byte, rules *Rules) (*group
 		readKey(&s, &g.signer) &&
 		g.secrets.parse(&s) &&
 		g.messages.parse(&s) &&
-		readVector(&s, maxPending, g.parseUpdate) &&
+		readVector(&s, maxPending, func(s *cryptobyte.String) bool { return g.parseUpdate(s, version) }) &&
 		readSlice(&s, &past) &&
 		s.ReadUint8(&keep) &&
 		keep != 0 && keep <= maxPastEpochs &&
@@ -146,9 +146,9 @@ func parsePrivateState(s cryptobyte.String, public []byte, rules *Rules) (*group
 	return g, g.check()
 }
 
-func (g *groupState) parseUpdate(s *cryptobyte.String) bool {
-	var u ownUpdate
-	ok := readOpaque(s, &u.ref) && readKey(s, &u.key)
+func (g *groupState) parseUpdate(s *cryptobyte.String, version uint16) bool {
+	u := ownUpdate{signer: g.signer}
+	ok := readOpaque(s, &u.ref) && readKey(s, &u.key) && (version < 2 || readKey(s, &u.signer))
 	g.updates = append(g.updates, u)
 	return ok
 }
@@ -173,7 +173,7 @@ func (g *groupState) check() error {
 // Marshal returns the staged commit's encoding for storage. It holds the secrets of the next state.
 func (c *StagedCommit) Marshal() []byte {
 	var b cryptobyte.Builder
-	b.AddUint16(stagedStateVersion)
+	b.AddUint16(stateVersion)
 	writeOptional(&b, c.joins)
 	writeOpaque(&b, c.Message)
 	writeOpaque(&b, c.Welcome)
@@ -191,7 +191,8 @@ func (c *StagedCommit) Marshal() []byte {
 // application's rules are not asked again. It returns ErrMalformed or ErrUnsupported.
 func ParseStagedCommit(b []byte, rules *Rules) (*StagedCommit, error) {
 	s := cryptobyte.String(b)
-	if err := readVersion(&s, stagedStateVersion); err != nil {
+	version, err := readVersion(&s)
+	if err != nil {
 		return nil, err
 	}
 	c := &StagedCommit{content: new(authenticatedContent)}
@@ -210,14 +211,14 @@ func ParseStagedCommit(b []byte, rules *Rules) (*StagedCommit, error) {
 	if !ok || parse(content, c.content) != nil {
 		return nil, ErrMalformed
 	}
-	c.Welcome, c.GroupInfo = nilIfEmpty(c.Welcome), nilIfEmpty(c.GroupInfo)
+	c.Message, c.Welcome, c.GroupInfo = nilIfEmpty(c.Message), nilIfEmpty(c.Welcome), nilIfEmpty(c.GroupInfo)
 	if err := c.restage(before, rules); err != nil {
 		return nil, err
 	}
 	if !stays {
 		return c, nil
 	}
-	g, err := parseGroupState(next, rules)
+	g, err := parseGroupState(next, version, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +235,8 @@ func (c *StagedCommit) restage(before []byte, rules *Rules) error {
 	if err != nil {
 		return err
 	}
+	// A member's commit that joins is the one by which it founds a successor.
+	public.founding = c.joins && c.content.content.sender.Type == SenderMember
 	t, err := public.stage(c.content, noTime)
 	if err != nil {
 		return ErrMalformed

@@ -38,7 +38,7 @@ func TestMutatedMessages(t *testing.T) {
 		"application":    must(alice.group.Encrypt([]byte("text"), []byte("aad"), nil))(t),
 		"private commit": must(alice.group.Commit(CommitOptions{Path: true, Private: true}))(t).Message,
 		"commit":         must(alice.group.Commit(CommitOptions{Path: true}))(t).Message,
-		"proposal":       must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte("body")}, nil))(t),
+		"proposal":       must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte("body")}, ProposeOptions{}))(t),
 	}
 	for name, msg := range messages {
 		for i := range msg {
@@ -135,7 +135,7 @@ func TestOwnMessages(t *testing.T) {
 	w, alice, _, _ := threeWorld(t)
 	staged := w.stage(alice, CommitOptions{Path: true})
 	wantUnchanged(t, alice, staged.Message, ErrReplayed)
-	proposal := must(alice.group.Propose(Proposal{Type: ProposalUpdate}, nil))(t)
+	proposal := must(alice.group.Propose(Proposal{Type: ProposalUpdate}, ProposeOptions{}))(t)
 	wantUnchanged(t, alice, proposal, ErrReplayed)
 	private := must(alice.group.Commit(CommitOptions{Path: true, Private: true}))(t)
 	wantUnchanged(t, alice, private.Message, ErrReplayed)
@@ -148,14 +148,14 @@ func TestOwnMessages(t *testing.T) {
 func TestOwnUpdateOfALostState(t *testing.T) {
 	w, alice, _, _ := threeWorld(t)
 	old := alice.group.Marshal()
-	msg := must(alice.group.Propose(Proposal{Type: ProposalUpdate}, nil))(t)
+	msg := must(alice.group.Propose(Proposal{Type: ProposalUpdate}, ProposeOptions{}))(t)
 	alice.group = must(ParseGroup(old, w.rules))(t)
 	wantUnchanged(t, alice, msg, ErrReplayed)
 }
 
 func TestPrivateCommits(t *testing.T) {
 	w, alice, bob, carol := threeWorld(t)
-	msg := must(bob.group.Propose(Proposal{Type: ProposalUpdate}, nil))(t)
+	msg := must(bob.group.Propose(Proposal{Type: ProposalUpdate}, ProposeOptions{}))(t)
 	for _, c := range []*client{alice, carol} {
 		must(c.group.Process(msg, ProcessOptions{}))(t)
 	}
@@ -365,19 +365,19 @@ func TestPendingThatDoNotGoTogether(t *testing.T) {
 	key := must(suite1.GenerateHPKEKey())(t).Public()
 	for _, c := range []*client{bob, carol} {
 		s := c.group.s
-		leaf, _, err := s.updatedLeaf()
+		leaf, _, err := s.updatedLeaf(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		leaf.encryptionKey = key
 		leaf.sign(s.signer, s.public.context.groupID, s.private.index)
-		msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte(c.name)}, nil))(t)
+		msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte(c.name)}, ProposeOptions{}))(t)
 		msg = forge(t, c, msg, func(ac *authenticatedContent) {
 			ac.content.sender, ac.content.proposal = s.self(), &Proposal{Type: ProposalUpdate, Leaf: leaf}
 		})
 		must(alice.group.Process(msg, ProcessOptions{}))(t)
 	}
-	msg := must(w.client("dave").group.Propose(Proposal{Type: ProposalSelfRemove}, nil))(t)
+	msg := must(w.client("dave").group.Propose(Proposal{Type: ProposalSelfRemove}, ProposeOptions{}))(t)
 	must(alice.group.Process(msg, ProcessOptions{}))(t)
 	staged := must(alice.group.Commit(CommitOptions{}))(t)
 	if ps := staged.Change.Proposals; len(ps) != 1 || ps[0].Type != ProposalSelfRemove {
@@ -397,7 +397,7 @@ func TestUncommittableUpdates(t *testing.T) {
 		"refused by the rule": func(l *LeafNode) { l.credential.Body = []byte("mallory") },
 	} {
 		s := bob.group.s
-		leaf, _, err := s.updatedLeaf()
+		leaf, _, err := s.updatedLeaf(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,7 +419,7 @@ func TestUncommittableUpdates(t *testing.T) {
 // TestConcurrentReading uses one PublicGroup from many goroutines; the race detector judges.
 func TestConcurrentReading(t *testing.T) {
 	w, alice, bob, _ := threeWorld(t)
-	proposal := must(bob.group.Propose(Proposal{Type: ProposalUpdate}, nil))(t)
+	proposal := must(bob.group.Propose(Proposal{Type: ProposalUpdate}, ProposeOptions{}))(t)
 	server, _, err := w.server.AddProposal(proposal, w.now)
 	if err != nil {
 		t.Fatal(err)
@@ -462,7 +462,7 @@ func TestExtensionThatOneMemberLacks(t *testing.T) {
 	w.run("alice: adds bob")
 	_, err = alice.group.Commit(CommitOptions{Proposals: []Proposal{gce}})
 	wantRule(t, err, "13.4", "supports the extensions")
-	_, err = alice.group.Propose(gce, nil)
+	_, err = alice.group.Propose(gce, ProposeOptions{})
 	wantRule(t, err, "13.4", "supports the extensions")
 }
 
@@ -470,7 +470,7 @@ func TestResumptionPSK(t *testing.T) {
 	w, alice, bob, _ := threeWorld(t)
 	resume := func(group string, epoch uint64) CommitOptions {
 		return CommitOptions{Proposals: []Proposal{{Type: ProposalPSK, PSK: &PSKID{
-			resumption: &resumptionID{usage: usageApplication, groupID: []byte(group), epoch: epoch},
+			Usage: PSKApplication, GroupID: []byte(group), Epoch: epoch,
 		}}}}
 	}
 	now := w.server.Epoch()

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -123,7 +124,7 @@ type KeyPackageConfig struct {
 	Suite          CipherSuite
 	Credential     Credential
 	SignatureKey   SignatureKey // the leaf's key, of the same suite
-	Capabilities   Capabilities // written as given: it must list the version, the suite, the credential type and the leaf's extensions
+	Capabilities   Capabilities // written as given: it must list the version, the suite, the credential type and all extensions
 	Lifetime       Lifetime
 	LeafExtensions []Extension
 	Extensions     []Extension // of the KeyPackage itself, such as last_resort
@@ -186,6 +187,13 @@ func newKeyPackageSecrets(cfg KeyPackageConfig) (*KeyPackageSecrets, error) {
 func (kp *KeyPackage) checkMade() error {
 	if err := kp.leaf.checkSelf(kp.suite); err != nil {
 		return err
+	}
+	if err := kp.leaf.checkGREASE(); err != nil {
+		return err
+	}
+	// A receiver ignores an extension that it does not know, so only the maker is held to this.
+	if slices.ContainsFunc(kp.extensions, func(e Extension) bool { return !kp.leaf.capabilities.hasExtension(e.Type) }) {
+		return broken("10", "capabilities list the KeyPackage's extensions")
 	}
 	_, err := ParseKeyPackage(kp.Marshal())
 	return err

@@ -7,6 +7,10 @@ const (
 	// 60 MB: with 128 MiB the tree limit below is the one that counts.
 	maxVector = 1 << 27
 
+	// maxMessage bounds whatever is read as a whole from outside. The largest vector and what stands around it fit; and nothing that is hashed or
+	// signed, which is a message or two and a label, reaches the 2^30 bytes at which a length can no longer be written.
+	maxMessage = 1 << 28
+
 	// maxLeaves bounds a tree's width. A group of 100,000 clients fits; one validation costs 60 µs a leaf, so 2^17 leaves
 	// cost eight seconds of one core, which is already more than anybody should be able to ask for.
 	maxLeaves = 1 << 17
@@ -37,6 +41,10 @@ const (
 
 	// maxPending bounds the standalone proposals of one epoch. Everyone may leave at once in a group of a thousand.
 	maxPending = 1 << 12
+
+	// maxPendingSize bounds them in bytes, since they are kept in every state that is stored: maxPending Adds with the keys of a post-quantum
+	// suite.
+	maxPendingSize = 1 << 24
 
 	// maxPastEpochs bounds the epochs whose message keys are kept for late messages: ten commits a second for the dozen seconds in which
 	// an application takes a late message. ForgetEpochs drops them earlier.

@@ -12,34 +12,34 @@ type Proposal struct {
 	// Leaf is update's leaf. It is filled when received; a sender leaves it nil and the group makes it.
 	Leaf       *LeafNode
 	PSK        *PSKID      // psk
+	ReInit     *ReInit     // reinit
 	Extensions []Extension // group_context_extensions
 	// Body is the content of the one opaque<V> that is the body of every type that this package does not know.
 	Body []byte
 
-	reInit    *reInit // reinit
-	kemOutput []byte  // external_init
+	kemOutput []byte // external_init
 }
 
-// reInit is ReInit, RFC 9420 §12.1.5.
-type reInit struct {
-	groupID    []byte
-	version    protocolVersion
-	suite      CipherSuite
-	extensions []Extension
+// ReInit is ReInit, RFC 9420 §12.1.5: what the group that succeeds the present one is to be. A commit that holds it ends the present group.
+type ReInit struct {
+	GroupID    []byte // may be that of the present group
+	Version    uint16 // 1 for MLS 1.0; a sender that leaves it 0 gets that
+	Suite      CipherSuite
+	Extensions []Extension // of the successor's GroupContext
 }
 
-func (r *reInit) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &r.groupID) &&
-		s.ReadUint16(&r.version) &&
-		s.ReadUint16((*uint16)(&r.suite)) &&
-		parseExtensions(s, &r.extensions)
+func (r *ReInit) parse(s *cryptobyte.String) bool {
+	return readOpaque(s, &r.GroupID) &&
+		s.ReadUint16(&r.Version) &&
+		s.ReadUint16((*uint16)(&r.Suite)) &&
+		parseExtensions(s, &r.Extensions)
 }
 
-func (r *reInit) marshal(b *cryptobyte.Builder) {
-	writeOpaque(b, r.groupID)
-	b.AddUint16(r.version)
-	b.AddUint16(uint16(r.suite))
-	marshalExtensions(b, r.extensions)
+func (r *ReInit) marshal(b *cryptobyte.Builder) {
+	writeOpaque(b, r.GroupID)
+	b.AddUint16(r.Version)
+	b.AddUint16(uint16(r.Suite))
+	marshalExtensions(b, r.Extensions)
 }
 
 func (p *Proposal) parse(s *cryptobyte.String) bool {
@@ -61,8 +61,8 @@ func (p *Proposal) parseBody(s *cryptobyte.String) bool {
 		p.PSK = new(PSKID)
 		return p.PSK.parse(s)
 	case ProposalReInit:
-		p.reInit = new(reInit)
-		return p.reInit.parse(s)
+		p.ReInit = new(ReInit)
+		return p.ReInit.parse(s)
 	case ProposalExternalInit:
 		return readOpaque(s, &p.kemOutput)
 	case ProposalGroupContextExtensions:
@@ -90,7 +90,7 @@ func (p *Proposal) marshalBody(b *cryptobyte.Builder) {
 	case ProposalPSK:
 		p.PSK.marshal(b)
 	case ProposalReInit:
-		p.reInit.marshal(b)
+		p.ReInit.marshal(b)
 	case ProposalExternalInit:
 		writeOpaque(b, p.kemOutput)
 	case ProposalGroupContextExtensions:
@@ -108,9 +108,13 @@ func (p *Proposal) checkMade() error {
 		p.Type == ProposalAdd && p.KeyPackage == nil,
 		p.Type == ProposalUpdate && p.Leaf == nil,
 		p.Type == ProposalPSK && p.PSK == nil,
-		p.Type == ProposalReInit && p.reInit == nil,
+		p.Type == ProposalReInit && p.ReInit == nil,
 		p.Type == ProposalExternalInit && p.kemOutput == nil:
 		return broken("12.1", "a proposal has the content of its type")
+	case p.Type == ProposalPSK:
+		return p.PSK.checkMade()
+	case p.Type == ProposalReInit:
+		return checkExtensions(p.ReInit.Extensions)
 	case p.Type == ProposalGroupContextExtensions:
 		return checkExtensions(p.Extensions)
 	}

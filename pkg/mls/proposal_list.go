@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -23,19 +24,31 @@ type proposalList struct {
 // resolve looks up the proposals that a commit refers to among those of the epoch.
 func (g *PublicGroup) resolve(c *commit, committer Sender) ([]CommittedProposal, error) {
 	out := make([]CommittedProposal, 0, len(c.proposals))
+	var known map[string]*pendingProposal // made for the first reference: a commit may hold as many as there are proposals
 	for i := range c.proposals {
 		p := &c.proposals[i]
 		if p.proposal != nil {
 			out = append(out, CommittedProposal{Proposal: *p.proposal, Sender: committer})
 			continue
 		}
-		pending, ok := g.findPending(p.ref)
+		if known == nil {
+			known = g.pendingByRef()
+		}
+		pending, ok := known[string(p.ref)]
 		if !ok {
 			return nil, broken("12.4.2", "a commit refers to proposals of its epoch that have been received")
 		}
 		out = append(out, pending.committed())
 	}
 	return out, nil
+}
+
+func (g *PublicGroup) pendingByRef() map[string]*pendingProposal {
+	byRef := make(map[string]*pendingProposal, len(g.pending))
+	for i := range g.pending {
+		byRef[string(g.pending[i].ref)] = &g.pending[i]
+	}
+	return byRef
 }
 
 // newProposalList sorts the proposals and checks what needs no group state. It owns all.
@@ -219,17 +232,22 @@ func (l *proposalList) checkSupport(g *PublicGroup) error {
 	if len(l.custom) == 0 {
 		return nil
 	}
+	types := map[ProposalType]bool{}
+	for _, p := range l.custom {
+		if !slices.Contains(g.tree.summary.s.proposals, p.Type) {
+			types[p.Type] = true
+		}
+	}
+	if len(types) == 0 {
+		return nil
+	}
 	removed := map[leafIndex]bool{}
 	for _, p := range l.removes {
 		removed[removedLeaf(p)] = true
 	}
-	types := map[ProposalType]bool{}
-	for _, p := range l.custom {
-		types[p.Type] = true
-	}
-	for _, m := range g.tree.members() {
+	for i, leaf := range g.tree.occupiedLeaves() {
 		for t := range types {
-			if !removed[leafIndex(m.Index)] && !m.Leaf.capabilities.hasProposal(t) {
+			if !removed[i] && !leaf.capabilities.hasProposal(t) {
 				return broken("12.2", "all members support the proposal types of a commit")
 			}
 		}
@@ -257,9 +275,10 @@ func (g *PublicGroup) checkProposal(p *Proposal, sender Sender, now time.Time) e
 	case ProposalPSK:
 		return g.checkPSK(p.PSK)
 	case ProposalReInit:
-		if p.reInit.version < g.context.version {
+		if p.ReInit.Version < g.context.version {
 			return broken("12.1.5", "a ReInit does not lower the version")
 		}
+		return checkGroupContextExtensions(p.ReInit.Extensions)
 	case ProposalGroupContextExtensions:
 		return checkGroupContextExtensions(p.Extensions)
 	}
@@ -285,10 +304,12 @@ func checkProposer(t ProposalType, sender Sender) error {
 
 func (g *PublicGroup) checkAdd(kp *KeyPackage, now time.Time) error {
 	if kp.version != g.context.version || kp.suite != g.context.suite {
-		return broken("12.1.1", "an added client has the group's version and cipher suite")
+		return errOtherSuite
 	}
 	return kp.Validate(now)
 }
+
+var errOtherSuite = broken("12.1.1", "an added client has the group's version and cipher suite")
 
 func (g *PublicGroup) checkUpdate(i leafIndex, leaf *LeafNode) error {
 	old := g.tree.leaf(i)
@@ -307,7 +328,7 @@ func (g *PublicGroup) checkPSK(id *PSKID) error {
 	if len(id.Nonce) != g.context.suite.HashLen() {
 		return broken("12.1.4", "a PSK nonce has the length of a hash")
 	}
-	if id.resumption != nil && id.resumption.usage != usageApplication {
+	if id.Usage > PSKApplication && !g.founding {
 		return broken("12.1.4", "a resumption PSK proposal has usage application")
 	}
 	return nil

@@ -69,7 +69,7 @@ func TestMemberLists(t *testing.T) {
 	a, b, c := alice.group.s.self(), bob.group.s.self(), carol.group.s.self()
 	add := func(name string) Proposal { return Proposal{Type: ProposalAdd, KeyPackage: newClient(t, name).kp} }
 	update := func(x *client) Proposal {
-		leaf, _, err := x.group.s.updatedLeaf()
+		leaf, _, err := x.group.s.updatedLeaf(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,9 +90,9 @@ func TestMemberLists(t *testing.T) {
 	foreignCopy := *foreign.KeyPackage
 	foreignCopy.suite = 0x0003
 	foreign.KeyPackage = &foreignCopy
-	oldVersion := Proposal{Type: ProposalReInit, reInit: &reInit{version: 0, suite: suite1}}
-	reinit := Proposal{Type: ProposalReInit, reInit: &reInit{groupID: []byte("next"), version: 1, suite: suite1}}
-	branch := Proposal{Type: ProposalPSK, PSK: &PSKID{Nonce: make([]byte, 32), resumption: &resumptionID{usage: usageBranch}}}
+	oldVersion := Proposal{Type: ProposalReInit, ReInit: &ReInit{Version: 0, Suite: suite1}}
+	reinit := Proposal{Type: ProposalReInit, ReInit: &ReInit{GroupID: []byte("next"), Version: 1, Suite: suite1}}
+	branch := Proposal{Type: ProposalPSK, PSK: &PSKID{Nonce: make([]byte, 32), Usage: PSKBranch}}
 
 	checkLists(t, w.server, a, map[string]listCase{
 		"nothing":       {nil, "", ""},
@@ -149,7 +149,7 @@ func TestExternalLists(t *testing.T) {
 		"same twice":   {joined(byValue(joiner, init, remove(1)), []CommittedProposal{self}), "12.2", "at most one Update or Remove"},
 		"add":          {byValue(joiner, init, Proposal{Type: ProposalAdd, KeyPackage: newClient(t, "dave").kp}), "12.2", "no other proposals"},
 		"context":      {byValue(joiner, init, Proposal{Type: ProposalGroupContextExtensions}), "12.2", "no other proposals"},
-		"reinit":       {byValue(joiner, Proposal{Type: ProposalReInit, reInit: new(reInit)}, init), "12.2", "stands alone"},
+		"reinit":       {byValue(joiner, Proposal{Type: ProposalReInit, ReInit: new(ReInit)}, init), "12.2", "stands alone"},
 		"custom":       {byValue(joiner, init, Proposal{Type: testNeedsPath}), "12.2", "does not stand in an external commit"},
 		"by reference": {joined(byValue(joiner, init), []CommittedProposal{byRef(b, 1, Proposal{Type: ProposalRemove})}), "12.4.3.2", "refers to no proposal"},
 	}
@@ -185,7 +185,7 @@ func TestProposalTypesMustBeSupported(t *testing.T) {
 	w.commit(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalAdd, KeyPackage: carol.kp}, custom}})
 	_, err = alice.group.Commit(CommitOptions{Proposals: []Proposal{custom}})
 	wantRule(t, err, "12.2", "all members support")
-	_, err = alice.group.Propose(custom, nil)
+	_, err = alice.group.Propose(custom, ProposeOptions{})
 	wantRule(t, err, "12.2", "all members support")
 	w.commit(alice, CommitOptions{Proposals: append(w.removes([]string{"carol"}), custom)})
 }
@@ -241,7 +241,7 @@ func TestRules(t *testing.T) {
 	if _, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{add}}); !errors.Is(err, errTestRule) {
 		t.Errorf("added leaf: %v", err)
 	}
-	if _, err := alice.group.Propose(add, nil); !errors.Is(err, errTestRule) {
+	if _, err := alice.group.Propose(add, ProposeOptions{}); !errors.Is(err, errTestRule) {
 		t.Errorf("proposed leaf: %v", err)
 	}
 	bare := must(lax.Commit(CommitOptions{NewLeaf: &LeafChange{Extensions: []Extension{}}}))(t)
@@ -260,7 +260,7 @@ func TestRules(t *testing.T) {
 	}
 	strict := must(ParsePublicGroup(w.server.Marshal(), rules))(t)
 	for body, want := range map[string]error{"refuse": errTestRule, "take": nil} {
-		msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte(body)}, nil))(t)
+		msg := must(alice.group.Propose(Proposal{Type: testProposal, Body: []byte(body)}, ProposeOptions{}))(t)
 		if _, _, err := strict.AddProposal(msg, noTime); !errors.Is(err, want) {
 			t.Errorf("%s: %v", body, err)
 		}

@@ -66,6 +66,9 @@ func (g *PublicGroup) stage(ac *authenticatedContent, now time.Time) (*transitio
 
 // begin checks a list of proposals and applies it to a copy of the tree, RFC 9420 §12.2 and §12.3. It owns all.
 func (g *PublicGroup) begin(all []CommittedProposal, committer Sender, now time.Time) (*transition, error) {
+	if err := g.checkOpen(); err != nil {
+		return nil, err
+	}
 	list, err := newProposalList(all, committer, g.rules)
 	if err != nil {
 		return nil, err
@@ -181,7 +184,25 @@ func (t *transition) validate() error {
 			return err
 		}
 	}
+	if err := t.checkIdentities(); err != nil {
+		return err
+	}
 	return t.tree.validateChange(treeContext{groupID: t.from.context.groupID, extensions: t.extensions}, t.changed)
+}
+
+// checkIdentities checks that no client is in the group twice now, if the application says what a client is, RFC 9420 §12.2.
+func (t *transition) checkIdentities() error {
+	identity := t.tree.identity
+	if identity == nil {
+		return nil
+	}
+	for _, i := range t.changed {
+		client := identity(t.tree.leaf(i))
+		if old := t.from.tree.leaf(i); (old == nil || identity(old) != client) && t.tree.hasClient(client, i.node()) {
+			return broken("12.2", "a client is in a group once")
+		}
+	}
+	return nil
 }
 
 // provisional is the GroupContext under which path secrets are sealed: the new one but for the transcript, RFC 9420 §12.4.1.
@@ -209,6 +230,9 @@ func (t *transition) finish(ac *authenticatedContent, next groupContext) {
 	c.AuthenticatedData = ac.content.authenticatedData
 	c.ConfirmationTag = ac.auth.confirmationTag
 	c.After = newPublicGroup(t.from.rules, next, t.tree, ac.auth.confirmationTag)
+	if len(t.list.reInits) > 0 {
+		c.After.reInit = t.list.reInits[0].ReInit
+	}
 }
 
 // check asks the application's rules: CheckLeaf for each leaf that entered or changed, then CheckCommit.

@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"crypto/subtle"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,12 @@ type PublicGroup struct {
 	interim []byte // interim_transcript_hash
 	tag     []byte // confirmation_tag
 	pending []pendingProposal
+	size    int // of the pending proposals, in bytes
+	// reInit is what the group's last commit has ended it with, nil while it goes on.
+	reInit *ReInit
+	// founding is set of the first epoch of a group that succeeds another, while its founder makes the one commit that leaves it: the only one that may
+	// hold a PSK of usage reinit or branch, RFC 9420 §12.1.4.
+	founding bool
 }
 
 // pendingProposal is a standalone proposal of the current epoch.
@@ -32,8 +39,10 @@ func (p *pendingProposal) committed() CommittedProposal {
 	return CommittedProposal{Proposal: *c.proposal, Sender: c.sender, ByReference: true, Ref: p.ref}
 }
 
-// newPublicGroup puts a state together. The tree's hashes are computed here, so that reading it is safe from then on.
+// newPublicGroup puts a state together. It publishes the tree.
 func newPublicGroup(rules *Rules, context groupContext, tree *ratchetTree, tag []byte) *PublicGroup {
+	tree.identify(rules.unique())
+	tree.publish()
 	context.treeHash = tree.rootHash()
 	return &PublicGroup{
 		rules:   rules,
@@ -85,8 +94,8 @@ func openPublicGroup(info *groupInfo, treeBytes []byte, rules *Rules) (*PublicGr
 	if err := tree.validate(treeContext{groupID: info.context.groupID, extensions: info.context.extensions}); err != nil {
 		return nil, err
 	}
-	for _, m := range tree.members() {
-		if err := rules.checkLeaf(nil, m.Leaf); err != nil {
+	for _, leaf := range tree.occupiedLeaves() {
+		if err := rules.checkLeaf(nil, leaf); err != nil {
 			return nil, err
 		}
 	}
@@ -131,6 +140,18 @@ func (g *PublicGroup) Member(index uint32) (leaf *LeafNode, ok bool) {
 	return leaf, leaf != nil
 }
 
+// ReInit returns what the group that succeeds this one is to be, if a ReInit has ended this one, and else nil. An ended group takes no more messages;
+// Group.Successor makes the other.
+func (g *PublicGroup) ReInit() *ReInit { return g.reInit }
+
+// checkOpen says whether the group goes on.
+func (g *PublicGroup) checkOpen() error {
+	if g.reInit != nil {
+		return broken("12.4.2", "a group that a ReInit has ended sends no more messages")
+	}
+	return nil
+}
+
 // Pending returns the standalone proposals of this epoch in order of arrival.
 func (g *PublicGroup) Pending() []CommittedProposal {
 	out := make([]CommittedProposal, len(g.pending))
@@ -138,15 +159,6 @@ func (g *PublicGroup) Pending() []CommittedProposal {
 		out[i] = g.pending[i].committed()
 	}
 	return out
-}
-
-func (g *PublicGroup) findPending(ref []byte) (*pendingProposal, bool) {
-	for i := range g.pending {
-		if bytes.Equal(g.pending[i].ref, ref) {
-			return &g.pending[i], true
-		}
-	}
-	return nil, false
 }
 
 // VerifyWithLabel checks a signature by a current leaf over something outside MLS, made with Group.SignWithLabel.
@@ -215,6 +227,12 @@ func (g *PublicGroup) addProposal(ac *authenticatedContent, now time.Time) (*Pub
 	if c.contentType != contentProposal {
 		return nil, nil, broken("6", "a proposal was asked for")
 	}
+	if err := g.checkOpen(); err != nil {
+		return nil, nil, err
+	}
+	if c.proposal.Type == ProposalSelfRemove && ac.wireFormat != wirePublicMessage {
+		return nil, nil, broken("12.2", "a self_remove is sent as PublicMessage, for external joiners to take it up")
+	}
 	if err := g.verify(ac); err != nil {
 		return nil, nil, err
 	}
@@ -232,6 +250,9 @@ func (g *PublicGroup) addProposal(ac *authenticatedContent, now time.Time) (*Pub
 // checkStandalone checks a proposal sent on its own, whose signature has been verified.
 func (g *PublicGroup) checkStandalone(c *framedContent, now time.Time) error {
 	p := c.proposal
+	if c.sender.Type == SenderNewMemberProposal && !g.rules.newMemberProposals() {
+		return broken("12.1.8", "the application lets clients propose themselves")
+	}
 	if err := g.checkProposal(p, c.sender, now); err != nil {
 		return err
 	}
@@ -281,14 +302,16 @@ func (g *PublicGroup) treeContext() treeContext {
 
 // withPending returns the state with one more pending proposal.
 func (g *PublicGroup) withPending(ac *authenticatedContent) (*PublicGroup, error) {
-	ref := ac.ref(g.context.suite)
-	if _, ok := g.findPending(ref); ok {
+	encoded := marshal(ac)
+	ref := proposalRef(g.context.suite, encoded)
+	if slices.ContainsFunc(g.pending, func(p pendingProposal) bool { return bytes.Equal(p.ref, ref) }) {
 		return nil, ErrReplayed
 	}
-	if len(g.pending) >= maxPending {
+	if len(g.pending) >= maxPending || g.size+len(encoded) > maxPendingSize {
 		return nil, broken("12.1", "an epoch has no more proposals than this implementation allows")
 	}
 	next := *g
+	next.size += len(encoded)
 	next.pending = append(g.pending[:len(g.pending):len(g.pending)], pendingProposal{ref: ref, content: ac})
 	return &next, nil
 }
@@ -326,16 +349,11 @@ func (g *PublicGroup) senderKey(c *framedContent) ([]byte, error) {
 }
 
 func (g *PublicGroup) externalSenderKey(index uint32) ([]byte, error) {
-	data, ok := g.Extension(ExtensionExternalSenders)
-	if !ok {
-		return nil, broken("12.1.8", "an external sender is listed in the group")
-	}
-	senders, err := parseExternalSenders(data)
-	if err != nil {
-		return nil, err
-	}
+	senders := g.ExternalSenders()
 	if uint64(index) >= uint64(len(senders)) {
-		return nil, broken("12.1.8", "an external sender is listed in the group")
+		return nil, errNoExternalSender
 	}
-	return senders[index].signatureKey, nil
+	return senders[index].SignatureKey, nil
 }
+
+var errNoExternalSender = broken("12.1.8", "an external sender is listed in the group")

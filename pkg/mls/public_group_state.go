@@ -6,14 +6,21 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// publicStateVersion is the version of PublicGroup.Marshal's encoding.
-const publicStateVersion = 1
+// The versions of PublicGroup.Marshal's encoding: that of a group that goes on, and that of one which a ReInit has ended.
+const (
+	publicStateVersion      = 1
+	publicStateVersionEnded = 2
+)
 
-// Marshal returns the state's encoding for storage: version, GroupContext, tree, confirmation tag, pending proposals. Equal states
-// have equal encodings. The interim transcript hash follows from the others.
+// Marshal returns the state's encoding for storage: version, GroupContext, tree, confirmation tag, pending proposals, and the ReInit of a group that
+// has ended. Equal states have equal encodings. The interim transcript hash follows from the others.
 func (g *PublicGroup) Marshal() []byte {
 	var b cryptobyte.Builder
-	b.AddUint16(publicStateVersion)
+	version := uint16(publicStateVersion)
+	if g.reInit != nil {
+		version = publicStateVersionEnded
+	}
+	b.AddUint16(version)
 	b.AddBytes(g.encoded)
 	writeOpaque(&b, g.tree.bytes())
 	writeOpaque(&b, g.tag)
@@ -22,6 +29,9 @@ func (g *PublicGroup) Marshal() []byte {
 			g.pending[i].content.marshal(b)
 		}
 	})
+	if g.reInit != nil {
+		g.reInit.marshal(&b)
+	}
 	return b.BytesOrPanic()
 }
 
@@ -33,25 +43,44 @@ func ParsePublicGroup(b []byte, rules *Rules) (*PublicGroup, error) {
 	if !s.ReadUint16(&version) {
 		return nil, ErrMalformed
 	}
-	if version != publicStateVersion {
+	var reInit *ReInit
+	switch version {
+	case publicStateVersion:
+	case publicStateVersionEnded:
+		reInit = new(ReInit)
+	default:
 		return nil, ErrUnsupported
 	}
 	var context groupContext
 	var treeBytes, tag []byte
 	var contents []*authenticatedContent
 	ok := context.parse(&s) &&
-		readOpaque(&s, &treeBytes) &&
+		readView(&s, &treeBytes) &&
 		readOpaque(&s, &tag) &&
-		readVector(&s, maxPending, func(s *cryptobyte.String) bool {
-			ac := new(authenticatedContent)
-			contents = append(contents, ac)
-			return ac.parse(s) && ac.content.contentType == contentProposal
-		}) &&
+		readPending(&s, &contents) &&
+		(reInit == nil || reInit.parse(&s)) &&
 		s.Empty()
-	if !ok {
+	if !ok || reInit != nil && len(contents) > 0 {
 		return nil, ErrMalformed
 	}
-	return restorePublicGroup(rules, context, treeBytes, tag, contents)
+	g, err := restorePublicGroup(rules, context, treeBytes, tag, contents)
+	if err != nil {
+		return nil, err
+	}
+	g.reInit = reInit
+	return g, nil
+}
+
+// readPending reads the vector of pending proposals.
+func readPending(s *cryptobyte.String, out *[]*authenticatedContent) bool {
+	own := bytes.Clone(*s) // for the proposals to be views of
+	pending := cryptobyte.String(own)
+	ok := readVector(&pending, maxPending, func(s *cryptobyte.String) bool {
+		ac := new(authenticatedContent)
+		*out = append(*out, ac)
+		return ac.parse(s) && ac.content.contentType == contentProposal
+	})
+	return ok && s.Skip(len(own)-len(pending))
 }
 
 func restorePublicGroup(rules *Rules, context groupContext, treeBytes, tag []byte, pending []*authenticatedContent) (*PublicGroup, error) {

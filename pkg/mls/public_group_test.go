@@ -36,7 +36,8 @@ func TestNewPublicGroupChecks(t *testing.T) {
 		"signer":         {change(func(g *groupInfo) { g.signer = 1 }), tree, ErrUnauthenticated},
 		"blank signer":   {change(func(g *groupInfo) { g.signer = 3 }), tree, ErrInvalid},
 		"tree hash":      {change(func(g *groupInfo) { g.context.treeHash[0] ^= 1 }), tree, ErrInvalid},
-		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnsupported},
+		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnauthenticated},
+		"unknown suite":  {change(func(g *groupInfo) { g.context.suite = 8 }), tree, ErrUnsupported},
 		"other version":  {change(func(g *groupInfo) { g.context.version = 2 }), tree, ErrUnsupported},
 		"something else": {tree, tree, nil},
 	} {
@@ -57,7 +58,7 @@ func TestCheckGroupInfo(t *testing.T) {
 		return marshal(g)
 	}
 	info := must(w.server.CheckGroupInfo(w.info))(t)
-	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() {
+	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() || info.Suite != suite1 {
 		t.Errorf("%+v", info)
 	}
 	if _, err := w.server.CheckGroupInfo(must(bob.group.GroupInfo(nil, false))(t)); err != nil {
@@ -94,7 +95,7 @@ func TestExternalJoinChecks(t *testing.T) {
 		_, err := JoinExternal(cfg)
 		return err
 	}
-	custom := must(bob.group.Propose(Proposal{Type: testProposal}, nil))(t)
+	custom := must(bob.group.Propose(Proposal{Type: testProposal}, ProposeOptions{}))(t)
 	for name, c := range map[string]struct {
 		change func(cfg *ExternalJoinConfig)
 		want   error
@@ -246,7 +247,7 @@ func TestOutsideProposals(t *testing.T) {
 	hub := must(suite1.GenerateSignatureKey())(t)
 	var b cryptobyte.Builder
 	writeVector(&b, func(b *cryptobyte.Builder) {
-		(&externalSender{signatureKey: hub.Public(), credential: Credential{CredentialBasic, []byte("hub")}}).marshal(b)
+		(&ExternalSender{SignatureKey: hub.Public(), Credential: Credential{CredentialBasic, []byte("hub")}}).marshal(b)
 	})
 	w.commit(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: []Extension{
 		{testGroupExtension, []byte("policy")}, {ExtensionExternalSenders, b.BytesOrPanic()},

@@ -1,5 +1,7 @@
 package mls
 
+import "iter"
+
 // ProposalRule gives a custom proposal type its rules, RFC 9420 §12.2 and §13.2.
 type ProposalRule struct {
 	NeedsPath     bool // a commit that holds one has a path
@@ -16,6 +18,15 @@ type Rules struct {
 	// Proposals names the custom proposal types that the application knows. A commit or proposal of another type that is not
 	// of RFC 9420 (or self_remove) is refused.
 	Proposals map[ProposalType]ProposalRule
+	// DataBeforeCommit lets a member send application data while proposals of the epoch wait for a commit. RFC 9420 §12.4 wants a commit first, so
+	// that a member whose removal was proposed does not read on; an application that sees to that in another way may do without.
+	DataBeforeCommit bool
+	// Identity names the client that a leaf is of: leaves with one identity are one client's. If it is set, a group holds each client once (RFC 9420
+	// §12.2). Joining the successor or a branch of a group compares the members by it (§11.2, §11.3), or by their whole credentials if it is nil.
+	Identity func(leaf *LeafNode) string
+	// NewMemberProposals lets a client that is not in the group propose that it be added (RFC 9420 §12.1.8). Anybody can say that: CheckProposal, or
+	// CheckCommit, is to tell whom the application authorises.
+	NewMemberProposals bool
 	// CheckLeaf is called for each leaf that enters the tree or changes, and on joining or loading a group from a GroupInfo for all
 	// leaves. before is the leaf that it replaces (also in a resync), nil if none.
 	CheckLeaf func(before, leaf *LeafNode) error
@@ -32,6 +43,37 @@ func (r *Rules) proposal(t ProposalType) (ProposalRule, bool) {
 	}
 	rule, ok := r.Proposals[t]
 	return rule, ok
+}
+
+// dataBeforeCommit is DataBeforeCommit. A nil r has it not.
+func (r *Rules) dataBeforeCommit() bool { return r != nil && r.DataBeforeCommit }
+
+// newMemberProposals is NewMemberProposals. A nil r has it not.
+func (r *Rules) newMemberProposals() bool { return r != nil && r.NewMemberProposals }
+
+// unique is Identity, for groups to hold each client once; nil says that the application does not ask for that.
+func (r *Rules) unique() func(*LeafNode) string {
+	if r == nil {
+		return nil
+	}
+	return r.Identity
+}
+
+// identity is Identity, or what stands in for it.
+func (r *Rules) identity(l *LeafNode) string {
+	if f := r.unique(); f != nil {
+		return f(l)
+	}
+	return string(marshal(&l.credential))
+}
+
+// identities counts the leaves of each client.
+func (r *Rules) identities(leaves iter.Seq2[leafIndex, *LeafNode]) map[string]int {
+	n := map[string]int{}
+	for _, l := range leaves {
+		n[r.identity(l)]++
+	}
+	return n
 }
 
 func (r *Rules) checkLeaf(before, leaf *LeafNode) error {

@@ -256,7 +256,7 @@ func TestRemovedMemberCannotReadOn(t *testing.T) {
 	wantUnchanged(t, spy, must(alice.group.Encrypt([]byte("text"), nil, nil))(t), ErrStaleEpoch)
 	// The path was not sealed to any key that it has.
 	tr := must(spy.group.s.public.stage(staged.content, noTime))(t)
-	if _, _, err := spy.group.s.openPath(tr); err == nil {
+	if _, _, err := spy.group.s.openPath(tr, nil); err == nil {
 		t.Error("a removed member opens the path")
 	}
 }

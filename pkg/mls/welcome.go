@@ -45,8 +45,9 @@ type encryptedGroupSecrets struct {
 	secrets   hpkeCiphertext
 }
 
+// parse reads an entry as views.
 func (e *encryptedGroupSecrets) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &e.newMember) && e.secrets.parse(s)
+	return readView(s, &e.newMember) && e.secrets.parse(s)
 }
 
 func (e *encryptedGroupSecrets) marshal(b *cryptobyte.Builder) {
@@ -98,7 +99,7 @@ func parseWelcome(b []byte) (w *welcome, framed bool, err error) {
 		return m.welcome, true, nil
 	}
 	w = new(welcome)
-	if err := parse(b, w); err != nil {
+	if err := parse(bytes.Clone(b), w); err != nil {
 		return nil, false, err
 	}
 	return w, false, nil
@@ -169,6 +170,23 @@ func (w *welcome) openGroupInfo(member []byte) (*groupInfo, error) {
 	return g, nil
 }
 
+// checkPSKs checks the PSKs of a Welcome and returns the one that links the group to another, nil if there is none, RFC 9420 §12.4.3.1.
+func (g *groupSecrets) checkPSKs(suite CipherSuite) (link *PSKID, err error) {
+	for _, id := range g.psks {
+		if len(id.Nonce) != suite.HashLen() {
+			return nil, broken("8.4", "a PSK nonce has the length of a hash")
+		}
+		if id.Usage <= PSKApplication {
+			continue
+		}
+		if link != nil {
+			return nil, broken("12.4.3.1", "a Welcome has at most one PSK of usage reinit or branch")
+		}
+		link = id
+	}
+	return link, nil
+}
+
 // newcomer is what a Welcome holds for one Add.
 type newcomer struct {
 	keyPackage *KeyPackage
@@ -184,10 +202,12 @@ func newWelcome(info *groupInfo, joiner, member []byte, psks []*PSKID, newcomers
 		secrets:            make([]encryptedGroupSecrets, len(newcomers)),
 		encryptedGroupInfo: suite.Seal(k.key, k.nonce, nil, marshal(info)),
 	}
+	sealer := suite.sealerWithLabel(labelWelcomeHPKE, w.encryptedGroupInfo)
 	err := parallel(len(newcomers), func(i int) error {
 		n := &newcomers[i]
 		plain := marshal(&groupSecrets{joiner: joiner, pathSecret: n.pathSecret, psks: psks})
-		kem, ct, err := suite.EncryptWithLabel(n.keyPackage.initKey, labelWelcomeHPKE, w.encryptedGroupInfo, plain)
+		defer clear(plain)
+		kem, ct, err := sealer.seal(n.keyPackage.initKey, nil, plain)
 		w.secrets[i] = encryptedGroupSecrets{newMember: n.keyPackage.Ref(), secrets: hpkeCiphertext{kemOutput: kem, ciphertext: ct}}
 		return err
 	})

@@ -25,6 +25,7 @@ var errTestRule = errors.New("refused by the test's rules")
 // testRules are the rules of the test application: leaves carry a custom credential and extension, and keep the credential.
 func testRules() *Rules {
 	return &Rules{
+		NewMemberProposals: true,
 		Proposals: map[ProposalType]ProposalRule{
 			testProposal:  {AllowExternal: true, ByReference: true},
 			testNeedsPath: {NeedsPath: true},
@@ -62,6 +63,8 @@ type client struct {
 	kp      *KeyPackage
 	secrets *KeyPackageSecrets
 	group   *Group
+	adapt   func(cfg *KeyPackageConfig) // changes what renew makes, nil if nothing
+	others  func(groupID []byte) *Group // its other groups, nil if none
 }
 
 func newClient(t testing.TB, name string) *client {
@@ -86,6 +89,9 @@ func (c *client) renew(t testing.TB) {
 	} else {
 		cfg.SignatureKey = must(cfg.Suite.GenerateSignatureKey())(t)
 	}
+	if c.adapt != nil {
+		c.adapt(&cfg)
+	}
 	var err error
 	if c.kp, c.secrets, err = NewKeyPackage(cfg); err != nil {
 		t.Fatal(err)
@@ -96,6 +102,7 @@ func (c *client) renew(t testing.TB) {
 type world struct {
 	t       testing.TB
 	rules   *Rules
+	id      string // of the group
 	clients map[string]*client
 	server  *PublicGroup
 	info    []byte   // GroupInfo of the epoch
@@ -107,7 +114,7 @@ type world struct {
 
 func newWorld(t testing.TB, names ...string) *world {
 	t.Helper()
-	w := &world{t: t, rules: testRules(), clients: map[string]*client{}, now: time.Unix(1e9, 0)}
+	w := &world{t: t, rules: testRules(), id: "group", clients: map[string]*client{}, now: time.Unix(1e9, 0)}
 	for _, name := range names {
 		w.clients[name] = newClient(t, name)
 	}
@@ -137,7 +144,7 @@ func (w *world) members() []*client {
 func (w *world) create(c *client) {
 	w.t.Helper()
 	g, err := NewGroup(GroupConfig{
-		GroupID: []byte("group"), KeyPackage: c.kp, Secrets: c.secrets, Rules: w.rules,
+		GroupID: []byte(w.id), KeyPackage: c.kp, Secrets: c.secrets, Rules: w.rules,
 		Extensions: []Extension{{Type: testGroupExtension, Data: []byte("policy")}},
 	})
 	if err != nil {
@@ -216,7 +223,7 @@ func (w *world) accept(c *client, staged *StagedCommit) *Change {
 func (w *world) process(m *client, msg []byte) {
 	w.t.Helper()
 	before := m.group.Marshal()
-	got, err := m.group.Process(msg, ProcessOptions{Now: w.now, PSK: testPSK})
+	got, err := m.group.Process(msg, ProcessOptions{Now: w.now, PSK: testPSK, Groups: m.others})
 	if err != nil {
 		w.t.Fatalf("%s processes: %v", m.name, err)
 	}
@@ -255,7 +262,7 @@ func (w *world) welcome(welcome []byte, change *Change) {
 		}
 		one := must(SplitWelcome(welcome, refs[i]))(w.t)
 		g, info, err := Join(JoinConfig{
-			Welcome: one, Tree: w.server.Tree(), KeyPackage: c.kp, Secrets: c.secrets, Rules: w.rules, PSK: testPSK,
+			Welcome: one, Tree: w.server.Tree(), KeyPackage: c.kp, Secrets: c.secrets, Rules: w.rules, PSK: testPSK, Groups: c.others,
 		})
 		if err != nil {
 			w.t.Fatalf("%s joins: %v", c.name, err)
@@ -282,7 +289,7 @@ func (w *world) propose(c *client, p Proposal) {
 	w.t.Helper()
 	// Two equal proposals would be one: the data tells them apart.
 	w.proposed++
-	msg := must(c.group.Propose(p, []byte{byte(w.proposed >> 8), byte(w.proposed)}))(w.t)
+	msg := must(c.group.Propose(p, ProposeOptions{AuthenticatedData: []byte{byte(w.proposed >> 8), byte(w.proposed)}}))(w.t)
 	next, _, err := w.server.AddProposal(msg, w.now)
 	if err != nil {
 		w.t.Fatal(err)
@@ -305,7 +312,7 @@ func (w *world) external(c *client, change func(cfg *ExternalJoinConfig)) *Stage
 	w.t.Helper()
 	cfg := ExternalJoinConfig{
 		GroupInfo: w.info, Tree: w.server.Tree(), KeyPackage: c.kp, Secrets: c.secrets, Rules: w.rules,
-		PSK: testPSK, HubExtensions: hubExtensions, Pending: w.pending,
+		PSK: testPSK, Groups: c.others, HubExtensions: hubExtensions, Pending: w.pending,
 	}
 	if change != nil {
 		change(&cfg)
@@ -486,4 +493,36 @@ func (w *world) removes(names []string) []Proposal {
 		out = append(out, Proposal{Type: ProposalRemove, Removed: w.client(name).group.OwnIndex()})
 	}
 	return out
+}
+
+// outside lets everyone take a proposal of somebody who is not in the group.
+func (w *world) outside(msg []byte) {
+	w.t.Helper()
+	next, _, err := w.server.AddProposal(msg, w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.server = next
+	for _, m := range w.members() {
+		if got, err := m.group.Process(msg, ProcessOptions{Now: w.now}); err != nil || got.Proposal == nil {
+			w.t.Fatalf("%s takes a proposal: %v", m.name, err)
+		}
+	}
+	w.check()
+}
+
+// acceptPrivate is accept for a commit that no server can read: the committer's public state stands in for the server's.
+func (w *world) acceptPrivate(c *client, staged *StagedCommit) {
+	w.t.Helper()
+	for _, m := range w.members() {
+		if m != c {
+			w.process(m, staged.Message)
+		}
+	}
+	if err := c.group.Merge(staged); err != nil {
+		w.t.Fatal(err)
+	}
+	w.server, w.info, w.pending = c.group.Public(), staged.GroupInfo, nil
+	w.welcome(staged.Welcome, staged.Change)
+	w.check()
 }

@@ -150,7 +150,7 @@ func TestSelfRemove(t *testing.T) {
 
 	_, err := w.hub.Commit(t.Context(), before.rq)
 	wantStale(t, err, 1, rs.Sequence)
-	_, err = w.hub.Propose(t.Context(), &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(bob.group.Propose(mls.Proposal{Type: mls.ProposalUpdate}, nil))})
+	_, err = w.hub.Propose(t.Context(), &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(bob.group.Propose(mls.Proposal{Type: mls.ProposalUpdate}, mls.ProposeOptions{}))})
 	wantCode(t, err, connect.CodePermissionDenied, "not leaving")
 	_, err = w.hub.RegisterInvitation(t.Context(), w.registration("bob", mimimi.NewInviteSecret().JoinToken(), 1, noon.Add(time.Hour)))
 	wantCode(t, err, connect.CodePermissionDenied, "invite")
@@ -194,7 +194,7 @@ func TestPendingBound(t *testing.T) {
 	}
 	_, err = w.hub.Propose(t.Context(), w.proposal("bob", mls.Proposal{Type: mls.ProposalUpdate}))
 	wantCode(t, err, connect.CodeResourceExhausted, "pending")
-	_, err = w.hub.Propose(t.Context(), &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(w.members["alice"].group.Propose(selfRemove, nil))})
+	_, err = w.hub.Propose(t.Context(), &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(w.members["alice"].group.Propose(selfRemove, mls.ProposeOptions{}))})
 	ok(t, err)
 	sameState(t, w.warm(), w.cold())
 }

@@ -303,7 +303,7 @@ func (w *world) propose(by string, p mls.Proposal) *pb.ProposeResponse {
 
 func (w *world) proposal(by string, p mls.Proposal) *pb.ProposeRequest {
 	w.t.Helper()
-	return &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(w.members[by].group.Propose(p, nil))}
+	return &pb.ProposeRequest{RequestId: random(16), GroupId: []byte(w.id.Wire()), Proposal: must(w.members[by].group.Propose(p, mls.ProposeOptions{}))}
 }
 
 func (w *world) followProposal(by string, rq *pb.ProposeRequest) {
