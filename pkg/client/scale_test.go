@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -58,6 +59,7 @@ const batchesEach = 2
 type row struct {
 	step           string
 	time           time.Duration
+	processor      time.Duration // of everybody: clients, services and NATS are one process
 	up, down, disk int64
 }
 
@@ -206,7 +208,9 @@ func (c *crowd) addBatch(by *member) *member {
 	c.added += len(batch)
 	last := &member{c: batch[len(batch)-1]}
 	wire := client.Meter(last.c)
-	c.rows = append(c.rows, row{step: "  … one newcomer enters", time: c.timed(func() { c.enter(last) }), up: wire.Up.Load(), down: wire.Down.Load()})
+	r := c.timed("  … one newcomer enters", func() { c.enter(last) })
+	r.up, r.down = wire.Up.Load(), wire.Down.Load()
+	c.rows = append(c.rows, r)
 	c.step("  … the others confirm", func() { c.confirm(batch, by, last) })
 	c.sync("the adder hears of it", by.c)
 	return last
@@ -293,8 +297,9 @@ func (c *crowd) join(dave *person, leaves int, watchers []*member) {
 	c.step("invite", func() { link, err = c.alice.c.Invite(c.ctx(), c.group, client.InviteOptions{}) })
 	c.must("invite", err)
 	wire := client.Meter(dave.c)
-	c.rows = append(c.rows, row{step: "join from outside: the joiner's commit", time: c.timed(func() { id, err = dave.c.Join(c.ctx(), link) }),
-		up: wire.Up.Load(), down: wire.Down.Load()})
+	r := c.timed("join from outside: the joiner's commit", func() { id, err = dave.c.Join(c.ctx(), link) })
+	r.up, r.down = wire.Up.Load(), wire.Down.Load()
+	c.rows = append(c.rows, r)
 	c.must("join", err)
 	in := func() bool {
 		groups, err := dave.c.Groups(c.ctx())
@@ -361,13 +366,21 @@ func (c *crowd) heard(m *member) (all []string) {
 
 // sync is a step in which somebody takes what waits.
 func (c *crowd) sync(name string, who *client.Client) {
-	c.rows = append(c.rows, row{step: name, time: c.timed(func() { c.must(name, who.Sync(c.ctx())) })})
+	c.rows = append(c.rows, c.timed(name, func() { c.must(name, who.Sync(c.ctx())) }))
 }
 
-func (c *crowd) timed(f func()) time.Duration {
-	t := time.Now()
+// timed does something and notes how long it took, and how much of the processors: a machine with other work beside changes the second little.
+func (c *crowd) timed(name string, f func()) row {
+	t, used := time.Now(), c.used()
 	f()
-	return time.Since(t)
+	return row{step: name, time: time.Since(t), processor: c.used() - used}
+}
+
+// used is the processor time of this process.
+func (c *crowd) used() time.Duration {
+	var u syscall.Rusage
+	c.must("rusage", syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // step does something and notes how long it took, what alice sent and received, and what the domains have stored since.
@@ -377,7 +390,7 @@ func (c *crowd) step(name string, f func()) {
 		up, down = c.wire.Up.Load(), c.wire.Down.Load()
 	}
 	disk := c.stored()
-	r := row{step: name, time: c.timed(f)}
+	r := c.timed(name, f)
 	if c.wire != nil {
 		r.up, r.down = c.wire.Up.Load()-up, c.wire.Down.Load()-down
 	}
@@ -436,9 +449,9 @@ func (c *crowd) await(want int) {
 func (c *crowd) print() {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "step\ttime\tsent\treceived\tstored by all services\t\n")
+	fmt.Fprintf(w, "step\ttime\tprocessors\tsent\treceived\tstored by all services\t\n")
 	for _, r := range c.rows {
-		fmt.Fprintf(w, "%s\t%v\t%s\t%s\t%s\t\n", r.step, r.time.Round(100*time.Microsecond), size(r.up), size(r.down), size(r.disk))
+		fmt.Fprintf(w, "%s\t%v\t%v\t%s\t%s\t%s\t\n", r.step, r.time.Round(100*time.Microsecond), r.processor.Round(100*time.Microsecond), size(r.up), size(r.down), size(r.disk))
 	}
 	_ = w.Flush() // into memory
 	if !c.tb.Failed() && testing.Short() {
