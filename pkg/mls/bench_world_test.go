@@ -166,10 +166,10 @@ func TestWarmTree(t *testing.T) {
 		}
 		for i := leafIndex(0); int(i) < n; i++ {
 			for _, step := range tree.filteredPath(i) {
-				if tree.nodes[step.node].parent == nil {
+				if tree.node(step.node).parent == nil {
 					t.Fatalf("%d: node %d is blank", n, step.node)
 				}
-				if got := len(tree.resolution(step.copath)); got != 1 {
+				if got := tree.resolutionSize(step.copath, nil); got != 1 {
 					t.Fatalf("%d: %d nodes cover one side of node %d", n, got, step.node)
 				}
 			}

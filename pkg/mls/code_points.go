@@ -3,8 +3,17 @@ package mls
 // CipherSuite is a value of the registry https://www.iana.org/assignments/mls/mls.xhtml#mls-ciphersuites.
 type CipherSuite uint16
 
-// X25519_AES128GCM_SHA256_Ed25519 is MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519, RFC 9420 §17.1.
-const X25519_AES128GCM_SHA256_Ed25519 CipherSuite = 0x0001
+// The cipher suites of RFC 9420 §17.1: KEM, AEAD, hash and signature scheme. The registry's names begin with MLS, the level
+// of security and DHKEM besides.
+const (
+	X25519_AES128GCM_SHA256_Ed25519        CipherSuite = 0x0001
+	P256_AES128GCM_SHA256_P256             CipherSuite = 0x0002
+	X25519_CHACHA20POLY1305_SHA256_Ed25519 CipherSuite = 0x0003
+	X448_AES256GCM_SHA512_Ed448            CipherSuite = 0x0004
+	P521_AES256GCM_SHA512_P521             CipherSuite = 0x0005
+	X448_CHACHA20POLY1305_SHA512_Ed448     CipherSuite = 0x0006
+	P384_AES256GCM_SHA384_P384             CipherSuite = 0x0007
+)
 
 // ExtensionType is a value of the registry https://www.iana.org/assignments/mls/mls.xhtml#mls-extension-types.
 type ExtensionType uint16

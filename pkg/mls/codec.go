@@ -1,6 +1,8 @@
 package mls
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -55,17 +57,30 @@ func readVarint(s *cryptobyte.String, n *uint32) bool {
 
 // writeVarint writes the shortest form of n.
 func writeVarint(b *cryptobyte.Builder, n int) {
+	if n >= 1<<30 {
+		b.SetError(ErrMalformed)
+		return
+	}
+	var buf [4]byte
+	b.AddBytes(appendVarint(buf[:0], n))
+}
+
+// appendVarint appends the shortest form of n, RFC 9420 §2.1.2. Lengths from 2^30 on have none; no caller has such.
+func appendVarint(b []byte, n int) []byte {
 	switch {
 	case n < 1<<6:
-		b.AddUint8(uint8(n))
+		return append(b, byte(n))
 	case n < 1<<14:
-		b.AddUint16(1<<14 | uint16(n))
+		return binary.BigEndian.AppendUint16(b, 1<<14|uint16(n))
 	case n < 1<<30:
-		b.AddUint32(2<<30 | uint32(n))
+		return binary.BigEndian.AppendUint32(b, 2<<30|uint32(n))
 	default:
-		b.SetError(ErrMalformed)
+		panic("mls: vector of 2^30 bytes")
 	}
 }
+
+// appendOpaque appends opaque<V>.
+func appendOpaque(b, v []byte) []byte { return append(appendVarint(b, len(v)), v...) }
 
 // readSlice reads a vector's length and returns its content without copying it.
 func readSlice(s *cryptobyte.String, out *cryptobyte.String) bool {

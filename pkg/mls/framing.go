@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -114,17 +115,20 @@ func (c *framedContent) marshalBody(b *cryptobyte.Builder) {
 // bytes returns the encoding.
 func (c *framedContent) bytes() []byte {
 	if c.raw == nil {
-		var b cryptobyte.Builder
-		writeOpaque(&b, c.groupID)
+		b := sized(len(c.groupID) + len(c.authenticatedData) + len(c.application) + 32)
+		writeOpaque(b, c.groupID)
 		b.AddUint64(c.epoch)
-		c.sender.marshal(&b)
-		writeOpaque(&b, c.authenticatedData)
+		c.sender.marshal(b)
+		writeOpaque(b, c.authenticatedData)
 		b.AddUint8(uint8(c.contentType))
-		c.marshalBody(&b)
+		c.marshalBody(b)
 		c.raw = b.BytesOrPanic()
 	}
 	return c.raw
 }
+
+// sized returns a Builder with room for n bytes.
+func sized(n int) *cryptobyte.Builder { return cryptobyte.NewBuilder(make([]byte, 0, n)) }
 
 // contentAuth is FramedContentAuthData, RFC 9420 §6.1. confirmationTag is there for a commit only.
 type contentAuth struct {
@@ -170,22 +174,22 @@ func proposalRef(suite CipherSuite, encoded []byte) []byte {
 
 // tbs is FramedContentTBS, RFC 9420 §6.1. context is the encoding of the GroupContext of the message's epoch.
 func (a *authenticatedContent) tbs(context []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddUint16(mls10)
-	b.AddUint16(uint16(a.wireFormat))
-	a.content.marshal(&b)
+	content := a.content.bytes()
 	switch a.content.sender.Type {
-	case SenderMember, SenderNewMemberCommit:
-		b.AddBytes(context)
+	case SenderExternal, SenderNewMemberProposal:
+		context = nil
 	}
-	return b.BytesOrPanic()
+	room := len(a.auth.signature) + len(a.auth.confirmationTag) + 8 // for tbm
+	b := make([]byte, 0, 4+len(content)+len(context)+room)
+	b = binary.BigEndian.AppendUint16(b, mls10)
+	b = binary.BigEndian.AppendUint16(b, uint16(a.wireFormat))
+	return append(append(b, content...), context...)
 }
 
 // tbm is AuthenticatedContentTBM, RFC 9420 §6.2.
 func (a *authenticatedContent) tbm(context []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddBytes(a.tbs(context))
-	a.auth.marshal(&b, a.content.contentType)
+	b := cryptobyte.NewBuilder(a.tbs(context))
+	a.auth.marshal(b, a.content.contentType)
 	return b.BytesOrPanic()
 }
 
@@ -271,10 +275,14 @@ func (m *mlsMessage) body() (wireFormat, marshaler) {
 
 func (m *mlsMessage) marshal() []byte {
 	format, body := m.body()
-	var b cryptobyte.Builder
+	size := 0
+	if p := m.privateMessage; p != nil {
+		size = len(p.groupID) + len(p.authenticatedData) + len(p.encryptedSenderData) + len(p.ciphertext) + 32
+	}
+	b := sized(size)
 	b.AddUint16(mls10)
 	b.AddUint16(uint16(format))
-	body.marshal(&b)
+	body.marshal(b)
 	return b.BytesOrPanic()
 }
 

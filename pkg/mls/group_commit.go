@@ -320,9 +320,9 @@ type proposalFilter struct {
 	psk       pskLookup
 	leaves    map[leafIndex]bool // updated or removed
 	psks      map[string]bool
-	keys      map[string]bool // of members and added clients
-	clients   map[string]bool // the same, if the application has an identity for each
-	identity  func(*LeafNode) string
+	tree      *ratchetTree
+	keys      map[string]bool // of added clients
+	clients   map[string]bool // that are added, if the application names them
 	extension bool
 }
 
@@ -332,16 +332,10 @@ func newProposalFilter(s *groupState, byValue []Proposal, psk pskLookup) *propos
 		psk:    psk,
 		leaves: map[leafIndex]bool{s.private.index: true},
 		psks:   map[string]bool{},
+		tree:   s.public.tree,
 		keys:   map[string]bool{},
 
-		clients:  map[string]bool{},
-		identity: s.public.rules.unique(),
-	}
-	for _, m := range s.public.tree.members() {
-		f.keys[string(m.Leaf.signatureKey)], f.keys[string(m.Leaf.encryptionKey)] = true, true
-		if f.identity != nil {
-			f.clients[f.identity(m.Leaf)] = true
-		}
+		clients: map[string]bool{},
 	}
 	for i := range byValue {
 		// What does not fit together here is for the check of the whole list to refuse.
@@ -362,7 +356,10 @@ func (f *proposalFilter) take(p *CommittedProposal) bool {
 			return false
 		}
 		l := &p.KeyPackage.leaf
-		return !seen(f.keys, string(l.signatureKey)) && !seen(f.keys, string(l.encryptionKey)) && (f.identity == nil || !seen(f.clients, f.identity(l)))
+		if f.tree.hasSignatureKey(l.signatureKey, noNode) || f.tree.hasEncryptionKey(l.encryptionKey, noNode) || f.hasClient(l) {
+			return false
+		}
+		return !seen(f.keys, string(l.signatureKey)) && !seen(f.keys, string(l.encryptionKey))
 	case ProposalPSK:
 		if p.PSK == nil || seen(f.psks, string(marshal(p.PSK))) {
 			return false
@@ -377,4 +374,13 @@ func (f *proposalFilter) take(p *CommittedProposal) bool {
 		return false
 	}
 	return true
+}
+
+// hasClient reports whether the leaf's client is in the group or among those added.
+func (f *proposalFilter) hasClient(l *LeafNode) bool {
+	if f.tree.identity == nil {
+		return false
+	}
+	client := f.tree.identity(l)
+	return f.tree.hasClient(client, noNode) || seen(f.clients, client)
 }

@@ -175,6 +175,7 @@ func (e *messageEpoch) open(p *privateMessage) (*authenticatedContent, *ratchetS
 	if err != nil {
 		return nil, nil, err
 	}
+	defer key.erase()
 	ac, err := p.openContent(e.suite, d, key)
 	if err != nil {
 		return nil, nil, err

@@ -172,6 +172,7 @@ func (s *groupState) protect(ac *authenticatedContent, padTo func(n int) int) (*
 	if err != nil {
 		return nil, nil, err
 	}
+	defer key.erase()
 	p := sealPrivate(s.suite(), ac, privateKeys{senderData: s.secrets.senderData, generation: generation, key: key}, padTo)
 	return &mlsMessage{privateMessage: p}, step, nil
 }

@@ -1,12 +1,10 @@
 package mls
 
 import (
-	"crypto/rand"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
-	"github.com/cloudflare/circl/hpke"
-	"github.com/cloudflare/circl/kem"
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -18,18 +16,15 @@ type HPKEPrivateKey struct {
 
 type hpkeSecret struct {
 	suite  CipherSuite
-	key    kem.PrivateKey
+	key    kemKey
 	public []byte
 }
 
-// newHPKEKey computes the public key at once: the library caches it in the key on first use, and a key that is shared
-// between goroutines must not change.
-func newHPKEKey(cs CipherSuite, key kem.PrivateKey) (HPKEPrivateKey, error) {
-	public, err := key.Public().MarshalBinary()
+func newHPKEKey(cs CipherSuite, key kemKey, err error) (HPKEPrivateKey, error) {
 	if err != nil {
-		return HPKEPrivateKey{}, ErrMalformed
+		return HPKEPrivateKey{}, err
 	}
-	secret := &hpkeSecret{suite: cs, key: key, public: public}
+	secret := &hpkeSecret{suite: cs, key: key, public: key.public()}
 	return HPKEPrivateKey{k: func() *hpkeSecret { return secret }}, nil
 }
 
@@ -38,74 +33,42 @@ func (cs CipherSuite) GenerateHPKEKey() (HPKEPrivateKey, error) {
 	if !cs.Supported() {
 		return HPKEPrivateKey{}, ErrUnsupported
 	}
-	return cs.DeriveHPKEKey(randomBytes(cs.row().kem.SeedSize()))
+	key, err := cs.row().kem.generate()
+	return newHPKEKey(cs, key, err)
 }
 
-// DeriveHPKEKey is DeriveKeyPair of RFC 9180 §7.1.3. The input has the length of the suite's KEM seed, which is that of
-// its hash; any other length is ErrMalformed.
+// DeriveHPKEKey is KEM.DeriveKeyPair, RFC 9180 §7.1.3. The input has the length of the suite's hash, HashLen, as that of
+// every key pair that RFC 9420 derives; any other length is ErrMalformed.
 func (cs CipherSuite) DeriveHPKEKey(ikm []byte) (HPKEPrivateKey, error) {
 	if !cs.Supported() {
 		return HPKEPrivateKey{}, ErrUnsupported
 	}
-	if len(ikm) != cs.row().kem.SeedSize() {
+	if len(ikm) != cs.HashLen() {
 		return HPKEPrivateKey{}, ErrMalformed
 	}
-	_, key := cs.row().kem.DeriveKeyPair(ikm)
-	return newHPKEKey(cs, key)
+	key, err := cs.row().kem.derive(ikm)
+	return newHPKEKey(cs, key, err)
 }
 
-// parseHPKEPrivateKey reads the KEM's own serialization of a private key.
+// parseHPKEPrivateKey reads the KEM's own serialization of a private key: SerializePrivateKey of RFC 9180 §7.1.2, or X-Wing's
+// 32-byte seed.
 func (cs CipherSuite) parseHPKEPrivateKey(b []byte) (HPKEPrivateKey, error) {
 	if !cs.Supported() {
 		return HPKEPrivateKey{}, ErrUnsupported
 	}
-	key, err := cs.row().kem.UnmarshalBinaryPrivateKey(b)
-	if err != nil {
-		return HPKEPrivateKey{}, ErrMalformed
-	}
-	return newHPKEKey(cs, key)
+	key, err := cs.row().kem.parse(b)
+	return newHPKEKey(cs, key, err)
 }
 
 // validHPKEPublicKey reports whether sealing to b works. It is checked before a key enters a tree: a single key that
 // cannot be sealed to would keep every member from making a path.
-func (cs CipherSuite) validHPKEPublicKey(b []byte) bool { return cs.row().validKEMKey(b) }
+func (cs CipherSuite) validHPKEPublicKey(b []byte) bool { return cs.row().kem.valid(b) }
 
-// lowOrderX25519 are the u-coordinates of the points of small order on Curve25519 and its twist, as they can be written
-// in 255 bits: 0, 1, the two of order 8, p-1, p and p+1. Diffie-Hellman with one of them gives zero, which RFC 9180
-// §7.1.4 makes an error.
-var lowOrderX25519 = map[[32]byte]bool{
-	{}:     true,
-	{0: 1}: true,
-	[32]byte{
-		0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
-		0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
-	}: true,
-	[32]byte{
-		0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
-		0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
-	}: true,
-	nearX25519Prime(0xec): true,
-	nearX25519Prime(0xed): true,
-	nearX25519Prime(0xee): true,
-}
-
-// nearX25519Prime returns p-1, p or p+1 by its lowest byte; p is 2^255-19.
-func nearX25519Prime(low byte) (b [32]byte) {
-	for i := range b {
-		b[i] = 0xff
+// erase clears the key, as far as its library lets us, in every copy of the value.
+func (k HPKEPrivateKey) erase() {
+	if !k.isZero() {
+		k.k().key.erase()
 	}
-	b[0], b[31] = low, 0x7f
-	return b
-}
-
-// validX25519 reports whether b is a public key of X25519 that is not of small order. X25519 ignores the top bit.
-func validX25519(b []byte) bool {
-	if len(b) != 32 {
-		return false
-	}
-	u := [32]byte(b)
-	u[31] &= 0x7f
-	return !lowOrderX25519[u]
 }
 
 // isZero reports whether the value holds no key.
@@ -116,7 +79,7 @@ func (k HPKEPrivateKey) Public() []byte {
 	if k.isZero() {
 		return nil
 	}
-	return append([]byte(nil), k.k().public...)
+	return bytes.Clone(k.k().public)
 }
 
 // MarshalBinary returns the secret key for storage: the suite, then the KEM's serialization. It returns ErrInvalid for
@@ -125,11 +88,9 @@ func (k HPKEPrivateKey) MarshalBinary() ([]byte, error) {
 	if k.isZero() {
 		return nil, ErrInvalid
 	}
-	b, err := k.k().key.MarshalBinary()
-	if err != nil {
-		return nil, ErrInvalid
-	}
-	return append(binary.BigEndian.AppendUint16(nil, uint16(k.k().suite)), b...), nil
+	private := k.k().key.private()
+	defer clear(private)
+	return append(binary.BigEndian.AppendUint16(nil, uint16(k.k().suite)), private...), nil
 }
 
 // UnmarshalBinary reads what MarshalBinary wrote. It returns ErrMalformed or ErrUnsupported and then leaves k as it is.
@@ -148,71 +109,94 @@ func (k *HPKEPrivateKey) UnmarshalBinary(b []byte) error {
 // Format writes "[secret]" for every verb.
 func (HPKEPrivateKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[secret]") }
 
-// sender sets up HPKE in base mode towards pub. It returns ErrMalformed if pub is no public key of the suite.
-func (cs CipherSuite) sender(pub, info []byte) (kemOutput []byte, ctx hpke.Sealer, err error) {
-	key, err := cs.row().kem.UnmarshalBinaryPublicKey(pub)
-	if err != nil {
-		return nil, nil, ErrMalformed
-	}
-	s, err := cs.row().hpke.NewSender(key, info)
-	if err != nil {
-		return nil, nil, ErrMalformed
-	}
-	kemOutput, ctx, err = s.Setup(rand.Reader)
-	if err != nil { // a point of small order
-		return nil, nil, ErrMalformed
-	}
-	return kemOutput, ctx, nil
+// hpkeBase is HPKE in base mode, RFC 9180 §5, of one suite and one info. MLS seals many messages with one info, a path and a
+// Welcome to each of their receivers: what depends on the info alone is computed once, and that is why this is not a
+// library's. All else that HPKE is made of, kem and AEAD, is.
+type hpkeBase struct {
+	row     *suite
+	context []byte // key_schedule_context
 }
 
-// receiver sets up HPKE in base mode with priv. It returns ErrUnauthenticated.
-func (cs CipherSuite) receiver(priv HPKEPrivateKey, info, kemOutput []byte) (hpke.Opener, error) {
+func (cs CipherSuite) hpkeBase(info []byte) *hpkeBase {
+	r := cs.row()
+	const base = 0 // mode_base
+	context := make([]byte, 0, 1+2*r.kdf.size)
+	context = append(append(context, base), r.pskIDHash...)
+	return &hpkeBase{r, append(context, r.kdf.labeledExtract(r.hpkeID, nil, "info_hash", info)...)}
+}
+
+// expand fills outputs with what the key schedule makes of a KEM's shared secret, which it clears.
+func (h *hpkeBase) expand(shared []byte, outputs ...labelled) {
+	secret := h.row.kdf.labeledExtract(h.row.hpkeID, shared, "secret", nil)
+	clear(shared)
+	s := h.row.kdf.under(secret)
+	defer s.release()
+	clear(secret)
+	for _, o := range outputs {
+		s.labeledExpand(h.row.hpkeID, o.label, h.context, nil, o.out)
+	}
+}
+
+// messageKey returns the key and nonce of the context's first message, the only one that MLS sends.
+func (h *hpkeBase) messageKey(shared []byte) messageKey {
+	k := newMessageKey(h.row)
+	h.expand(shared, labelled{"key", k.key}, labelled{"base_nonce", k.nonce})
+	return k
+}
+
+// export returns n bytes of the context's exporter, RFC 9180 §5.3.
+func (h *hpkeBase) export(shared []byte, exporterContext string, n int) []byte {
+	exporter := make([]byte, h.row.kdf.size)
+	h.expand(shared, labelled{"exp", exporter})
+	s := h.row.kdf.under(exporter)
+	defer s.release()
+	clear(exporter)
+	out := make([]byte, n)
+	s.labeledExpand(h.row.hpkeID, "sec", []byte(exporterContext), nil, out)
+	return out
+}
+
+// seal seals to one public key.
+func (h *hpkeBase) seal(pub, aad, plaintext []byte) (kem, ct []byte, err error) {
+	shared, kem, err := h.row.kem.encap(pub)
+	if err != nil {
+		return nil, nil, err
+	}
+	k := h.messageKey(shared)
+	defer k.erase()
+	return kem, h.row.seal(k.key, k.nonce, aad, plaintext), nil
+}
+
+// decap is the receiver's half of the KEM.
+func (cs CipherSuite) decap(priv HPKEPrivateKey, kem []byte) (shared []byte, err error) {
 	if priv.isZero() || priv.k().suite != cs {
 		return nil, ErrUnauthenticated
 	}
-	r, err := cs.row().hpke.NewReceiver(priv.k().key, info)
-	if err != nil {
-		return nil, ErrUnauthenticated
-	}
-	ctx, err := r.Setup(kemOutput)
-	if err != nil {
-		return nil, ErrUnauthenticated
-	}
-	return ctx, nil
+	return priv.k().key.decap(kem)
 }
 
 // HPKESeal is single-shot HPKE in base mode, RFC 9180 §6.1. It returns ErrMalformed if pub is no public key.
 func (cs CipherSuite) HPKESeal(pub, info, aad, plaintext []byte) (kem, ct []byte, err error) {
-	kem, ctx, err := cs.sender(pub, info)
-	if err != nil {
-		return nil, nil, err
-	}
-	ct, err = ctx.Seal(plaintext, aad)
-	if err != nil {
-		return nil, nil, ErrMalformed
-	}
-	return kem, ct, nil
+	return cs.hpkeBase(info).seal(pub, aad, plaintext)
 }
 
 // HPKEOpen is single-shot HPKE in base mode, RFC 9180 §6.1. It returns ErrUnauthenticated.
 func (cs CipherSuite) HPKEOpen(priv HPKEPrivateKey, info, aad, kem, ct []byte) ([]byte, error) {
-	ctx, err := cs.receiver(priv, info, kem)
-	if err != nil {
-		return nil, err
-	}
-	plaintext, err := ctx.Open(ct, aad)
+	shared, err := cs.decap(priv, kem)
 	if err != nil {
 		return nil, ErrUnauthenticated
 	}
-	return plaintext, nil
+	k := cs.hpkeBase(info).messageKey(shared)
+	defer k.erase()
+	return cs.Open(k.key, k.nonce, aad, ct)
 }
 
 // encryptContext is EncryptContext, RFC 9420 §5.1.3.
-func encryptContext(label string, context []byte) []byte {
-	var b cryptobyte.Builder
-	writeOpaque(&b, []byte(labelPrefix+label))
-	writeOpaque(&b, context)
-	return b.BytesOrPanic()
+func encryptContext(label string, context []byte) []byte { return labelledContent(label, context) }
+
+// sealerWithLabel returns what EncryptWithLabel of one label and context seals with, to any number of keys.
+func (cs CipherSuite) sealerWithLabel(label string, context []byte) *hpkeBase {
+	return cs.hpkeBase(encryptContext(label, context))
 }
 
 // EncryptWithLabel is RFC 9420 §5.1.3. It returns ErrMalformed if pub is no public key of the suite.
@@ -228,20 +212,20 @@ func (cs CipherSuite) DecryptWithLabel(priv HPKEPrivateKey, label string, contex
 // exportTo sets up HPKE towards pub with an empty info and exports n bytes: the sender's half of RFC 9420 §8.3. The
 // exporter label is taken as it is.
 func (cs CipherSuite) exportTo(pub []byte, label string, n int) (kemOutput, secret []byte, err error) {
-	kemOutput, ctx, err := cs.sender(pub, nil)
+	shared, kemOutput, err := cs.row().kem.encap(pub)
 	if err != nil {
 		return nil, nil, err
 	}
-	return kemOutput, ctx.Export([]byte(label), uint(n)), nil
+	return kemOutput, cs.hpkeBase(nil).export(shared, label, n), nil
 }
 
 // exportFrom is the receiver's half of exportTo. It returns ErrUnauthenticated.
 func (cs CipherSuite) exportFrom(priv HPKEPrivateKey, kemOutput []byte, label string, n int) ([]byte, error) {
-	ctx, err := cs.receiver(priv, nil, kemOutput)
+	shared, err := cs.decap(priv, kemOutput)
 	if err != nil {
-		return nil, err
+		return nil, ErrUnauthenticated
 	}
-	return ctx.Export([]byte(label), uint(n)), nil
+	return cs.hpkeBase(nil).export(shared, label, n), nil
 }
 
 // hpkeCiphertext is HPKECiphertext, RFC 9420 §7.6.

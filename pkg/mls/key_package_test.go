@@ -71,8 +71,11 @@ func TestNewKeyPackageRefuses(t *testing.T) {
 		"extension not in capabilities":  func(c *KeyPackageConfig) { c.LeafExtensions[0].Type = 0xF1A9 },
 		"suite not in capabilities":      func(c *KeyPackageConfig) { c.Capabilities.CipherSuites = nil },
 		"version not in capabilities":    func(c *KeyPackageConfig) { c.Capabilities.Versions = nil },
-		"unsupported suite":              func(c *KeyPackageConfig) { c.Suite = 2 },
-		"no signature key":               func(c *KeyPackageConfig) { c.SignatureKey = SignatureKey{} },
+		"unsupported suite":              func(c *KeyPackageConfig) { c.Suite = 8 },
+		"signature key of another suite": func(c *KeyPackageConfig) {
+			c.Suite, c.Capabilities.CipherSuites = 3, []CipherSuite{3}
+		},
+		"no signature key": func(c *KeyPackageConfig) { c.SignatureKey = SignatureKey{} },
 		"doubled extension": func(c *KeyPackageConfig) {
 			c.Extensions = append(c.Extensions, c.Extensions...)
 		},
@@ -117,7 +120,14 @@ func TestKeyPackageValidate(t *testing.T) {
 		{"source update", func(kp *KeyPackage) { kp.leaf.source = LeafFromUpdate }, true, now, ErrInvalid},
 		{"source commit", func(kp *KeyPackage) { kp.leaf.source = LeafFromCommit }, true, now, ErrInvalid},
 		{"capabilities", func(kp *KeyPackage) { kp.leaf.capabilities.Credentials = nil }, true, now, ErrInvalid},
-		{"suite", func(kp *KeyPackage) { kp.suite = 2 }, false, now, ErrUnsupported},
+		{"unsupported suite", func(kp *KeyPackage) { kp.suite = 8 }, false, now, ErrUnsupported},
+		{"suite that the leaf does not list", func(kp *KeyPackage) { kp.suite = 3 }, true, now, ErrInvalid},
+		{"suite of other keys", func(kp *KeyPackage) {
+			kp.suite, kp.leaf.capabilities.CipherSuites = 2, []CipherSuite{1, 2}
+		}, true, now, ErrInvalid},
+		{"suite not signed", func(kp *KeyPackage) {
+			kp.suite, kp.leaf.capabilities.CipherSuites = 3, []CipherSuite{1, 3}
+		}, false, now, ErrUnauthenticated},
 		{"version", func(kp *KeyPackage) { kp.version = 2 }, true, now, ErrUnsupported},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -151,7 +161,7 @@ func TestParseKeyPackageRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if ref := (&KeyPackage{suite: 2}).Ref(); ref != nil {
+	if ref := (&KeyPackage{suite: 8}).Ref(); ref != nil {
 		t.Error("a ref of an unsupported suite")
 	}
 }

@@ -30,10 +30,15 @@ func memberSecret(suite CipherSuite, joiner, psk []byte) []byte { return suite.e
 // welcomeKey returns the key and nonce that open a Welcome's GroupInfo, RFC 9420 §12.4.3.1.
 func welcomeKey(suite CipherSuite, member []byte) messageKey {
 	welcome := suite.deriveSecret(member, labelWelcome)
-	return messageKey{
-		key:   suite.ExpandWithLabel(welcome, labelKey, nil, suite.KeyLen()),
-		nonce: suite.ExpandWithLabel(welcome, labelNonce, nil, suite.NonceLen()),
-	}
+	defer clear(welcome)
+	return deriveMessageKey(suite, welcome, nil)
+}
+
+// deriveMessageKey derives a key and a nonce that seal one message.
+func deriveMessageKey(suite CipherSuite, secret, context []byte) messageKey {
+	k := newMessageKey(suite.row())
+	suite.expandLabels(secret, context, labelled{labelKey, k.key}, labelled{labelNonce, k.nonce})
+	return k
 }
 
 // epochSecret derives epoch_secret. context is the epoch's GroupContext.

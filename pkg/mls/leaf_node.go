@@ -157,24 +157,41 @@ func (l *LeafNode) checkSelf(cs CipherSuite) error {
 	return nil
 }
 
-// checkGroup checks that the leaf supports what the group needs, RFC 9420 §7.3 and §13.4: required_capabilities, and
-// every extension of the GroupContext.
+// checkGroup checks that the leaf supports what the group needs: groupRequirements for one leaf.
 func (l *LeafNode) checkGroup(groupExtensions []Extension) error {
-	c := &l.capabilities
-	for _, e := range groupExtensions {
-		if !c.hasExtension(e.Type) {
-			return broken("13.4", "a member supports the extensions of the GroupContext")
-		}
-	}
-	data, ok := findExtension(groupExtensions, ExtensionRequiredCapabilities)
-	if !ok {
-		return nil
-	}
-	required, err := parseRequiredCapabilities(data)
+	r, err := newGroupRequirements(groupExtensions)
 	if err != nil {
 		return err
 	}
-	if !required.satisfiedBy(c) {
+	return r.check(l)
+}
+
+// groupRequirements are what every member must support, RFC 9420 §7.3 and §13.4: required_capabilities, and every extension of the
+// GroupContext.
+type groupRequirements struct {
+	extensions []Extension
+	required   requiredCapabilities
+}
+
+func newGroupRequirements(groupExtensions []Extension) (*groupRequirements, error) {
+	r := &groupRequirements{extensions: groupExtensions}
+	if data, ok := findExtension(groupExtensions, ExtensionRequiredCapabilities); ok {
+		required, err := parseRequiredCapabilities(data)
+		if err != nil {
+			return nil, err
+		}
+		r.required = *required
+	}
+	return r, nil
+}
+
+func (r *groupRequirements) check(l *LeafNode) error {
+	for _, e := range r.extensions {
+		if !l.capabilities.hasExtension(e.Type) {
+			return broken("13.4", "a member supports the extensions of the GroupContext")
+		}
+	}
+	if !r.required.satisfiedBy(&l.capabilities) {
 		return broken("7.3", "a member has the required capabilities")
 	}
 	return nil

@@ -2,17 +2,13 @@ package mls
 
 import (
 	"bytes"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // parentHash returns the Parent Hash of p with the sibling's original tree hash, RFC 9420 §7.9.
-func (t *ratchetTree) parentHash(p *parentNode, originalSibling []byte) []byte {
-	var b cryptobyte.Builder
-	writeOpaque(&b, p.encryptionKey)
-	writeOpaque(&b, p.parentHash)
-	writeOpaque(&b, originalSibling)
-	return t.suite.Hash(b.BytesOrPanic())
+func (c *treeHasher) parentHash(p *parentNode, originalSibling []byte) []byte {
+	b := appendOpaque(c.buf[:0], p.encryptionKey)
+	b = appendOpaque(b, p.parentHash)
+	return c.sum(appendOpaque(b, originalSibling))
 }
 
 // parentHashField returns the parent_hash field of a parent or of a leaf of source commit; it is empty for all others.
@@ -32,7 +28,7 @@ func (n *node) parentHashField() []byte {
 // the resolution of P's child just if every node between them is blank. So the work is one parent hash per parent and side,
 // and one resolution per link, however the tree was made up.
 type parentHashChecker struct {
-	t *ratchetTree
+	*treeHasher
 	// computed keeps a parent's hash by the child that stands for the updated side.
 	computed map[nodeIndex][]byte
 	linked   map[nodeIndex]bool
@@ -40,14 +36,14 @@ type parentHashChecker struct {
 
 // checkParentHashes checks RFC 9420 §7.9.2 for the whole tree.
 func (t *ratchetTree) checkParentHashes() error {
-	c := parentHashChecker{t: t, computed: map[nodeIndex][]byte{}, linked: map[nodeIndex]bool{}}
-	for n := range nodeIndex(len(t.nodes)) {
+	c := parentHashChecker{treeHasher: t.hasher(), computed: map[nodeIndex][]byte{}, linked: map[nodeIndex]bool{}}
+	for n := range nodeIndex(t.nodes.len()) {
 		if err := c.link(n); err != nil {
 			return err
 		}
 	}
-	for n := range nodeIndex(len(t.nodes)) {
-		if t.nodes[n].parent != nil && !c.linked[n] {
+	for n := range nodeIndex(t.nodes.len()) {
+		if t.node(n).parent != nil && !c.linked[n] {
 			return broken("7.9.2", "every parent node is parent-hash valid")
 		}
 	}
@@ -56,12 +52,12 @@ func (t *ratchetTree) checkParentHashes() error {
 
 // link marks the parent that d's parent hash is valid for, if there is one.
 func (c *parentHashChecker) link(d nodeIndex) error {
-	field := c.t.nodes[d].parentHashField()
+	field := c.t.node(d).parentHashField()
 	if len(field) == 0 {
 		return nil
 	}
 	child, parent, ok := c.t.occupiedAbove(d)
-	if !ok || !bytes.Equal(field, c.hash(parent, child)) {
+	if !ok || !bytes.Equal(field, c.linkHash(parent, child)) {
 		return nil
 	}
 	if c.linked[parent] {
@@ -69,20 +65,20 @@ func (c *parentHashChecker) link(d nodeIndex) error {
 	}
 	// An equal hash means that d's sender made the parent. What was added under child since then is unmerged at the
 	// parent, and any other change would have blanked it.
-	if !c.t.coversBut(child, d, c.t.nodes[parent].parent.unmergedLeaves) {
+	if !c.t.coversBut(child, d, c.t.node(parent).parent.unmergedLeaves) {
 		return broken("7.9.2", "the parent was updated together with the node that it is linked to")
 	}
 	c.linked[parent] = true
 	return nil
 }
 
-// hash returns the parent hash of parent when the updated side is child.
-func (c *parentHashChecker) hash(parent, child nodeIndex) []byte {
+// linkHash returns the parent hash of parent when the updated side is child.
+func (c *parentHashChecker) linkHash(parent, child nodeIndex) []byte {
 	if h, ok := c.computed[child]; ok {
 		return h
 	}
-	p := c.t.nodes[parent].parent
-	h := c.t.parentHash(p, c.t.hashWithout(child.sibling(), p.unmergedLeaves))
+	p := c.t.node(parent).parent
+	h := c.parentHash(p, c.hashWithout(child.sibling(), p.unmergedLeaves))
 	c.computed[child] = h
 	return h
 }
@@ -90,7 +86,7 @@ func (c *parentHashChecker) hash(parent, child nodeIndex) []byte {
 // occupiedAbove returns the lowest occupied ancestor of n and its child on the way to n.
 func (t *ratchetTree) occupiedAbove(n nodeIndex) (child, parent nodeIndex, ok bool) {
 	for ; n != t.root(); n = n.parent() {
-		if t.nodes[n.parent()].parent != nil {
+		if t.node(n.parent()).parent != nil {
 			return n, n.parent(), true
 		}
 	}
@@ -100,7 +96,7 @@ func (t *ratchetTree) occupiedAbove(n nodeIndex) (child, parent nodeIndex, ok bo
 // coversBut reports whether the resolution of child is d and exactly the leaves of unmerged under child.
 func (t *ratchetTree) coversBut(child, d nodeIndex, unmerged []leafIndex) bool {
 	want := within(unmerged, child)
-	for _, n := range t.resolution(child) {
+	for n := range t.resolution(child, nil) {
 		switch {
 		case n == d:
 		case len(want) > 0 && n == want[0].node():

@@ -13,18 +13,18 @@ type pastEpoch struct {
 	senderData []byte
 	resumption []byte
 	messages   *secretTree
-	leaves     []*LeafNode // by index, nil for blank
+	nodes      nodeArray // of which only the leaves count
 }
 
 // retire makes a past epoch of a state whose epoch ends. It takes over the secret tree; all other secrets are erased.
 func (s *groupState) retire() *pastEpoch {
 	p := &pastEpoch{
+		nodes:      s.public.tree.nodes.snapshot(),
 		epoch:      s.public.context.epoch,
 		context:    s.public.encoded,
 		senderData: bytes.Clone(s.secrets.senderData),
 		resumption: bytes.Clone(s.secrets.resumption),
 		messages:   s.messages,
-		leaves:     s.public.tree.leaves(),
 	}
 	s.secrets.erase()
 	return p
@@ -36,22 +36,21 @@ func (p *pastEpoch) erase() {
 	p.messages.erase()
 }
 
-// share makes leaves that the current tree has too the current tree's: they need not be kept twice, nor compared again.
-func (p *pastEpoch) share(now *ratchetTree) {
-	for i, l := range p.leaves {
-		if n := now.leaf(leafIndex(i)); l != n && sameLeaf(l, n) {
-			p.leaves[i] = n
+// rebase lets p share with the current tree what both have: leaves that are the same need not be kept twice, nor compared again.
+func (p *pastEpoch) rebase(now *ratchetTree) {
+	own := now.nodes.snapshot()
+	own.resize(p.nodes.leaves)
+	p.nodes.differences(&own, func(i leafIndex) {
+		if l := p.leaf(uint32(i)); !sameLeaf(l, own.leaf(i)) {
+			own.edit(i.node()).leaf = l
 		}
-	}
+	})
+	own.share()
+	p.nodes = own
 }
 
 // leaf returns the leaf of that epoch at i, nil if it was blank.
-func (p *pastEpoch) leaf(i uint32) *LeafNode {
-	if uint64(i) >= uint64(len(p.leaves)) {
-		return nil
-	}
-	return p.leaves[i]
-}
+func (p *pastEpoch) leaf(i uint32) *LeafNode { return p.nodes.leaf(leafIndex(i)) }
 
 // marshal writes the epoch for storage. Of the leaves only those are written that now, the current tree, does not have.
 func (p *pastEpoch) marshal(b *cryptobyte.Builder, now *ratchetTree) {
@@ -60,18 +59,19 @@ func (p *pastEpoch) marshal(b *cryptobyte.Builder, now *ratchetTree) {
 	writeOpaque(b, p.senderData)
 	writeOpaque(b, p.resumption)
 	p.messages.marshal(b)
-	b.AddUint32(uint32(len(p.leaves)))
+	b.AddUint32(uint32(p.nodes.leaves))
 	writeVector(b, func(b *cryptobyte.Builder) {
-		for i, l := range p.leaves {
-			if sameLeaf(l, now.leaf(leafIndex(i))) {
-				continue
+		p.nodes.differences(&now.nodes, func(i leafIndex) {
+			l := p.leaf(uint32(i))
+			if uint64(i) >= uint64(p.nodes.leaves) || sameLeaf(l, now.leaf(i)) {
+				return
 			}
 			b.AddUint32(uint32(i))
 			writeOptional(b, l != nil)
 			if l != nil {
 				l.marshal(b)
 			}
-		}
+		})
 	})
 }
 
@@ -95,28 +95,28 @@ func (p *pastEpoch) parse(s *cryptobyte.String, now *ratchetTree) bool {
 	if !ok {
 		return false
 	}
-	p.leaves = make([]*LeafNode, width)
-	for i := range p.leaves {
-		p.leaves[i] = now.leaf(leafIndex(i))
-	}
+	p.nodes = now.nodes.snapshot()
+	p.nodes.resize(int(width))
 	var order ascending
-	return readVector(s, maxLeaves, func(s *cryptobyte.String) bool { return p.parseLeaf(s, &order) })
+	ok = readVector(s, maxLeaves, func(s *cryptobyte.String) bool { return p.parseLeaf(s, &order) })
+	p.nodes.share()
+	return ok
 }
 
 // parseLeaf reads one difference to the current tree.
 func (p *pastEpoch) parseLeaf(s *cryptobyte.String, order *ascending) bool {
 	var i uint32
 	var present bool
-	if !s.ReadUint32(&i) || !order.ok(i) || uint64(i) >= uint64(len(p.leaves)) || !readOptional(s, &present) {
+	if !s.ReadUint32(&i) || !order.ok(i) || uint64(i) >= uint64(p.nodes.leaves) || !readOptional(s, &present) {
 		return false
 	}
 	var l *LeafNode
 	if present {
 		l = new(LeafNode)
 	}
-	if present && !l.parse(s) || sameLeaf(l, p.leaves[i]) {
+	if present && !l.parse(s) || sameLeaf(l, p.leaf(i)) {
 		return false
 	}
-	p.leaves[i] = l
+	p.nodes.edit(leafIndex(i).node()).leaf = l
 	return true
 }

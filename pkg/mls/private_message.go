@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -39,29 +40,23 @@ func (p *privateMessage) marshal(b *cryptobyte.Builder) {
 }
 
 // senderDataAAD is SenderDataAAD, RFC 9420 §6.3.2.
-func (p *privateMessage) senderDataAAD() []byte {
-	var b cryptobyte.Builder
-	writeOpaque(&b, p.groupID)
-	b.AddUint64(p.epoch)
-	b.AddUint8(uint8(p.contentType))
-	return b.BytesOrPanic()
-}
+func (p *privateMessage) senderDataAAD() []byte { return p.appendHead(0) }
 
 // contentAAD is PrivateContentAAD, RFC 9420 §6.3.1.
 func (p *privateMessage) contentAAD() []byte {
-	var b cryptobyte.Builder
-	b.AddBytes(p.senderDataAAD())
-	writeOpaque(&b, p.authenticatedData)
-	return b.BytesOrPanic()
+	return appendOpaque(p.appendHead(len(p.authenticatedData)+4), p.authenticatedData)
+}
+
+// appendHead returns group, epoch and content type, with room for more bytes.
+func (p *privateMessage) appendHead(more int) []byte {
+	b := appendOpaque(make([]byte, 0, len(p.groupID)+13+more), p.groupID)
+	return append(binary.BigEndian.AppendUint64(b, p.epoch), byte(p.contentType))
 }
 
 // senderDataKey derives the key and nonce that seal the sender data, RFC 9420 §6.3.2.
 func senderDataKey(suite CipherSuite, senderDataSecret, ciphertext []byte) messageKey {
 	sample := ciphertext[:min(len(ciphertext), suite.HashLen())]
-	return messageKey{
-		key:   suite.ExpandWithLabel(senderDataSecret, labelKey, sample, suite.KeyLen()),
-		nonce: suite.ExpandWithLabel(senderDataSecret, labelNonce, sample, suite.NonceLen()),
-	}
+	return deriveMessageKey(suite, senderDataSecret, sample)
 }
 
 // senderData is SenderData, RFC 9420 §6.3.2.
@@ -93,6 +88,7 @@ func (d *senderData) guarded(nonce []byte) []byte {
 // openSenderData opens the sender data.
 func (p *privateMessage) openSenderData(suite CipherSuite, senderDataSecret []byte) (*senderData, error) {
 	k := senderDataKey(suite, senderDataSecret, p.ciphertext)
+	defer k.erase()
 	plain, err := suite.Open(k.key, k.nonce, p.senderDataAAD(), p.encryptedSenderData)
 	if err != nil {
 		return nil, ErrUnauthenticated
@@ -153,15 +149,16 @@ func sealPrivate(suite CipherSuite, ac *authenticatedContent, k privateKeys, pad
 	plain := padded(ac, padTo)
 	p.ciphertext = suite.Seal(k.key.key, d.guarded(k.key.nonce), p.contentAAD(), plain)
 	sd := senderDataKey(suite, k.senderData, p.ciphertext)
+	defer sd.erase()
 	p.encryptedSenderData = suite.Seal(sd.key, sd.nonce, p.senderDataAAD(), marshal(&d))
 	return p
 }
 
 // padded is PrivateMessageContent, RFC 9420 §6.3.1.
 func padded(ac *authenticatedContent, padTo func(n int) int) []byte {
-	var b cryptobyte.Builder
-	ac.content.marshalBody(&b)
-	ac.auth.marshal(&b, ac.content.contentType)
+	b := sized(len(ac.content.application) + len(ac.auth.signature) + 16)
+	ac.content.marshalBody(b)
+	ac.auth.marshal(b, ac.content.contentType)
 	plain := b.BytesOrPanic()
 	if padTo == nil {
 		return plain

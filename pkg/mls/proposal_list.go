@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -231,17 +232,22 @@ func (l *proposalList) checkSupport(g *PublicGroup) error {
 	if len(l.custom) == 0 {
 		return nil
 	}
+	types := map[ProposalType]bool{}
+	for _, p := range l.custom {
+		if !slices.Contains(g.tree.summary.s.proposals, p.Type) {
+			types[p.Type] = true
+		}
+	}
+	if len(types) == 0 {
+		return nil
+	}
 	removed := map[leafIndex]bool{}
 	for _, p := range l.removes {
 		removed[removedLeaf(p)] = true
 	}
-	types := map[ProposalType]bool{}
-	for _, p := range l.custom {
-		types[p.Type] = true
-	}
-	for _, m := range g.tree.members() {
+	for i, leaf := range g.tree.occupiedLeaves() {
 		for t := range types {
-			if !removed[leafIndex(m.Index)] && !m.Leaf.capabilities.hasProposal(t) {
+			if !removed[i] && !leaf.capabilities.hasProposal(t) {
 				return broken("12.2", "all members support the proposal types of a commit")
 			}
 		}

@@ -192,23 +192,13 @@ func (t *transition) validate() error {
 
 // checkIdentities checks that no client is in the group twice now, if the application says what a client is, RFC 9420 §12.2.
 func (t *transition) checkIdentities() error {
-	identity := t.from.rules.unique()
+	identity := t.tree.identity
 	if identity == nil {
 		return nil
 	}
-	var entered []string // identities that were not at these leaves before
 	for _, i := range t.changed {
-		id := identity(t.tree.leaf(i))
-		if old := t.from.tree.leaf(i); old == nil || identity(old) != id {
-			entered = append(entered, id)
-		}
-	}
-	if len(entered) == 0 {
-		return nil
-	}
-	count := t.from.rules.identities(t.tree.leaves())
-	for _, id := range entered {
-		if count[id] > 1 {
+		client := identity(t.tree.leaf(i))
+		if old := t.from.tree.leaf(i); (old == nil || identity(old) != client) && t.tree.hasClient(client, i.node()) {
 			return broken("12.2", "a client is in a group once")
 		}
 	}

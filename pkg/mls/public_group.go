@@ -39,8 +39,10 @@ func (p *pendingProposal) committed() CommittedProposal {
 	return CommittedProposal{Proposal: *c.proposal, Sender: c.sender, ByReference: true, Ref: p.ref}
 }
 
-// newPublicGroup puts a state together. The tree's hashes are computed here, so that reading it is safe from then on.
+// newPublicGroup puts a state together. It publishes the tree.
 func newPublicGroup(rules *Rules, context groupContext, tree *ratchetTree, tag []byte) *PublicGroup {
+	tree.identify(rules.unique())
+	tree.publish()
 	context.treeHash = tree.rootHash()
 	return &PublicGroup{
 		rules:   rules,
@@ -92,8 +94,8 @@ func openPublicGroup(info *groupInfo, treeBytes []byte, rules *Rules) (*PublicGr
 	if err := tree.validate(treeContext{groupID: info.context.groupID, extensions: info.context.extensions}); err != nil {
 		return nil, err
 	}
-	for _, m := range tree.members() {
-		if err := rules.checkLeaf(nil, m.Leaf); err != nil {
+	for _, leaf := range tree.occupiedLeaves() {
+		if err := rules.checkLeaf(nil, leaf); err != nil {
 			return nil, err
 		}
 	}

@@ -36,7 +36,8 @@ func TestNewPublicGroupChecks(t *testing.T) {
 		"signer":         {change(func(g *groupInfo) { g.signer = 1 }), tree, ErrUnauthenticated},
 		"blank signer":   {change(func(g *groupInfo) { g.signer = 3 }), tree, ErrInvalid},
 		"tree hash":      {change(func(g *groupInfo) { g.context.treeHash[0] ^= 1 }), tree, ErrInvalid},
-		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnsupported},
+		"other suite":    {change(func(g *groupInfo) { g.context.suite = 2 }), tree, ErrUnauthenticated},
+		"unknown suite":  {change(func(g *groupInfo) { g.context.suite = 8 }), tree, ErrUnsupported},
 		"other version":  {change(func(g *groupInfo) { g.context.version = 2 }), tree, ErrUnsupported},
 		"something else": {tree, tree, nil},
 	} {
@@ -57,7 +58,7 @@ func TestCheckGroupInfo(t *testing.T) {
 		return marshal(g)
 	}
 	info := must(w.server.CheckGroupInfo(w.info))(t)
-	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() {
+	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() || info.Suite != suite1 {
 		t.Errorf("%+v", info)
 	}
 	if _, err := w.server.CheckGroupInfo(must(bob.group.GroupInfo(nil, false))(t)); err != nil {

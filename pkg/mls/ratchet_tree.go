@@ -12,11 +12,13 @@ const (
 	nodeTypeParent = 2
 )
 
-// parentNode is ParentNode, RFC 9420 §7.1. It is never written into.
+// parentNode is ParentNode, RFC 9420 §7.1. It is written into only by the tree that made it, and only by addUnmerged.
 type parentNode struct {
 	encryptionKey  []byte
 	parentHash     []byte
 	unmergedLeaves []leafIndex // in increasing order
+
+	owner *owner // of the nodes of the tree that made it
 }
 
 func (p *parentNode) parse(s *cryptobyte.String) bool {
@@ -55,17 +57,6 @@ func marshalParent(b *cryptobyte.Builder, p *parentNode, dropped []leafIndex) {
 	})
 }
 
-// withUnmerged returns a copy that has i among its unmerged leaves too.
-func (p *parentNode) withUnmerged(i leafIndex) *parentNode {
-	at, _ := slices.BinarySearch(p.unmergedLeaves, i)
-	c := *p
-	c.unmergedLeaves = make([]leafIndex, 0, len(p.unmergedLeaves)+1)
-	c.unmergedLeaves = append(c.unmergedLeaves, p.unmergedLeaves[:at]...)
-	c.unmergedLeaves = append(c.unmergedLeaves, i)
-	c.unmergedLeaves = append(c.unmergedLeaves, p.unmergedLeaves[at:]...)
-	return &c
-}
-
 // parseRatchetTree reads the content of a ratchet_tree extension, RFC 9420 §12.4.3.3: optional<Node> ratchet_tree<V>. It
 // checks the form, and that unmerged leaves lie below their nodes, so that no operation on the tree can leave it; validate
 // checks the rest. It returns ErrMalformed or ErrUnsupported.
@@ -73,68 +64,86 @@ func parseRatchetTree(cs CipherSuite, b []byte) (*ratchetTree, error) {
 	if !cs.Supported() {
 		return nil, ErrUnsupported
 	}
-	t, s := &ratchetTree{suite: cs}, cryptobyte.String(b)
-	if !readVector(&s, 2*maxLeaves-1, t.parseNode) || !s.Empty() {
+	r, s := treeReader{tree: &ratchetTree{suite: cs, nodes: newNodeArray(1)}}, cryptobyte.String(b)
+	if !readVector(&s, 2*maxLeaves-1, r.read) || !s.Empty() {
 		return nil, ErrMalformed
 	}
 	// The last node is occupied, so it is a leaf: a parent at the right edge would have nothing on its right.
-	if n := len(t.nodes); n%2 == 0 || t.nodes[n-1].blank() {
+	if r.next%2 == 0 || r.tree.node(r.next-1).blank() {
 		return nil, ErrMalformed
 	}
-	full := 1
-	for full < len(t.nodes) {
-		full = 2*full + 1
-	}
-	t.nodes = append(t.nodes, make([]node, full-len(t.nodes))...)
-	for n := range nodeIndex(full) {
-		if p := t.nodes[n].parent; p != nil && len(within(p.unmergedLeaves, n)) != len(p.unmergedLeaves) {
+	for n := range nodeIndex(r.tree.nodes.len()) {
+		if p := r.tree.node(n).parent; p != nil && len(within(p.unmergedLeaves, n)) != len(p.unmergedLeaves) {
 			return nil, ErrMalformed
 		}
 	}
-	return t, nil
+	r.tree.enter()
+	return r.tree, nil
 }
 
-// parseNode reads the node at place len(t.nodes): leaves have the even places.
-func (t *ratchetTree) parseNode(s *cryptobyte.String) bool {
+// treeReader reads the nodes of a tree one after the other.
+type treeReader struct {
+	tree *ratchetTree
+	next nodeIndex
+}
+
+// read reads the next node: leaves have the even places.
+func (r *treeReader) read(s *cryptobyte.String) bool {
+	nodes := &r.tree.nodes
+	if int(r.next) == nodes.len() {
+		nodes.grow()
+	}
+	at := nodes.edit(r.next)
+	isLeaf := r.next.isLeaf()
+	r.next++
+
 	var present bool
-	var at node
 	var kind uint8
-	if !readOptional(s, &present) {
+	if !readOptional(s, &present) || !present {
+		return !present
+	}
+	switch {
+	case !s.ReadUint8(&kind):
 		return false
+	case kind == nodeTypeLeaf && isLeaf:
+		at.leaf = new(LeafNode)
+		return at.leaf.parse(s)
+	case kind == nodeTypeParent && !isLeaf:
+		at.parent = new(parentNode)
+		return at.parent.parse(s)
 	}
-	if present {
-		if !s.ReadUint8(&kind) {
-			return false
-		}
-		isLeaf := nodeIndex(len(t.nodes)).isLeaf()
-		switch {
-		case kind == nodeTypeLeaf && isLeaf:
-			at.leaf = new(LeafNode)
-			present = at.leaf.parse(s)
-		case kind == nodeTypeParent && !isLeaf:
-			at.parent = new(parentNode)
-			present = at.parent.parse(s)
-		default:
-			return false
-		}
-		if !present {
-			return false
+	return false
+}
+
+// enter takes the nodes of a tree that has been read into account.
+func (t *ratchetTree) enter() {
+	for i, l := range t.occupiedLeaves() {
+		t.nodes.edit(i.node()).leaves = 1
+		t.eachHash(l, func(h keyHash) { t.keys.add(h, i.node()) })
+		t.summary.replace(nil, l)
+	}
+	// Children have lower levels than their parents.
+	for step := nodeIndex(2); int(step) <= t.nodes.len(); step *= 2 {
+		for n := step - 1; int(n) < t.nodes.len(); n += 2 * step {
+			at := t.nodes.edit(n)
+			at.leaves = t.node(n.left()).leaves + t.node(n.right()).leaves
+			if p := at.parent; p != nil {
+				t.keys.add(encryptionKeyHash(p.encryptionKey), n)
+			}
 		}
 	}
-	t.nodes = append(t.nodes, at)
-	return true
 }
 
 // bytes returns the content of a ratchet_tree extension. Blank nodes at the right edge are left out.
 func (t *ratchetTree) bytes() []byte {
-	last := len(t.nodes)
-	for last > 0 && t.nodes[last-1].blank() {
+	last := t.nodes.len()
+	for last > 0 && t.node(nodeIndex(last-1)).blank() {
 		last--
 	}
 	var b cryptobyte.Builder
 	writeVector(&b, func(b *cryptobyte.Builder) {
-		for i := range t.nodes[:last] {
-			t.nodes[i].marshal(b)
+		for n := range nodeIndex(last) {
+			t.node(n).marshal(b)
 		}
 	})
 	return b.BytesOrPanic()

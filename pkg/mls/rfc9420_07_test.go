@@ -261,7 +261,7 @@ func TestRFC9420_7_5(t *testing.T) {
 		tree := staged.Change.After.tree
 		for i, step := range tree.filteredPath(0) {
 			n := staged.content.content.commit.path.nodes[i]
-			if want := len(tree.resolution(step.copath)); step.copath.covers(leaf) && len(n.pathSecrets) != want-1 {
+			if want := tree.resolutionSize(step.copath, nil); step.copath.covers(leaf) && len(n.pathSecrets) != want-1 {
 				t.Errorf("%d secrets for %d nodes, one of them new", len(n.pathSecrets), want)
 			}
 			for _, s := range n.pathSecrets {
@@ -278,14 +278,14 @@ func TestRFC9420_7_5(t *testing.T) {
 		for _, c := range []*client{alice, bob, carol} {
 			for n, k := range c.group.s.private.keys {
 				if n != c.group.s.private.index.node() || c == alice {
-					old[c.name+string(rune('0'+n))] = must(k.k().key.MarshalBinary())(t)
+					old[c.name+string(rune('0'+n))] = k.k().key.private()
 				}
 			}
 		}
 		staged := w.stage(alice, CommitOptions{Path: true})
 		var secrets [][]byte
 		for _, s := range staged.Group().s.private.keys {
-			secrets = append(secrets, must(s.k().key.MarshalBinary())(t))
+			secrets = append(secrets, s.k().key.private())
 		}
 		w.accept(alice, staged)
 		if len(old) < 5 || len(secrets) < 3 {

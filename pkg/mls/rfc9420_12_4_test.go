@@ -273,7 +273,7 @@ func (w *world) fitted(t *testing.T, c *client, change func(u *updatePath)) []by
 		context.epoch++
 		context.treeHash = tree.rootHash()
 		for i, step := range steps {
-			for k, n := range tree.resolution(step.copath) {
+			for k, n := range slices.Collect(tree.resolution(step.copath, nil)) {
 				kem, ct, err := suite1.EncryptWithLabel(loosen(tree).key(int(n)), labelUpdatePathNode, marshal(&context), made.secrets[i].secret)
 				if err != nil {
 					t.Fatal(err)

@@ -1,5 +1,7 @@
 package mls
 
+import "iter"
+
 // ProposalRule gives a custom proposal type its rules, RFC 9420 §12.2 and §13.2.
 type ProposalRule struct {
 	NeedsPath     bool // a commit that holds one has a path
@@ -65,13 +67,11 @@ func (r *Rules) identity(l *LeafNode) string {
 	return string(marshal(&l.credential))
 }
 
-// identities counts the leaves of each client. Blank leaves are nil.
-func (r *Rules) identities(leaves []*LeafNode) map[string]int {
+// identities counts the leaves of each client.
+func (r *Rules) identities(leaves iter.Seq2[leafIndex, *LeafNode]) map[string]int {
 	n := map[string]int{}
 	for _, l := range leaves {
-		if l != nil {
-			n[r.identity(l)]++
-		}
+		n[r.identity(l)]++
 	}
 	return n
 }

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"math"
 	"slices"
@@ -20,6 +21,12 @@ const (
 // messageKey is a key and nonce of the secret tree, for one message.
 type messageKey struct {
 	key, nonce []byte
+}
+
+// newMessageKey returns room for a key and nonce of the suite.
+func newMessageKey(r *suite) messageKey {
+	b := make([]byte, r.aead.keyLen+r.aead.nonceLen)
+	return messageKey{key: b[:r.aead.keyLen:r.aead.keyLen], nonce: b[r.aead.keyLen:]}
 }
 
 // skippedKey is the key of a message that has not arrived though a later one has.
@@ -80,8 +87,8 @@ type ratchetStep struct {
 	generation uint32 // of the key
 }
 
-// derive returns the key of one generation and the step that uses it up. It changes nothing. ErrReplayed: the key was used, is too
-// old to have been kept, or is too far ahead (limits.go).
+// derive returns the key of one generation, which is the caller's to erase, and the step that uses it up. It changes nothing.
+// ErrReplayed: the key was used, is too old to have been kept, or is too far ahead (limits.go).
 func (t *secretTree) derive(leaf uint32, kind ratchetKind, generation uint32) (messageKey, *ratchetStep, error) {
 	step, ok := t.expand(leaf)
 	if !ok {
@@ -126,12 +133,12 @@ func eraseReplaced(old, next *leafRatchets) {
 		if old[k].generation != next[k].generation {
 			clear(old[k].secret)
 		}
-		kept := make(map[uint32]bool, len(next[k].skipped))
-		for _, s := range next[k].skipped {
-			kept[s.generation] = true
-		}
+		kept := next[k].skipped
 		for _, s := range old[k].skipped {
-			if !kept[s.generation] {
+			for len(kept) > 0 && kept[0].generation < s.generation {
+				kept = kept[1:]
+			}
+			if len(kept) == 0 || kept[0].generation != s.generation {
 				s.erase()
 			}
 		}
@@ -156,6 +163,7 @@ func (t *secretTree) expand(leaf uint32) (step *ratchetStep, ok bool) {
 	}
 	// Walk down from the root; the first node with a secret is the only one on the path that has one.
 	var secret []byte
+	derived := false // secret is of this call, not of the state
 	for node := rootOf(int(t.width)); ; {
 		if s := t.nodes[node]; s != nil {
 			secret = s
@@ -170,15 +178,23 @@ func (t *secretTree) expand(leaf uint32) (step *ratchetStep, ok bool) {
 		}
 		if secret != nil {
 			step.added = append(step.added, treeSecret{sibling, t.childSecret(secret, siblingLabel)})
-			secret = t.childSecret(secret, childLabel)
+			below := t.childSecret(secret, childLabel)
+			if derived {
+				clear(secret)
+			}
+			secret, derived = below, true
 		}
 		node = child
 	}
 	if secret == nil {
 		return nil, false // only a damaged state lacks it
 	}
-	step.ratchets[handshakeRatchet].secret = t.suite.ExpandWithLabel(secret, labelHandshake, nil, t.suite.HashLen())
-	step.ratchets[applicationRatchet].secret = t.suite.ExpandWithLabel(secret, labelApplication, nil, t.suite.HashLen())
+	handshake, application := make([]byte, t.suite.HashLen()), make([]byte, t.suite.HashLen())
+	t.suite.expandLabels(secret, nil, labelled{labelHandshake, handshake}, labelled{labelApplication, application})
+	step.ratchets[handshakeRatchet].secret, step.ratchets[applicationRatchet].secret = handshake, application
+	if derived {
+		clear(secret)
+	}
 	return step, true
 }
 
@@ -194,22 +210,34 @@ func (r ratchet) take(suite CipherSuite, generation uint32) (messageKey, ratchet
 	if generation-r.generation > maxForwardRatchet || generation == math.MaxUint32 {
 		return messageKey{}, r, false
 	}
-	secret := r.secret
-	skipped := slices.Clone(r.skipped)
-	for g := r.generation; ; g++ {
-		key := messageKey{
-			key:   suite.deriveTreeSecret(secret, labelKey, g, suite.KeyLen()),
-			nonce: suite.deriveTreeSecret(secret, labelNonce, g, suite.NonceLen()),
+	next := ratchet{generation: r.generation, secret: r.secret, skipped: r.skipped}
+	if ahead := generation - r.generation; ahead > 0 {
+		next.skipped = slices.Grow(slices.Clone(r.skipped), int(ahead))
+	}
+	for {
+		key := next.step(suite)
+		if next.generation > generation {
+			next.skipped = next.skipped[max(0, len(next.skipped)-maxSkippedKeys):]
+			return key, next, true
 		}
-		secret = suite.deriveTreeSecret(secret, labelSecret, g, suite.HashLen())
-		if g == generation {
-			skipped = skipped[max(0, len(skipped)-maxSkippedKeys):]
-			return key, ratchet{generation: g + 1, secret: secret, skipped: skipped}, true
-		}
-		skipped = append(skipped, skippedKey{g, key})
+		next.skipped = append(next.skipped, skippedKey{next.generation - 1, key})
 	}
 }
 
+// step makes the key of r's generation and the secret of the next, RFC 9420 §9.1.
+func (r *ratchet) step(suite CipherSuite) messageKey {
+	row := suite.row()
+	key, secret := newMessageKey(row), make([]byte, row.kdf.size)
+	var generation [4]byte
+	binary.BigEndian.PutUint32(generation[:], r.generation)
+	suite.expandLabels(r.secret, generation[:],
+		labelled{labelKey, key.key}, labelled{labelNonce, key.nonce}, labelled{labelSecret, secret})
+	r.secret = secret
+	r.generation++
+	return key
+}
+
+// takeSkipped returns a copy of a key that was kept.
 func (r ratchet) takeSkipped(generation uint32) (messageKey, ratchet, bool) {
 	i, found := slices.BinarySearchFunc(r.skipped, generation, func(k skippedKey, g uint32) int {
 		return cmp.Compare(k.generation, g)
@@ -217,9 +245,9 @@ func (r ratchet) takeSkipped(generation uint32) (messageKey, ratchet, bool) {
 	if !found {
 		return messageKey{}, r, false
 	}
-	key := r.skipped[i].messageKey
+	k := r.skipped[i]
 	r.skipped = slices.Concat(r.skipped[:i], r.skipped[i+1:])
-	return key, r, true
+	return messageKey{key: slices.Clone(k.key), nonce: slices.Clone(k.nonce)}, r, true
 }
 
 // erase clears every secret.

@@ -49,8 +49,10 @@ func (g *Group) Merge(c *StagedCommit) error {
 	next := c.next.s
 	next.past, next.keep = slices.Concat([]*pastEpoch{g.s.retire()}, g.s.past), g.s.keep
 	next.forget()
-	for _, p := range next.past {
-		p.share(next.public.tree)
+	if before.tree != now.tree { // the commit has been stored and read: its tree shares nothing with the group's
+		for _, p := range next.past {
+			p.rebase(next.public.tree)
+		}
 	}
 	g.s = next
 	return nil

@@ -151,8 +151,8 @@ func (s *groupState) checkReInit(now *PublicGroup, link *PSKID) error {
 	case !sameExtensions(r.Extensions, now.context.extensions):
 		return broken("11.2", "a successor has the extensions of the ReInit")
 	}
-	left := now.rules.identities(now.tree.leaves())
-	for id, n := range now.rules.identities(s.public.tree.leaves()) {
+	left := now.rules.identities(now.tree.occupiedLeaves())
+	for id, n := range now.rules.identities(s.public.tree.occupiedLeaves()) {
 		if left[id] < n {
 			return broken("11.2", "all members are in the successor")
 		}
@@ -162,15 +162,15 @@ func (s *groupState) checkReInit(now *PublicGroup, link *PSKID) error {
 
 func (s *groupState) checkBranch(now *PublicGroup, link *PSKID) error {
 	old := &s.public.context
-	leaves := s.public.tree.leaves()
+	leaves := s.public.tree.occupiedLeaves()
 	if p := s.pastEpoch(link.Epoch); p != nil {
-		leaves = p.leaves
+		leaves = p.nodes.occupiedLeaves()
 	}
 	if now.context.version != old.version || now.context.suite != old.suite {
 		return broken("11.3", "a branch has the version and cipher suite of the group that it is of")
 	}
 	members := now.rules.identities(leaves)
-	for id := range now.rules.identities(now.tree.leaves()) {
+	for id := range now.rules.identities(now.tree.occupiedLeaves()) {
 		if members[id] == 0 {
 			return broken("11.3", "all members of a branch are members of the group that it is of")
 		}

@@ -3,49 +3,100 @@ package mls
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/ed25519"
-	"crypto/hkdf"
-	"crypto/hmac"
+	"crypto/ecdh"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
-	"fmt"
-	"hash"
+	"sync"
 
-	"github.com/cloudflare/circl/hpke"
-	"github.com/cloudflare/circl/kem"
-	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/chacha20poly1305"
 )
 
 // labelPrefix begins every label of RFC 9420 but that of RefHash, whose callers write it out.
 const labelPrefix = "MLS 1.0 "
 
-// suite is one row of the table of cipher suites, RFC 9420 §5.1. Signatures are Ed25519 in every row so far; a row with
-// another scheme also needs another representation in signatureSecret.
+// suite is one row of the table of cipher suites, RFC 9420 §5.1.
 type suite struct {
-	hash     func() hash.Hash
-	hashLen  int // Nh
-	keyLen   int // AEAD.Nk
-	nonceLen int // AEAD.Nn
-	aead     func(key []byte) (cipher.AEAD, error)
-	kem      kem.Scheme
-	hpke     hpke.Suite
-	// validKEMKey reports whether bytes are a public key of kem that Encap does not refuse.
-	validKEMKey func(b []byte) bool
+	kdf       *kdf
+	aead      *aeadAlgorithm
+	kem       kem
+	signature signatureScheme
+
+	hpkeID    string // suite_id of HPKE's key schedule, RFC 9180 §5.1
+	pskIDHash []byte // psk_id_hash of that section, for no PSK
 }
 
-var suites = map[CipherSuite]*suite{
-	X25519_AES128GCM_SHA256_Ed25519: {
-		hash:     sha256.New,
-		hashLen:  sha256.Size,
-		keyLen:   16,
-		nonceLen: 12,
-		aead:     newGCM,
-		kem:      hpke.KEM_X25519_HKDF_SHA256.Scheme(),
-		hpke:     hpke.NewSuite(hpke.KEM_X25519_HKDF_SHA256, hpke.KDF_HKDF_SHA256, hpke.AEAD_AES128GCM),
+// aeadAlgorithm is an AEAD with its id, RFC 9180 §7.3.
+type aeadAlgorithm struct {
+	id       uint16
+	keyLen   int // Nk
+	nonceLen int // Nn
+	open     func(key []byte) (cipher.AEAD, error)
+}
 
-		validKEMKey: validX25519,
-	},
+// kdfID is the id of HKDF with a hash of so many bytes, RFC 9180 §7.2.
+var kdfID = map[int]uint16{sha256.Size: 1, sha512.Size384: 2, sha512.Size: 3}
+
+func newSuite(k kem, f *kdf, a *aeadAlgorithm, s signatureScheme) *suite {
+	id := []byte("HPKE")
+	for _, part := range []uint16{k.id(), kdfID[f.size], a.id} {
+		id = binary.BigEndian.AppendUint16(id, part)
+	}
+	r := &suite{kdf: f, aead: a, kem: k, signature: s, hpkeID: string(id)}
+	r.pskIDHash = f.labeledExtract(r.hpkeID, nil, "psk_id_hash", nil)
+	return r
+}
+
+var (
+	hkdfSHA256 = newKDF(sha256.New)
+	hkdfSHA384 = newKDF(sha512.New384)
+	hkdfSHA512 = newKDF(sha512.New)
+
+	aes128GCM        = &aeadAlgorithm{id: 1, keyLen: 16, nonceLen: 12, open: newGCM}
+	aes256GCM        = &aeadAlgorithm{id: 2, keyLen: 32, nonceLen: 12, open: newGCM}
+	chaCha20Poly1305 = &aeadAlgorithm{id: 3, keyLen: chacha20poly1305.KeySize, nonceLen: chacha20poly1305.NonceSize, open: chacha20poly1305.New}
+
+	dhP256   = newDHKEM(0x0010, &nistGroup{curve: ecdh.P256(), secretLen: 32, mask: 0xff}, hkdfSHA256)
+	dhP384   = newDHKEM(0x0011, &nistGroup{curve: ecdh.P384(), secretLen: 48, mask: 0xff}, hkdfSHA384)
+	dhP521   = newDHKEM(0x0012, &nistGroup{curve: ecdh.P521(), secretLen: 66, mask: 0x01}, hkdfSHA512)
+	dhX25519 = newDHKEM(0x0020, x25519Group{}, hkdfSHA256)
+	dhX448   = newDHKEM(0x0021, x448Group{}, hkdfSHA512)
+
+	ecdsaP256 = &ecdsaScheme{curve: elliptic.P256(), newHash: sha256.New}
+	ecdsaP384 = &ecdsaScheme{curve: elliptic.P384(), newHash: sha512.New384}
+	ecdsaP521 = &ecdsaScheme{curve: elliptic.P521(), newHash: sha512.New}
+)
+
+// suites are the cipher suites of RFC 9420 §17.1.
+var suites = map[CipherSuite]*suite{
+	X25519_AES128GCM_SHA256_Ed25519:        newSuite(dhX25519, hkdfSHA256, aes128GCM, ed25519Scheme{}),
+	P256_AES128GCM_SHA256_P256:             newSuite(dhP256, hkdfSHA256, aes128GCM, ecdsaP256),
+	X25519_CHACHA20POLY1305_SHA256_Ed25519: newSuite(dhX25519, hkdfSHA256, chaCha20Poly1305, ed25519Scheme{}),
+	X448_AES256GCM_SHA512_Ed448:            newSuite(dhX448, hkdfSHA512, aes256GCM, ed448Scheme{}),
+	P521_AES256GCM_SHA512_P521:             newSuite(dhP521, hkdfSHA512, aes256GCM, ecdsaP521),
+	X448_CHACHA20POLY1305_SHA512_Ed448:     newSuite(dhX448, hkdfSHA512, chaCha20Poly1305, ed448Scheme{}),
+	P384_AES256GCM_SHA384_P384:             newSuite(dhP384, hkdfSHA384, aes256GCM, ecdsaP384),
+}
+
+// xwingAES256 is the suite that RegisterXWing gives an id.
+var xwingAES256 = newSuite(xwingKEM{}, hkdfSHA512, aes256GCM, ed25519Scheme{})
+
+// private are the suites with an id for private use, all xwingAES256.
+var private sync.Map // of CipherSuite to *suite
+
+// RegisterXWing makes id a post-quantum suite: the KEM X-Wing (draft-connolly-cfrg-xwing-kem), HKDF and hash SHA-512,
+// AES-256-GCM and Ed25519. The suite has no assigned value yet. So id is one for private use, 0xF000 to 0xFFFF (RFC 9420
+// §17.1), that all members of a group must have agreed on: ts-mls takes 0xF00D. Signatures stay classical; what it
+// protects is what is recorded today. It may be called at any time, for the same id too. It returns a RuleError for
+// another id.
+func RegisterXWing(id CipherSuite) error {
+	if id < 0xf000 {
+		return broken("17.1", "a suite that has no assigned value takes one for private use")
+	}
+	private.Store(id, xwingAES256)
+	return nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -56,13 +107,24 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
+// find returns the suite's row, nil if there is none.
+func (cs CipherSuite) find() *suite {
+	if r := suites[cs]; r != nil {
+		return r
+	}
+	if r, ok := private.Load(cs); ok {
+		return r.(*suite)
+	}
+	return nil
+}
+
 // Supported reports whether the package implements the suite. The other methods of a suite that is not supported
 // panic; every value that the package hands out has been checked.
-func (cs CipherSuite) Supported() bool { return suites[cs] != nil }
+func (cs CipherSuite) Supported() bool { return cs.find() != nil }
 
 // row returns the suite's row. Whoever takes a suite from a message checks Supported first.
 func (cs CipherSuite) row() *suite {
-	r := suites[cs]
+	r := cs.find()
 	if r == nil {
 		panic("mls: use of an unsupported cipher suite")
 	}
@@ -70,72 +132,24 @@ func (cs CipherSuite) row() *suite {
 }
 
 // HashLen returns Nh, the length of a hash and of every secret of the key schedule, in bytes.
-func (cs CipherSuite) HashLen() int { return cs.row().hashLen }
+func (cs CipherSuite) HashLen() int { return cs.row().kdf.size }
 
 // KeyLen returns AEAD.Nk in bytes.
-func (cs CipherSuite) KeyLen() int { return cs.row().keyLen }
+func (cs CipherSuite) KeyLen() int { return cs.row().aead.keyLen }
 
 // NonceLen returns AEAD.Nn in bytes.
-func (cs CipherSuite) NonceLen() int { return cs.row().nonceLen }
+func (cs CipherSuite) NonceLen() int { return cs.row().aead.nonceLen }
 
 // Hash returns the hash of b.
 func (cs CipherSuite) Hash(b []byte) []byte {
-	h := cs.row().hash()
+	h := cs.row().kdf.newHash()
 	h.Write(b)
 	return h.Sum(nil)
 }
 
 // RefHash is RFC 9420 §5.2. The label is taken as it is, with no prefix.
 func (cs CipherSuite) RefHash(label string, value []byte) []byte {
-	var b cryptobyte.Builder
-	writeOpaque(&b, []byte(label))
-	writeOpaque(&b, value)
-	return cs.Hash(b.BytesOrPanic())
-}
-
-// mac is HMAC with the suite's hash, the MAC of RFC 9420 §5.1.
-func (cs CipherSuite) mac(key, message []byte) []byte {
-	m := hmac.New(cs.row().hash, key)
-	m.Write(message)
-	return m.Sum(nil)
-}
-
-// verifyMAC compares in constant time.
-func (cs CipherSuite) verifyMAC(key, message, tag []byte) bool {
-	return hmac.Equal(cs.mac(key, message), tag)
-}
-
-// extract is KDF.Extract(salt, ikm). A nil salt or ikm is the zero-length string, not Nh zeros.
-func (cs CipherSuite) extract(salt, ikm []byte) []byte {
-	return cs.mac(salt, ikm) // RFC 5869: PRK = HMAC-Hash(salt, IKM)
-}
-
-// expand is KDF.Expand. It panics if n exceeds 255 hashes: lengths come from this package or its caller, not from peers.
-func (cs CipherSuite) expand(secret, info []byte, n int) []byte {
-	out, err := hkdf.Expand(cs.row().hash, secret, string(info), n)
-	if err != nil {
-		panic("mls: KDF.Expand: length out of bounds")
-	}
-	return out
-}
-
-// ExpandWithLabel is RFC 9420 §8: KDFLabel's label is "MLS 1.0 " + label. n is in bytes, at most 255 hashes.
-func (cs CipherSuite) ExpandWithLabel(secret []byte, label string, context []byte, n int) []byte {
-	var b cryptobyte.Builder
-	b.AddUint16(uint16(n))
-	writeOpaque(&b, []byte(labelPrefix+label))
-	writeOpaque(&b, context)
-	return cs.expand(secret, b.BytesOrPanic(), n)
-}
-
-// deriveSecret is DeriveSecret, RFC 9420 §8.
-func (cs CipherSuite) deriveSecret(secret []byte, label string) []byte {
-	return cs.ExpandWithLabel(secret, label, nil, cs.HashLen())
-}
-
-// deriveTreeSecret is DeriveTreeSecret, RFC 9420 §9.
-func (cs CipherSuite) deriveTreeSecret(secret []byte, label string, generation uint32, n int) []byte {
-	return cs.ExpandWithLabel(secret, label, binary.BigEndian.AppendUint32(nil, generation), n)
+	return cs.Hash(appendOpaque(appendOpaque(nil, []byte(label)), value))
 }
 
 // randomSecret returns Nh random bytes.
@@ -148,108 +162,29 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// Seal is the suite's AEAD. It panics if key or nonce do not have the suite's lengths.
-func (cs CipherSuite) Seal(key, nonce, aad, plaintext []byte) []byte {
-	aead, err := cs.row().aead(key)
+// seal is the suite's AEAD. It panics if key or nonce do not have the suite's lengths.
+func (r *suite) seal(key, nonce, aad, plaintext []byte) []byte {
+	a, err := r.aead.open(key)
 	if err != nil {
 		panic("mls: AEAD key of wrong length")
 	}
-	return aead.Seal(nil, nonce, plaintext, aad)
+	return a.Seal(nil, nonce, plaintext, aad)
+}
+
+// Seal is the suite's AEAD. It panics if key or nonce do not have the suite's lengths.
+func (cs CipherSuite) Seal(key, nonce, aad, plaintext []byte) []byte {
+	return cs.row().seal(key, nonce, aad, plaintext)
 }
 
 // Open is the suite's AEAD. It returns ErrUnauthenticated.
 func (cs CipherSuite) Open(key, nonce, aad, ciphertext []byte) ([]byte, error) {
-	aead, err := cs.row().aead(key)
-	if err != nil || len(nonce) != aead.NonceSize() {
+	a, err := cs.row().aead.open(key)
+	if err != nil || len(nonce) != a.NonceSize() {
 		return nil, ErrUnauthenticated
 	}
-	plaintext, err := aead.Open(nil, nonce, ciphertext, aad)
+	plaintext, err := a.Open(nil, nonce, ciphertext, aad)
 	if err != nil {
 		return nil, ErrUnauthenticated
 	}
 	return plaintext, nil
 }
-
-// signContent is SignContent, RFC 9420 §5.1.2.
-func signContent(label string, content []byte) []byte {
-	var b cryptobyte.Builder
-	writeOpaque(&b, []byte(labelPrefix+label))
-	writeOpaque(&b, content)
-	return b.BytesOrPanic()
-}
-
-// VerifyWithLabel is RFC 9420 §5.1.2. A public key or signature of wrong length does not verify.
-func (cs CipherSuite) VerifyWithLabel(pub []byte, label string, content, sig []byte) bool {
-	return cs.Supported() && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, signContent(label, content), sig)
-}
-
-// SignatureKey is a secret signature key with its suite. It prints as "[secret]" and cannot be compared; MarshalBinary
-// is the one way out, for storage. The zero value holds no key.
-type SignatureKey struct {
-	// A func cannot be compared, and fmt shows no more of it than an address. A pointer would not do: fmt ignores the
-	// methods of an unexported field of a caller's struct, and for a verb that does not suit a pointer it prints what it
-	// points to.
-	k func() *signatureSecret
-}
-
-type signatureSecret struct {
-	suite CipherSuite
-	key   ed25519.PrivateKey
-}
-
-// GenerateSignatureKey returns a fresh key. It returns ErrUnsupported for an unsupported suite.
-func (cs CipherSuite) GenerateSignatureKey() (SignatureKey, error) {
-	return cs.DeriveSignatureKey(randomBytes(ed25519.SeedSize))
-}
-
-// DeriveSignatureKey returns the key of a 32-byte Ed25519 seed. It returns ErrUnsupported or ErrMalformed.
-func (cs CipherSuite) DeriveSignatureKey(seed []byte) (SignatureKey, error) {
-	if !cs.Supported() {
-		return SignatureKey{}, ErrUnsupported
-	}
-	if len(seed) != ed25519.SeedSize {
-		return SignatureKey{}, ErrMalformed
-	}
-	secret := &signatureSecret{suite: cs, key: ed25519.NewKeyFromSeed(seed)}
-	return SignatureKey{k: func() *signatureSecret { return secret }}, nil
-}
-
-// isZero reports whether the value holds no key.
-func (k SignatureKey) isZero() bool { return k.k == nil }
-
-// Public returns the public key, or nil for the zero value.
-func (k SignatureKey) Public() []byte {
-	if k.isZero() {
-		return nil
-	}
-	return append([]byte(nil), k.k().key[ed25519.SeedSize:]...)
-}
-
-// SignWithLabel is RFC 9420 §5.1.2. It panics for the zero value.
-func (k SignatureKey) SignWithLabel(label string, content []byte) []byte {
-	return ed25519.Sign(k.k().key, signContent(label, content))
-}
-
-// MarshalBinary returns the secret key for storage: the suite, then the seed. It returns ErrInvalid for the zero value.
-func (k SignatureKey) MarshalBinary() ([]byte, error) {
-	if k.isZero() {
-		return nil, ErrInvalid
-	}
-	return append(binary.BigEndian.AppendUint16(nil, uint16(k.k().suite)), k.k().key.Seed()...), nil
-}
-
-// UnmarshalBinary reads what MarshalBinary wrote. It returns ErrMalformed or ErrUnsupported and then leaves k as it is.
-func (k *SignatureKey) UnmarshalBinary(b []byte) error {
-	if len(b) < 2 {
-		return ErrMalformed
-	}
-	read, err := CipherSuite(binary.BigEndian.Uint16(b)).DeriveSignatureKey(b[2:])
-	if err != nil {
-		return err
-	}
-	*k = read
-	return nil
-}
-
-// Format writes "[secret]" for every verb.
-func (SignatureKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[secret]") }

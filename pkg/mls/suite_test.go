@@ -2,69 +2,142 @@ package mls
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
-
-	"github.com/cloudflare/circl/dh/x25519"
 )
 
 const suite1 = X25519_AES128GCM_SHA256_Ed25519
 
-func TestKeysPrintAsSecret(t *testing.T) {
-	sig := must(suite1.GenerateSignatureKey())(t)
-	enc := must(suite1.GenerateHPKEKey())(t)
-	secrets := KeyPackageSecrets{InitKey: enc, EncryptionKey: enc, SignatureKey: sig}
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
-		for _, v := range []any{sig, &sig, enc, &enc} {
-			if got := fmt.Sprintf(verb, v); strings.Trim(got, "&") != "[secret]" {
-				t.Errorf("%s of %T: %s", verb, v, got)
-			}
-		}
-		// fmt ignores the methods of unexported fields: the bytes must not be reachable for it either.
-		hidden := struct {
-			s SignatureKey
-			h HPKEPrivateKey
-			k KeyPackageSecrets
-		}{sig, enc, secrets}
-		out := fmt.Sprintf(verb, hidden)
-		for _, b := range [][]byte{sig.k().key.Seed(), must(enc.k().key.MarshalBinary())(t)} {
-			for _, form := range []string{"%x", "%X", "%v", "%q"} {
-				if strings.Contains(out, strings.Trim(fmt.Sprintf(form, b[:8]), "[]\"")) {
-					t.Errorf("%s shows a key", verb)
-				}
-			}
+// suiteXWing has the value that ts-mls gives the suite.
+const suiteXWing CipherSuite = 0xf00d
+
+var suiteNames = []struct {
+	suite CipherSuite
+	name  string
+}{
+	{X25519_AES128GCM_SHA256_Ed25519, "X25519_AES128GCM_SHA256_Ed25519"},
+	{P256_AES128GCM_SHA256_P256, "P256_AES128GCM_SHA256_P256"},
+	{X25519_CHACHA20POLY1305_SHA256_Ed25519, "X25519_CHACHA20POLY1305_SHA256_Ed25519"},
+	{X448_AES256GCM_SHA512_Ed448, "X448_AES256GCM_SHA512_Ed448"},
+	{P521_AES256GCM_SHA512_P521, "P521_AES256GCM_SHA512_P521"},
+	{X448_CHACHA20POLY1305_SHA512_Ed448, "X448_CHACHA20POLY1305_SHA512_Ed448"},
+	{P384_AES256GCM_SHA384_P384, "P384_AES256GCM_SHA384_P384"},
+	{suiteXWing, "XWING_AES256GCM_SHA512_Ed25519"},
+}
+
+func init() {
+	if err := RegisterXWing(suiteXWing); err != nil {
+		panic(err)
+	}
+}
+
+// eachSuite runs f for every suite that there is.
+func eachSuite(t *testing.T, f func(t *testing.T, cs CipherSuite)) {
+	t.Helper()
+	for _, s := range suiteNames {
+		t.Run(s.name, func(t *testing.T) { f(t, s.suite) })
+	}
+}
+
+func TestEverySuiteIsTested(t *testing.T) {
+	named := map[CipherSuite]bool{}
+	for _, s := range suiteNames {
+		named[s.suite] = true
+	}
+	for cs := range 1 << 16 {
+		if cs := CipherSuite(cs); cs.Supported() != named[cs] {
+			t.Errorf("suite %#04x: supported %v, tested %v", uint16(cs), cs.Supported(), named[cs])
 		}
 	}
 }
 
-func TestKeyStorage(t *testing.T) {
-	sig := must(suite1.GenerateSignatureKey())(t)
-	enc := must(suite1.GenerateHPKEKey())(t)
-	sigBytes, encBytes := must(sig.MarshalBinary())(t), must(enc.MarshalBinary())(t)
+func TestRegisterXWing(t *testing.T) {
+	for id, ok := range map[CipherSuite]bool{0: false, suite1: false, 8: false, 0xefff: false, suiteXWing: true} {
+		if err := RegisterXWing(id); (err == nil) != ok || !ok && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%#04x: %v", uint16(id), err)
+		}
+	}
+}
 
-	var sig2 SignatureKey
-	if err := sig2.UnmarshalBinary(sigBytes); err != nil || !bytes.Equal(sig2.Public(), sig.Public()) {
-		t.Errorf("signature key: %v", err)
-	}
-	var enc2 HPKEPrivateKey
-	if err := enc2.UnmarshalBinary(encBytes); err != nil || !bytes.Equal(enc2.Public(), enc.Public()) {
-		t.Errorf("HPKE key: %v", err)
-	}
-	for i := range sigBytes {
-		if err := new(SignatureKey).UnmarshalBinary(sigBytes[:i]); err == nil {
-			t.Errorf("read %d bytes of a signature key", i)
+func TestSuiteLengths(t *testing.T) {
+	for cs, want := range map[CipherSuite][2]int{ // RFC 9420 §17.1, RFC 9180 §7.2 and §7.3
+		X25519_AES128GCM_SHA256_Ed25519:        {32, 16},
+		P256_AES128GCM_SHA256_P256:             {32, 16},
+		X25519_CHACHA20POLY1305_SHA256_Ed25519: {32, 32},
+		X448_AES256GCM_SHA512_Ed448:            {64, 32},
+		P521_AES256GCM_SHA512_P521:             {64, 32},
+		X448_CHACHA20POLY1305_SHA512_Ed448:     {64, 32},
+		P384_AES256GCM_SHA384_P384:             {48, 32},
+		suiteXWing:                             {64, 32},
+	} {
+		if got := [2]int{cs.HashLen(), cs.KeyLen()}; got != want || cs.NonceLen() != 12 || len(cs.Hash(nil)) != want[0] {
+			t.Errorf("suite %d: Nh and Nk %v, want %v; Nn %d", cs, got, want, cs.NonceLen())
 		}
-		if err := new(HPKEPrivateKey).UnmarshalBinary(encBytes[:i]); err == nil {
-			t.Errorf("read %d bytes of an HPKE key", i)
+	}
+}
+
+func TestKeysPrintAsSecret(t *testing.T) {
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		sig := must(cs.GenerateSignatureKey())(t)
+		enc := must(cs.GenerateHPKEKey())(t)
+		secrets := KeyPackageSecrets{InitKey: enc, EncryptionKey: enc, SignatureKey: sig}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
+			for _, v := range []any{sig, &sig, enc, &enc} {
+				if got := fmt.Sprintf(verb, v); strings.Trim(got, "&") != "[secret]" {
+					t.Errorf("%s of %T: %s", verb, v, got)
+				}
+			}
+			// fmt ignores the methods of unexported fields: the bytes must not be reachable for it either.
+			hidden := struct {
+				s SignatureKey
+				h HPKEPrivateKey
+				k KeyPackageSecrets
+			}{sig, enc, secrets}
+			out := fmt.Sprintf(verb, hidden)
+			for _, b := range [][]byte{sig.k().key.private(), enc.k().key.private()} {
+				for _, form := range []string{"%x", "%X", "%v", "%q"} {
+					if strings.Contains(out, strings.Trim(fmt.Sprintf(form, b[:8]), "[]\"")) {
+						t.Errorf("%s shows a key", verb)
+					}
+				}
+			}
 		}
-	}
-	sigBytes[1] = 99
-	if err := sig2.UnmarshalBinary(sigBytes); !errors.Is(err, ErrUnsupported) || !bytes.Equal(sig2.Public(), sig.Public()) {
-		t.Errorf("another suite: %v", err)
-	}
+	})
+}
+
+func TestKeyStorage(t *testing.T) {
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		sig := must(cs.GenerateSignatureKey())(t)
+		enc := must(cs.GenerateHPKEKey())(t)
+		sigBytes, encBytes := must(sig.MarshalBinary())(t), must(enc.MarshalBinary())(t)
+
+		var sig2 SignatureKey
+		if err := sig2.UnmarshalBinary(sigBytes); err != nil || !bytes.Equal(sig2.Public(), sig.Public()) {
+			t.Errorf("signature key: %v", err)
+		}
+		var enc2 HPKEPrivateKey
+		if err := enc2.UnmarshalBinary(encBytes); err != nil || !bytes.Equal(enc2.Public(), enc.Public()) {
+			t.Errorf("HPKE key: %v", err)
+		}
+		wantBytes(t, "stored signature key", must(sig2.MarshalBinary())(t), sigBytes)
+		wantBytes(t, "stored HPKE key", must(enc2.MarshalBinary())(t), encBytes)
+		for i := range sigBytes {
+			if err := new(SignatureKey).UnmarshalBinary(sigBytes[:i]); err == nil {
+				t.Errorf("read %d bytes of a signature key", i)
+			}
+		}
+		for i := range encBytes {
+			if err := new(HPKEPrivateKey).UnmarshalBinary(encBytes[:i]); err == nil {
+				t.Errorf("read %d bytes of an HPKE key", i)
+			}
+		}
+		sigBytes[0], sigBytes[1] = 0, 99
+		if err := sig2.UnmarshalBinary(sigBytes); !errors.Is(err, ErrUnsupported) || !bytes.Equal(sig2.Public(), sig.Public()) {
+			t.Errorf("another suite: %v", err)
+		}
+	})
 	if _, err := (SignatureKey{}).MarshalBinary(); err == nil {
 		t.Error("stored no signature key")
 	}
@@ -77,146 +150,43 @@ func TestKeyStorage(t *testing.T) {
 }
 
 func TestUnsupportedSuite(t *testing.T) {
-	for name, f := range map[string]func() error{
-		"GenerateHPKEKey":      func() error { _, err := CipherSuite(2).GenerateHPKEKey(); return err },
-		"GenerateSignatureKey": func() error { _, err := CipherSuite(2).GenerateSignatureKey(); return err },
-		"DeriveHPKEKey":        func() error { _, err := CipherSuite(2).DeriveHPKEKey(make([]byte, 32)); return err },
-		"parseRatchetTree":     func() error { _, err := parseRatchetTree(2, nil); return err },
-	} {
-		if err := f(); !errors.Is(err, ErrUnsupported) {
-			t.Errorf("%s: %v", name, err)
+	for _, cs := range []CipherSuite{0, 8, 0xf00c, 0xffff} {
+		for name, f := range map[string]func() error{
+			"GenerateHPKEKey":      func() error { _, err := cs.GenerateHPKEKey(); return err },
+			"GenerateSignatureKey": func() error { _, err := cs.GenerateSignatureKey(); return err },
+			"DeriveHPKEKey":        func() error { _, err := cs.DeriveHPKEKey(make([]byte, 32)); return err },
+			"DeriveSignatureKey":   func() error { _, err := cs.DeriveSignatureKey(make([]byte, 32)); return err },
+			"parseHPKEPrivateKey":  func() error { _, err := cs.parseHPKEPrivateKey(make([]byte, 32)); return err },
+			"parseRatchetTree":     func() error { _, err := parseRatchetTree(cs, nil); return err },
+		} {
+			if err := f(); !errors.Is(err, ErrUnsupported) {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
-	}
-	if CipherSuite(2).Supported() || CipherSuite(2).VerifyWithLabel(make([]byte, 32), "", nil, make([]byte, 64)) {
-		t.Error("suite 2 is not supported")
+		if cs.Supported() || cs.VerifyWithLabel(make([]byte, 32), "", nil, make([]byte, 64)) {
+			t.Errorf("suite %d is not supported", cs)
+		}
 	}
 }
 
 func TestAEAD(t *testing.T) {
-	key, nonce := randomBytes(suite1.KeyLen()), randomBytes(suite1.NonceLen())
-	ct := suite1.Seal(key, nonce, []byte("aad"), []byte("text"))
-	got, err := suite1.Open(key, nonce, []byte("aad"), ct)
-	if err != nil || string(got) != "text" {
-		t.Fatalf("%q, %v", got, err)
-	}
-	for name, open := range map[string]func() ([]byte, error){
-		"aad":        func() ([]byte, error) { return suite1.Open(key, nonce, nil, ct) },
-		"cut":        func() ([]byte, error) { return suite1.Open(key, nonce, []byte("aad"), ct[1:]) },
-		"nonce":      func() ([]byte, error) { return suite1.Open(key, nonce[1:], []byte("aad"), ct) },
-		"key":        func() ([]byte, error) { return suite1.Open(key[1:], nonce, []byte("aad"), ct) },
-		"ciphertext": func() ([]byte, error) { return suite1.Open(key, nonce, []byte("aad"), nil) },
-	} {
-		if _, err := open(); err != ErrUnauthenticated {
-			t.Errorf("%s: %v", name, err)
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		key, nonce := randomBytes(cs.KeyLen()), randomBytes(cs.NonceLen())
+		ct := cs.Seal(key, nonce, []byte("aad"), []byte("text"))
+		got, err := cs.Open(key, nonce, []byte("aad"), ct)
+		if err != nil || string(got) != "text" {
+			t.Fatalf("%q, %v", got, err)
 		}
-	}
-}
-
-func TestHPKE(t *testing.T) {
-	priv, other := must(suite1.GenerateHPKEKey())(t), must(suite1.GenerateHPKEKey())(t)
-	kem, ct, err := suite1.HPKESeal(priv.Public(), []byte("info"), []byte("aad"), []byte("text"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := suite1.HPKEOpen(priv, []byte("info"), []byte("aad"), kem, ct)
-	if err != nil || string(got) != "text" {
-		t.Fatalf("%q, %v", got, err)
-	}
-	for name, open := range map[string]func() ([]byte, error){
-		"key": func() ([]byte, error) { return suite1.HPKEOpen(other, []byte("info"), []byte("aad"), kem, ct) },
-		"no key": func() ([]byte, error) {
-			return suite1.HPKEOpen(HPKEPrivateKey{}, []byte("info"), []byte("aad"), kem, ct)
-		},
-		"info":       func() ([]byte, error) { return suite1.HPKEOpen(priv, nil, []byte("aad"), kem, ct) },
-		"aad":        func() ([]byte, error) { return suite1.HPKEOpen(priv, []byte("info"), nil, kem, ct) },
-		"kem output": func() ([]byte, error) { return suite1.HPKEOpen(priv, []byte("info"), []byte("aad"), kem[1:], ct) },
-		"zero kem": func() ([]byte, error) {
-			return suite1.HPKEOpen(priv, []byte("info"), []byte("aad"), make([]byte, 32), ct)
-		},
-		"ciphertext": func() ([]byte, error) { return suite1.HPKEOpen(priv, []byte("info"), []byte("aad"), kem, ct[1:]) },
-	} {
-		if _, err := open(); err != ErrUnauthenticated {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for _, pub := range [][]byte{nil, make([]byte, 31), make([]byte, 32)} {
-		if _, _, err := suite1.EncryptWithLabel(pub, "l", nil, nil); err != ErrMalformed {
-			t.Errorf("sealed to a bad key: %v", err)
-		}
-	}
-}
-
-func TestHPKEExport(t *testing.T) {
-	priv := must(suite1.GenerateHPKEKey())(t)
-	kem, sent, err := suite1.exportTo(priv.Public(), "label", 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantBytes(t, "export", must(suite1.exportFrom(priv, kem, "label", 32))(t), sent)
-	if got := must(suite1.exportFrom(priv, kem, "other", 32))(t); bytes.Equal(got, sent) {
-		t.Error("the label does not matter")
-	}
-	if _, err := suite1.exportFrom(priv, nil, "label", 32); err != ErrUnauthenticated {
-		t.Errorf("no kem output: %v", err)
-	}
-}
-
-// The list of refused keys must be exactly what the library refuses to seal to.
-func TestLowOrderKeys(t *testing.T) {
-	var secret, shared x25519.Key
-	rand.Read(secret[:])
-	if len(lowOrderX25519) != 7 {
-		t.Errorf("%d encodings", len(lowOrderX25519))
-	}
-	for u := range lowOrderX25519 {
-		for _, top := range []byte{0, 0x80} {
-			key := x25519.Key(u)
-			key[31] |= top
-			if x25519.Shared(&shared, &secret, &key) {
-				t.Error("a listed key is not of small order")
-			}
-			if suite1.validHPKEPublicKey(key[:]) {
-				t.Error("a key of small order is valid")
+		for name, open := range map[string]func() ([]byte, error){
+			"aad":        func() ([]byte, error) { return cs.Open(key, nonce, nil, ct) },
+			"cut":        func() ([]byte, error) { return cs.Open(key, nonce, []byte("aad"), ct[1:]) },
+			"nonce":      func() ([]byte, error) { return cs.Open(key, nonce[1:], []byte("aad"), ct) },
+			"key":        func() ([]byte, error) { return cs.Open(key[1:], nonce, []byte("aad"), ct) },
+			"ciphertext": func() ([]byte, error) { return cs.Open(key, nonce, []byte("aad"), nil) },
+		} {
+			if _, err := open(); err != ErrUnauthenticated {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
-	}
-	// All other values that are not canonical, and a fresh key, work.
-	for low := 0xef; low <= 0xff; low++ {
-		key := x25519.Key(nearX25519Prime(byte(low)))
-		if !x25519.Shared(&shared, &secret, &key) || !suite1.validHPKEPublicKey(key[:]) {
-			t.Errorf("p+%d is refused", low-0xed)
-		}
-	}
-	if !suite1.validHPKEPublicKey(must(suite1.GenerateHPKEKey())(t).Public()) {
-		t.Error("a fresh key is refused")
-	}
-}
-
-func TestDeriveKeyLengths(t *testing.T) {
-	for _, n := range []int{0, 31, 33} {
-		if _, err := suite1.DeriveHPKEKey(make([]byte, n)); err != ErrMalformed {
-			t.Errorf("HPKE seed of %d: %v", n, err)
-		}
-		if _, err := suite1.DeriveSignatureKey(make([]byte, n)); err != ErrMalformed {
-			t.Errorf("signature seed of %d: %v", n, err)
-		}
-	}
-}
-
-func TestVerifyWithLabel(t *testing.T) {
-	key := must(suite1.GenerateSignatureKey())(t)
-	sig := key.SignWithLabel("label", []byte("content"))
-	for name, got := range map[string]bool{
-		"label":     suite1.VerifyWithLabel(key.Public(), "other", []byte("content"), sig),
-		"content":   suite1.VerifyWithLabel(key.Public(), "label", nil, sig),
-		"signature": suite1.VerifyWithLabel(key.Public(), "label", []byte("content"), sig[1:]),
-		"key":       suite1.VerifyWithLabel(key.Public()[1:], "label", []byte("content"), sig),
-	} {
-		if got {
-			t.Errorf("another %s verifies", name)
-		}
-	}
-	if !suite1.VerifyWithLabel(key.Public(), "label", []byte("content"), sig) {
-		t.Error("signature does not verify")
-	}
+	})
 }

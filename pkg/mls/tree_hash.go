@@ -1,9 +1,9 @@
 package mls
 
 import (
+	"encoding/binary"
+	"hash"
 	"slices"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // rootHash returns the tree hash of the root, RFC 9420 §7.8. It computes what has been forgotten since the last call, and
@@ -12,12 +12,32 @@ func (t *ratchetTree) rootHash() []byte { return t.hash(t.root()) }
 
 // hash returns the tree hash of n.
 func (t *ratchetTree) hash(n nodeIndex) []byte {
-	at := &t.nodes[n]
+	if h := t.node(n).hash; h != nil {
+		return h
+	}
+	return t.hasher().hash(n)
+}
+
+// treeHasher computes tree hashes and parent hashes with one hash function and one buffer.
+type treeHasher struct {
+	t   *ratchetTree
+	h   hash.Hash
+	buf []byte
+}
+
+func (t *ratchetTree) hasher() *treeHasher {
+	return &treeHasher{t: t, h: t.suite.row().kdf.newHash(), buf: make([]byte, 0, 256)}
+}
+
+// hash returns the tree hash of n and keeps it. It is kept in blocks that other trees share, too: what it stands for is all below n,
+// which they share with it.
+func (c *treeHasher) hash(n nodeIndex) []byte {
+	at := c.t.node(n)
 	if at.hash == nil {
 		if n.isLeaf() {
-			at.hash = t.leafHash(n.leaf(), at.leaf)
+			at.hash = c.leaf(n.leaf(), at.leaf)
 		} else {
-			at.hash = t.parentNodeHash(at.parent, nil, t.hash(n.left()), t.hash(n.right()))
+			at.hash = c.parent(at.parent, nil, c.hash(n.left()), c.hash(n.right()))
 		}
 	}
 	return at.hash
@@ -25,15 +45,15 @@ func (t *ratchetTree) hash(n nodeIndex) []byte {
 
 // hashWithout returns the tree hash that n would have if the leaves in gone, which is sorted, were blank and not
 // unmerged anywhere: the original tree hash of RFC 9420 §7.9.
-func (t *ratchetTree) hashWithout(n nodeIndex, gone []leafIndex) []byte {
+func (c *treeHasher) hashWithout(n nodeIndex, gone []leafIndex) []byte {
 	gone = within(gone, n)
 	if len(gone) == 0 {
-		return t.hash(n)
+		return c.hash(n)
 	}
 	if n.isLeaf() {
-		return t.leafHash(n.leaf(), nil)
+		return c.leaf(n.leaf(), nil)
 	}
-	return t.parentNodeHash(t.nodes[n].parent, gone, t.hashWithout(n.left(), gone), t.hashWithout(n.right(), gone))
+	return c.parent(c.t.node(n).parent, gone, c.hashWithout(n.left(), gone), c.hashWithout(n.right(), gone))
 }
 
 // within returns the part of sorted leaves that lies under n.
@@ -43,27 +63,47 @@ func within(leaves []leafIndex, n nodeIndex) []leafIndex {
 	return leaves[from:to]
 }
 
-// leafHash hashes a TreeHashInput with a LeafNodeHashInput.
-func (t *ratchetTree) leafHash(i leafIndex, leaf *LeafNode) []byte {
-	var b cryptobyte.Builder
-	b.AddUint8(nodeTypeLeaf)
-	b.AddUint32(uint32(i))
-	writeOptional(&b, leaf != nil)
-	if leaf != nil {
-		leaf.marshal(&b)
+// leaf hashes a TreeHashInput with a LeafNodeHashInput.
+func (c *treeHasher) leaf(i leafIndex, leaf *LeafNode) []byte {
+	b := binary.BigEndian.AppendUint32(append(c.buf[:0], nodeTypeLeaf), uint32(i))
+	if leaf == nil {
+		return c.sum(append(b, 0))
 	}
-	return t.suite.Hash(b.BytesOrPanic())
+	return c.sum(append(append(b, 1), leaf.Marshal()...))
 }
 
-// parentNodeHash hashes a TreeHashInput with a ParentNodeHashInput, p without the unmerged leaves in gone.
-func (t *ratchetTree) parentNodeHash(p *parentNode, gone []leafIndex, left, right []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddUint8(nodeTypeParent)
-	writeOptional(&b, p != nil)
-	if p != nil {
-		marshalParent(&b, p, gone)
+// parent hashes a TreeHashInput with a ParentNodeHashInput, p without the unmerged leaves in gone.
+func (c *treeHasher) parent(p *parentNode, gone []leafIndex, left, right []byte) []byte {
+	b := append(c.buf[:0], nodeTypeParent)
+	if p == nil {
+		b = append(b, 0)
+	} else {
+		b = appendOpaque(append(b, 1), p.encryptionKey)
+		b = appendOpaque(b, p.parentHash)
+		b = appendVarint(b, 4*(len(p.unmergedLeaves)-overlap(p.unmergedLeaves, gone)))
+		for _, i := range p.unmergedLeaves {
+			if _, drop := slices.BinarySearch(gone, i); !drop {
+				b = binary.BigEndian.AppendUint32(b, uint32(i))
+			}
+		}
 	}
-	writeOpaque(&b, left)
-	writeOpaque(&b, right)
-	return t.suite.Hash(b.BytesOrPanic())
+	return c.sum(appendOpaque(appendOpaque(b, left), right))
+}
+
+// overlap returns how many of the leaves are in gone, which is sorted.
+func overlap(leaves, gone []leafIndex) (n int) {
+	for _, i := range leaves {
+		if _, found := slices.BinarySearch(gone, i); found {
+			n++
+		}
+	}
+	return n
+}
+
+// sum hashes an input that begins in c's buffer, and keeps the buffer.
+func (c *treeHasher) sum(input []byte) []byte {
+	c.buf = input
+	c.h.Reset()
+	c.h.Write(input)
+	return c.h.Sum(nil)
 }

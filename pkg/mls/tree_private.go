@@ -38,7 +38,7 @@ func (p *treePrivate) prune(t *ratchetTree) {
 
 // hasKey reports whether the public half of k stands at n.
 func (t *ratchetTree) hasKey(n nodeIndex, k HPKEPrivateKey) bool {
-	return uint64(n) < uint64(len(t.nodes)) && !k.isZero() && bytes.Equal(t.nodes[n].encryptionKey(), k.k().public)
+	return uint64(n) < uint64(t.nodes.len()) && !k.isZero() && bytes.Equal(t.node(n).encryptionKey(), k.k().public)
 }
 
 // marshal writes the state for storage: uint32 index, then a vector of uint32 node and opaque key<V>, by node.

@@ -174,8 +174,8 @@ func (f *forest) check() {
 		if err := m.private.check(f.tree); err != nil {
 			f.t.Fatalf("private state of %d does not match the tree", i)
 		}
-		for _, n := range f.tree.directPath(i) {
-			p := f.tree.nodes[n].parent
+		for n := range f.tree.directPath(i) {
+			p := f.tree.node(n).parent
 			if p != nil && !slices.Contains(p.unmergedLeaves, i) && m.private.keys[n].isZero() {
 				f.t.Fatalf("leaf %d lacks the key of node %d", i, n)
 			}
@@ -277,15 +277,16 @@ func TestTreeRefusesBlankLeaves(t *testing.T) {
 
 func TestTreeLimit(t *testing.T) {
 	kp, _ := makeKeyPackage(t)
-	tree := &ratchetTree{suite: suite1, nodes: make([]node, 2*maxLeaves-1)}
+	tree := &ratchetTree{suite: suite1, nodes: newNodeArray(maxLeaves)}
 	for i := range leafIndex(maxLeaves) {
-		tree.nodes[i.node()].leaf = kp.Leaf()
+		tree.nodes.edit(i.node()).leaf = kp.Leaf()
 	}
+	tree.enter()
 	if _, err := tree.addLeaf(kp.Leaf()); !errors.Is(err, ErrInvalid) {
 		t.Errorf("got %v", err)
 	}
-	if len(tree.directPath(0)) != maxPathNodes {
-		t.Errorf("the longest path has %d nodes", len(tree.directPath(0)))
+	if n := len(slices.Collect(tree.directPath(0))); n != maxPathNodes {
+		t.Errorf("the longest path has %d nodes", n)
 	}
 }
 
@@ -303,18 +304,29 @@ func mature(t *testing.T) *forest {
 	return f
 }
 
+// rebuilt is a tree with the same nodes for which nothing is kept.
+func rebuilt(t *ratchetTree) *ratchetTree {
+	fresh := &ratchetTree{suite: t.suite, nodes: newNodeArray(t.width())}
+	for n := range nodeIndex(t.nodes.len()) {
+		at, from := fresh.nodes.edit(n), t.node(n)
+		at.leaf, at.parent = from.leaf, from.parent
+	}
+	fresh.enter()
+	return fresh
+}
+
 func TestTreeValidation(t *testing.T) {
 	leaf := func(f *forest, i leafIndex, change func(l *LeafNode)) {
 		l := f.tree.leaf(i).clone()
 		change(l)
 		l.sign(f.members[i].signer, f.groupID, i)
-		f.tree.nodes[i.node()].leaf = l
+		f.tree.setLeaf(i, l)
 	}
 	parent := func(f *forest, n nodeIndex, change func(p *parentNode)) {
-		p := *f.tree.nodes[n].parent
+		p := *f.tree.node(n).parent
 		p.unmergedLeaves = slices.Clone(p.unmergedLeaves)
 		change(&p)
-		f.tree.nodes[n].parent = &p
+		f.tree.setParent(n, &p)
 	}
 	for _, c := range []struct {
 		name   string
@@ -326,7 +338,7 @@ func TestTreeValidation(t *testing.T) {
 			l := f.tree.leaf(2).clone()
 			l.signature = bytes.Clone(l.signature)
 			l.signature[0] ^= 1
-			f.tree.nodes[4].leaf = l
+			f.tree.setLeaf(2, l)
 		}, ErrUnauthenticated},
 		{"leaf of another group", func(f *forest) { f.groupID = []byte("other") }, ErrUnauthenticated},
 		{"leaf parent hash", func(f *forest) { leaf(f, 6, func(l *LeafNode) { l.parentHash = randomBytes(32) }) }, ErrInvalid},
@@ -336,9 +348,9 @@ func TestTreeValidation(t *testing.T) {
 		{"parent key", func(f *forest) { parent(f, 7, func(p *parentNode) { p.encryptionKey = randomBytes(32) }) }, ErrInvalid},
 		{"parent key of small order", func(f *forest) { parent(f, 7, func(p *parentNode) { p.encryptionKey = make([]byte, 32) }) }, ErrInvalid},
 		{"parent added", func(f *forest) {
-			f.tree.nodes[13].parent = &parentNode{encryptionKey: randomBytes(32)}
+			f.tree.setParent(13, &parentNode{encryptionKey: randomBytes(32)})
 		}, ErrInvalid},
-		{"parent blanked", func(f *forest) { f.tree.nodes[3] = node{} }, ErrInvalid},
+		{"parent blanked", func(f *forest) { f.tree.setParent(3, nil) }, ErrInvalid},
 		{"unmerged leaf forgotten at the root", func(f *forest) {
 			parent(f, 7, func(p *parentNode) { p.unmergedLeaves = nil })
 		}, ErrInvalid},
@@ -359,15 +371,13 @@ func TestTreeValidation(t *testing.T) {
 			parent(f, 7, func(p *parentNode) { p.unmergedLeaves = []leafIndex{2, 3} })
 		}, ErrInvalid},
 		{"not truncated", func(f *forest) {
-			nodes := make([]node, 31)
-			copy(nodes, f.tree.nodes)
-			f.tree.nodes = nodes
+			f.tree.nodes.grow()
 		}, ErrInvalid},
 		{"encryption key twice", func(f *forest) {
 			leaf(f, 6, func(l *LeafNode) { l.encryptionKey = f.tree.leaf(5).encryptionKey })
 		}, ErrInvalid},
 		{"encryption key of a parent", func(f *forest) {
-			leaf(f, 6, func(l *LeafNode) { l.encryptionKey = f.tree.nodes[1].parent.encryptionKey })
+			leaf(f, 6, func(l *LeafNode) { l.encryptionKey = f.tree.node(1).parent.encryptionKey })
 		}, ErrInvalid},
 		{"signature key twice", func(f *forest) {
 			f.members[6].signer = f.members[5].signer
@@ -386,11 +396,7 @@ func TestTreeValidation(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := mature(t)
 			c.change(f)
-			fresh := &ratchetTree{suite: suite1, nodes: slices.Clone(f.tree.nodes)}
-			for i := range fresh.nodes {
-				fresh.nodes[i].hash = nil
-			}
-			if err := fresh.validate(f.ctx()); !errors.Is(err, c.want) {
+			if err := rebuilt(f.tree).validate(f.ctx()); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 		})
@@ -445,10 +451,10 @@ func TestRatchetTreeForm(t *testing.T) {
 		})
 		return b.BytesOrPanic()
 	}
-	leaf, parent := node{leaf: tree.leaf(0)}, node{parent: tree.nodes[7].parent}
-	merged, outside := *tree.nodes[7].parent, *tree.nodes[7].parent
+	leaf, parent := node{leaf: tree.leaf(0)}, node{parent: tree.node(7).parent}
+	merged, outside := *tree.node(7).parent, *tree.node(7).parent
 	merged.unmergedLeaves, outside.unmergedLeaves = nil, []leafIndex{2}
-	unsorted := *tree.nodes[7].parent
+	unsorted := *tree.node(7).parent
 	unsorted.unmergedLeaves = []leafIndex{1, 0}
 	for name, c := range map[string]struct {
 		in []byte

@@ -1,6 +1,8 @@
 package mls
 
 import (
+	"bytes"
+	"maps"
 	"slices"
 )
 
@@ -14,39 +16,42 @@ type treeContext struct {
 // hashes, and every leaf with its signature. The caller compares the tree hash. It returns ErrUnauthenticated or a
 // RuleError.
 func (t *ratchetTree) validate(ctx treeContext) error {
-	if t.width() > 1 && t.noLeaf(t.root().right()) {
+	if t.width() > 1 && t.node(t.root().right()).leaves == 0 {
 		return broken("7.7", "the tree is truncated")
 	}
 	if err := t.checkParents(); err != nil {
 		return err
 	}
-	occupied := t.occupied()
-	if err := t.checkUniqueKeys(occupied); err != nil {
-		return err
+	for n := range nodeIndex(t.nodes.len()) {
+		if err := t.checkUniqueKeys(n); err != nil {
+			return err
+		}
 	}
 	if err := t.checkParentHashes(); err != nil {
 		return err
 	}
-	if err := t.checkCredentialTypes(); err != nil {
+	members := make([]leafIndex, 0, t.memberCount())
+	for i := range t.occupiedLeaves() {
+		members = append(members, i)
+	}
+	if err := t.checkCredentialTypes(members, slices.Collect(maps.Keys(t.summary.s.credentials))); err != nil {
 		return err
 	}
-	return t.checkLeaves(ctx, leavesOf(occupied))
+	return t.checkLeaves(ctx, members)
 }
 
-// validateChange checks, once all changes of a commit are applied, what RFC 9420 §7.3 demands of the leaves that entered
-// or changed, and that keys stay unique and credential types mutually supported.
+// validateChange checks, once all changes of a commit are applied to a valid tree, what RFC 9420 §7.3 demands of the leaves that
+// entered or changed, and that keys stay unique and credential types mutually supported.
 func (t *ratchetTree) validateChange(ctx treeContext, changed []leafIndex) error {
-	nodes := make([]nodeIndex, len(changed))
-	for i, l := range changed {
-		if t.leaf(l) == nil {
+	for _, i := range changed {
+		if t.leaf(i) == nil {
 			return broken("7.3", "a changed leaf is occupied")
 		}
-		nodes[i] = l.node()
+		if err := t.checkUniqueKeys(i.node()); err != nil {
+			return err
+		}
 	}
-	if err := t.checkUniqueKeys(nodes); err != nil {
-		return err
-	}
-	if err := t.checkCredentialTypes(); err != nil {
+	if err := t.checkChangedCredentials(changed); err != nil {
 		return err
 	}
 	return t.checkLeaves(ctx, changed)
@@ -54,48 +59,32 @@ func (t *ratchetTree) validateChange(ctx treeContext, changed []leafIndex) error
 
 // checkGroupExtensions checks that every member supports a new list of GroupContext extensions, RFC 9420 §12.1.7.
 func (t *ratchetTree) checkGroupExtensions(exts []Extension) error {
-	for i := range leafIndex(t.width()) {
-		if l := t.leaf(i); l != nil {
-			if err := l.checkGroup(exts); err != nil {
-				return err
-			}
+	r, err := newGroupRequirements(exts)
+	if err != nil {
+		return err
+	}
+	for _, l := range t.occupiedLeaves() {
+		if err := r.check(l); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// occupied returns all nodes that are not blank.
-func (t *ratchetTree) occupied() []nodeIndex {
-	out := make([]nodeIndex, 0, len(t.nodes))
-	for n := range t.nodes {
-		if !t.nodes[n].blank() {
-			out = append(out, nodeIndex(n))
-		}
-	}
-	return out
-}
-
-// leavesOf returns the leaves among nodes.
-func leavesOf(nodes []nodeIndex) []leafIndex {
-	var out []leafIndex
-	for _, n := range nodes {
-		if n.isLeaf() {
-			out = append(out, n.leaf())
-		}
-	}
-	return out
-}
-
 // checkLeaves checks each leaf by itself and against the group. The signatures, which cost nearly all of the time, are
 // verified in parallel.
 func (t *ratchetTree) checkLeaves(ctx treeContext, leaves []leafIndex) error {
+	r, err := newGroupRequirements(ctx.extensions)
+	if err != nil {
+		return err
+	}
 	return parallel(len(leaves), func(k int) error {
 		i := leaves[k]
 		l := t.leaf(i)
 		if err := l.checkSelf(t.suite); err != nil {
 			return err
 		}
-		if err := l.checkGroup(ctx.extensions); err != nil {
+		if err := r.check(l); err != nil {
 			return err
 		}
 		if !l.verify(t.suite, ctx.groupID, i) {
@@ -105,61 +94,84 @@ func (t *ratchetTree) checkLeaves(ctx treeContext, leaves []leafIndex) error {
 	})
 }
 
-// checkCredentialTypes checks that every member supports every credential type that is in use, RFC 9420 §7.3. Groups use
-// one or two types, so this is one pass.
-func (t *ratchetTree) checkCredentialTypes() error {
-	var used []CredentialType
-	for i := range leafIndex(t.width()) {
-		if l := t.leaf(i); l != nil && !slices.Contains(used, l.credential.Type) {
-			used = append(used, l.credential.Type)
-		}
-		// Nobody's capabilities list more: a tree made up of as many types as leaves costs no more than an honest one.
-		if len(used) > maxCapabilities {
-			return broken("7.3", "every member supports the credential types in use")
-		}
+// checkCredentialTypes checks that the given members support the given credential types, RFC 9420 §7.3.
+func (t *ratchetTree) checkCredentialTypes(members []leafIndex, used []CredentialType) error {
+	// Nobody's capabilities list more: a tree made up of as many types as leaves costs no more than an honest one.
+	if len(used) > maxCapabilities {
+		return errCredentialTypes
 	}
-	for i := range leafIndex(t.width()) {
-		if l := t.leaf(i); l != nil && !all(used, l.capabilities.hasCredential) {
-			return broken("7.3", "every member supports the credential types in use")
+	for _, i := range members {
+		if !all(used, t.leaf(i).capabilities.hasCredential) {
+			return errCredentialTypes
 		}
 	}
 	return nil
 }
 
-// checkUniqueKeys checks that no encryption or signature key of the given nodes, which are occupied, stands in any other
-// node, RFC 9420 §7.3 and §12.4.3.1.
-func (t *ratchetTree) checkUniqueKeys(changed []nodeIndex) error {
-	encryption := make(map[string]nodeIndex, len(changed))
-	signature := make(map[string]nodeIndex, len(changed))
-	for _, n := range changed {
-		encryption[string(t.nodes[n].encryptionKey())] = n
-		if l := t.nodes[n].leaf; l != nil {
-			signature[string(l.signatureKey)] = n
-		}
+var errCredentialTypes = broken("7.3", "every member supports the credential types in use")
+
+// checkChangedCredentials checks that every member supports every credential type in use, given that this was so before some leaves
+// changed. Others are looked at only for a type that none of them has: it may be new.
+func (t *ratchetTree) checkChangedCredentials(changed []leafIndex) error {
+	used := t.summary.s.credentials
+	if err := t.checkCredentialTypes(changed, slices.Collect(maps.Keys(used))); err != nil {
+		return err
 	}
-	// A key that two of the given nodes share is found too: the map names one of them, and the other is another node.
-	for n := range t.nodes {
-		at := &t.nodes[n]
-		if at.blank() {
+	count := map[CredentialType]int{}
+	for _, i := range changed {
+		count[t.leaf(i).credential.Type]++
+	}
+	for c, n := range count {
+		if n < used[c] {
 			continue
 		}
-		if other, ok := encryption[string(at.encryptionKey())]; ok && other != nodeIndex(n) {
-			return broken("7.3", "encryption keys are unique in the tree")
-		}
-		if at.leaf == nil {
-			continue
-		}
-		if other, ok := signature[string(at.leaf.signatureKey)]; ok && other != nodeIndex(n) {
-			return broken("7.3", "signature keys are unique in the group")
+		for _, l := range t.occupiedLeaves() {
+			if !l.capabilities.hasCredential(c) {
+				return errCredentialTypes
+			}
 		}
 	}
 	return nil
+}
+
+// checkUniqueKeys checks that no key of a node stands in any other node, RFC 9420 §7.3 and §12.4.3.1.
+func (t *ratchetTree) checkUniqueKeys(n nodeIndex) error {
+	at := t.node(n)
+	if t.hasEncryptionKey(at.encryptionKey(), n) {
+		return broken("7.3", "encryption keys are unique in the tree")
+	}
+	if at.leaf != nil && t.hasSignatureKey(at.leaf.signatureKey, n) {
+		return broken("7.3", "signature keys are unique in the group")
+	}
+	return nil
+}
+
+// noNode is no node of any tree.
+const noNode = ^nodeIndex(0)
+
+// hasEncryptionKey reports whether an encryption key stands in another node than but.
+func (t *ratchetTree) hasEncryptionKey(key []byte, but nodeIndex) bool {
+	return t.keys.find(encryptionKeyHash(key), func(n nodeIndex) bool {
+		return n != but && bytes.Equal(t.node(n).encryptionKey(), key)
+	})
+}
+
+// hasSignatureKey reports whether a signature key stands in another leaf than but.
+func (t *ratchetTree) hasSignatureKey(key []byte, but nodeIndex) bool {
+	return t.keys.find(signatureKeyHash(key), func(n nodeIndex) bool {
+		return n != but && n.isLeaf() && bytes.Equal(t.node(n).leaf.signatureKey, key)
+	})
+}
+
+// hasClient reports whether a client has another leaf than but, in a tree that identify has been called for.
+func (t *ratchetTree) hasClient(name string, but nodeIndex) bool {
+	return t.keys.find(clientHash(name), func(n nodeIndex) bool { return n != but && n.isLeaf() && t.identity(t.node(n).leaf) == name })
 }
 
 // checkParents checks each occupied parent's key and unmerged leaves, RFC 9420 §12.4.3.1.
 func (t *ratchetTree) checkParents() error {
-	for n := range nodeIndex(len(t.nodes)) {
-		p := t.nodes[n].parent
+	for n := range nodeIndex(t.nodes.len()) {
+		p := t.node(n).parent
 		if p == nil {
 			continue
 		}
@@ -182,10 +194,10 @@ func (t *ratchetTree) checkUnmerged(n nodeIndex, i leafIndex) error {
 		return broken("12.4.3.1", "an unmerged leaf is an occupied leaf below its node")
 	}
 	for !n.isLeaf() {
-		if n = n.childTowards(i); t.nodes[n].parent == nil {
+		if n = n.childTowards(i); t.node(n).parent == nil {
 			continue
 		}
-		if _, ok := slices.BinarySearch(t.nodes[n].parent.unmergedLeaves, i); !ok {
+		if _, ok := slices.BinarySearch(t.node(n).parent.unmergedLeaves, i); !ok {
 			return broken("12.4.3.1", "an unmerged leaf is unmerged at every occupied node above it")
 		}
 		return nil

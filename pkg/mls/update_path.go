@@ -100,22 +100,16 @@ func (cs CipherSuite) nodeKey(pathSecret []byte) (HPKEPrivateKey, error) {
 }
 
 // setPath blanks the sender's direct path, puts the new keys into its filtered direct path, with parent hashes from the
-// root down, and returns the leaf's parent hash.
+// root down, and returns the leaf's parent hash. The caller sets the leaf then.
 func (t *ratchetTree) setPath(sender leafIndex, steps []pathStep, publics [][]byte) []byte {
 	t.blankPath(sender)
-	parentHash := []byte{}
+	c, parentHash := t.hasher(), []byte{}
 	for i, step := range slices.Backward(steps) {
 		p := &parentNode{encryptionKey: publics[i], parentHash: parentHash}
-		t.nodes[step.node].parent = p
-		parentHash = t.parentHash(p, t.hash(step.copath))
+		t.setParent(step.node, p)
+		parentHash = c.parentHash(p, c.hash(step.copath))
 	}
 	return parentHash
-}
-
-// setLeaf puts the leaf in its place, after setPath.
-func (t *ratchetTree) setLeaf(i leafIndex, leaf *LeafNode) {
-	t.touch(i)
-	t.nodes[i.node()].leaf = leaf
 }
 
 // sealPath seals every path secret to the resolution of its copath child but the added leaves, in parallel.
@@ -128,9 +122,9 @@ func (t *ratchetTree) sealPath(leaf *LeafNode, steps []pathStep, secrets []pathS
 	}
 	var jobs []job
 	for i, step := range steps {
-		to := t.resolutionWithout(step.copath, added)
+		to := slices.Collect(t.resolution(step.copath, added))
 		u.nodes[i] = updatePathNode{
-			encryptionKey: t.nodes[step.node].encryptionKey(),
+			encryptionKey: t.node(step.node).encryptionKey(),
 			pathSecrets:   make([]hpkeCiphertext, len(to)),
 		}
 		for k, n := range to {
@@ -140,26 +134,13 @@ func (t *ratchetTree) sealPath(leaf *LeafNode, steps []pathStep, secrets []pathS
 	err := parallel(len(jobs), func(k int) (err error) {
 		j := &jobs[k]
 		j.out.kemOutput, j.out.ciphertext, err = t.suite.EncryptWithLabel(
-			t.nodes[j.to].encryptionKey(), labelUpdatePathNode, context, j.secret)
+			t.node(j.to).encryptionKey(), labelUpdatePathNode, context, j.secret)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return u, nil
-}
-
-// resolutionWithout returns the resolution of n without the given leaves.
-func (t *ratchetTree) resolutionWithout(n nodeIndex, added []leafIndex) []nodeIndex {
-	all := t.resolution(n)
-	if len(added) == 0 {
-		return all
-	}
-	skip := make(map[nodeIndex]bool, len(added))
-	for _, l := range added {
-		skip[l.node()] = true
-	}
-	return slices.DeleteFunc(all, func(n nodeIndex) bool { return skip[n] })
 }
 
 // applyPath applies a received UpdatePath to t: all of RFC 9420 §7.5 and §12.4.2 that needs no secret. The sender's leaf
@@ -175,21 +156,27 @@ func (t *ratchetTree) applyPath(sender leafIndex, u *updatePath, added []leafInd
 		return broken("12.4.2", "the path's leaf has a new encryption key")
 	}
 	publics := make([][]byte, len(u.nodes))
-	changed := []nodeIndex{sender.node()}
 	for i := range u.nodes {
 		publics[i] = u.nodes[i].encryptionKey
-		changed = append(changed, steps[i].node)
+		// The keys that the path replaces must not come back either: no key of the path stands in the tree before it.
+		if t.hasEncryptionKey(publics[i], noNode) {
+			return broken("12.4.2", "the path's keys are new to the tree")
+		}
 	}
-	// The keys that the path replaces must not come back either: no key of the path, its leaf's included, stands in the tree before it.
-	if t.hasAnyKey(append(publics, u.leaf.encryptionKey)) {
+	if t.hasEncryptionKey(u.leaf.encryptionKey, noNode) {
 		return broken("12.4.2", "the path's keys are new to the tree")
 	}
 	if !bytes.Equal(t.setPath(sender, steps, publics), u.leaf.parentHash) {
 		return broken("7.9.2", "the path's leaf has the parent hash of the path")
 	}
 	t.setLeaf(sender, u.leaf)
-	if err := t.checkUniqueKeys(changed); err != nil {
+	if err := t.checkUniqueKeys(sender.node()); err != nil {
 		return err
+	}
+	for _, step := range steps {
+		if err := t.checkUniqueKeys(step.node); err != nil {
+			return err
+		}
 	}
 	if !u.leaf.verify(t.suite, groupID, sender) {
 		return ErrUnauthenticated
@@ -209,20 +196,11 @@ func (t *ratchetTree) checkPath(steps []pathStep, u *updatePath, added []leafInd
 		if !t.suite.validHPKEPublicKey(u.nodes[i].encryptionKey) {
 			return broken("12.4.2", "the encryption key is a key of the suite")
 		}
-		if len(u.nodes[i].pathSecrets) != len(t.resolutionWithout(step.copath, added)) {
+		if len(u.nodes[i].pathSecrets) != t.resolutionSize(step.copath, added) {
 			return broken("7.6", "a path secret is sealed to each node of the resolution")
 		}
 	}
 	return nil
-}
-
-// hasAnyKey reports whether one of the public keys stands in the tree.
-func (t *ratchetTree) hasAnyKey(publics [][]byte) bool {
-	sought := make(map[string]bool, len(publics))
-	for _, p := range publics {
-		sought[string(p)] = true
-	}
-	return slices.ContainsFunc(t.nodes, func(n node) bool { return !n.blank() && sought[string(n.encryptionKey())] })
 }
 
 // openPath opens a received UpdatePath, RFC 9420 §7.5. t is the tree after applyPath, context the encoding of the
@@ -237,13 +215,19 @@ func (p *treePrivate) openPath(t *ratchetTree, sender leafIndex, u *updatePath, 
 	if from < 0 || len(u.nodes) != len(steps) {
 		return nil, nil, broken("7.5", "the path reaches every member")
 	}
-	to := t.resolutionWithout(steps[from].copath, added)
-	mine := slices.IndexFunc(to, func(n nodeIndex) bool { return t.hasKey(n, p.keys[n]) })
-	if mine < 0 || mine >= len(u.nodes[from].pathSecrets) {
+	mine, at := 0, noNode
+	for n := range t.resolution(steps[from].copath, added) {
+		if t.hasKey(n, p.keys[n]) {
+			at = n
+			break
+		}
+		mine++
+	}
+	if at == noNode || mine >= len(u.nodes[from].pathSecrets) {
 		return nil, nil, broken("7.5", "the path reaches every member")
 	}
 	sealed := &u.nodes[from].pathSecrets[mine]
-	secret, err := t.suite.DecryptWithLabel(p.keys[to[mine]], labelUpdatePathNode, context, sealed.kemOutput, sealed.ciphertext)
+	secret, err := t.suite.DecryptWithLabel(p.keys[at], labelUpdatePathNode, context, sealed.kemOutput, sealed.ciphertext)
 	if err != nil {
 		return nil, nil, err
 	}

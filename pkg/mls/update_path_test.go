@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -54,7 +55,7 @@ func TestApplyPathRefuses(t *testing.T) {
 		{"key of small order", func(_ *pathFrom, u *updatePath) { u.nodes[0].encryptionKey = make([]byte, 32) }, ErrInvalid},
 		{"key of the tree", func(p *pathFrom, u *updatePath) { u.nodes[0].encryptionKey = p.theirs.leaf(0).encryptionKey }, ErrInvalid},
 		{"key that it replaces", func(p *pathFrom, u *updatePath) {
-			u.nodes[0].encryptionKey = p.theirs.nodes[9].parent.encryptionKey
+			u.nodes[0].encryptionKey = p.theirs.node(9).parent.encryptionKey
 		}, ErrInvalid},
 		{"key twice in the path", func(_ *pathFrom, u *updatePath) { u.nodes[0].encryptionKey = u.nodes[1].encryptionKey }, ErrInvalid},
 		{"other key", func(_ *pathFrom, u *updatePath) { u.nodes[2].encryptionKey = randomBytes(32) }, ErrInvalid},
@@ -142,8 +143,8 @@ func TestOpenPathRefuses(t *testing.T) {
 
 // reseal replaces what the path says to the left half of the tree.
 func (p *pathFrom) reseal(t *testing.T, context, secret []byte) {
-	for i, n := range p.theirs.resolutionWithout(3, nil) {
-		kem, ct, err := suite1.EncryptWithLabel(p.theirs.nodes[n].encryptionKey(), labelUpdatePathNode, context, secret)
+	for i, n := range slices.Collect(p.theirs.resolution(3, nil)) {
+		kem, ct, err := suite1.EncryptWithLabel(p.theirs.node(n).encryptionKey(), labelUpdatePathNode, context, secret)
 		if err != nil {
 			t.Fatal(err)
 		}

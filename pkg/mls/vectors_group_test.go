@@ -57,9 +57,9 @@ func (c *passiveCase) join(t *testing.T) *Group {
 	t.Helper()
 	kp := must(parseMLSMessage(c.KeyPackage))(t).keyPackage
 	secrets := &KeyPackageSecrets{
-		InitKey:       must(c.Suite.parseHPKEPrivateKey(c.InitPriv))(t),
-		EncryptionKey: must(c.Suite.parseHPKEPrivateKey(c.EncryptionPriv))(t),
-		SignatureKey:  must(c.Suite.DeriveSignatureKey(c.SignaturePriv))(t),
+		InitKey:       hpkeKeyOf(t, c.Suite, c.InitPriv),
+		EncryptionKey: hpkeKeyOf(t, c.Suite, c.EncryptionPriv),
+		SignatureKey:  signatureKeyOf(t, c.Suite, c.SignaturePriv),
 	}
 	g, _, err := Join(JoinConfig{
 		Welcome: c.Welcome, Tree: c.Tree, KeyPackage: kp, Secrets: secrets, PSK: c.psk, PastEpochs: maxPastEpochs,

@@ -171,10 +171,7 @@ func vectorSecretTree(t *testing.T, raw json.RawMessage) {
 func vectorMessageProtection(t *testing.T, raw json.RawMessage) {
 	var c protectionCase
 	decodeCase(t, raw, &c)
-	key, err := c.Suite.DeriveSignatureKey(c.SignaturePriv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := signatureKeyOf(t, c.Suite, c.SignaturePriv)
 	wantBytes(t, "signature_pub", key.Public(), c.SignaturePub)
 	c.key, c.context = key, marshal(&groupContext{
 		version: mls10, suite: c.Suite, groupID: c.GroupID, epoch: c.Epoch,
@@ -334,10 +331,7 @@ func vectorWelcome(t *testing.T, raw json.RawMessage) {
 	if err != nil || !framed {
 		t.Fatal(framed, err)
 	}
-	init, err := c.Suite.parseHPKEPrivateKey(c.InitPriv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	init := hpkeKeyOf(t, c.Suite, c.InitPriv)
 	gs, err := w.open(m.keyPackage, init)
 	if err != nil {
 		t.Fatal(err)

@@ -201,10 +201,12 @@ func newWelcome(info *groupInfo, joiner, member []byte, psks []*PSKID, newcomers
 		secrets:            make([]encryptedGroupSecrets, len(newcomers)),
 		encryptedGroupInfo: suite.Seal(k.key, k.nonce, nil, marshal(info)),
 	}
+	sealer := suite.sealerWithLabel(labelWelcomeHPKE, w.encryptedGroupInfo)
 	err := parallel(len(newcomers), func(i int) error {
 		n := &newcomers[i]
 		plain := marshal(&groupSecrets{joiner: joiner, pathSecret: n.pathSecret, psks: psks})
-		kem, ct, err := suite.EncryptWithLabel(n.keyPackage.initKey, labelWelcomeHPKE, w.encryptedGroupInfo, plain)
+		defer clear(plain)
+		kem, ct, err := sealer.seal(n.keyPackage.initKey, nil, plain)
 		w.secrets[i] = encryptedGroupSecrets{newMember: n.keyPackage.Ref(), secrets: hpkeCiphertext{kemOutput: kem, ciphertext: ct}}
 		return err
 	})

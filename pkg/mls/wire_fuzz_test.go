@@ -68,7 +68,7 @@ func wireSamples(t *testing.T) map[string][][]byte {
 		"proposal or ref":       {marshal(&c.proposals[0]), marshal(&c.proposals[1])},
 		"commit":                {marshal(c), marshal(&commit{})},
 		"update path":           {marshal(p.made.path)},
-		"parent node":           {marshal(p.theirs.nodes[7].parent)},
+		"parent node":           {marshal(p.theirs.node(7).parent)},
 		"hpke ciphertext":       {marshal(&p.made.path.nodes[0].pathSecrets[0])},
 		"reinit":                {proposals[5][2:]},
 		"private tree":          {marshal(p.members[0].private)},
