@@ -28,7 +28,8 @@ type history struct {
 	*room
 	rnd     *rand.Rand
 	impls   []*implementation
-	private bool // handshakes are PrivateMessages where that may be
+	keeper  *member // of pkg/mls, always there: somebody must be able to commit what is pending
+	private bool    // handshakes are PrivateMessages where that may be
 	late    []message
 	made    int // members so far
 	psks    int
@@ -44,8 +45,8 @@ func TestHistories(t *testing.T) {
 			h := &history{
 				rnd: rand.New(rand.NewPCG(seed, 0)), impls: everybody(t), private: seed%3 == 0, counts: map[string]int{},
 			}
-			creator := h.member(t)
-			h.room = newRoom(t, 1, creator)
+			h.keeper = newMember(t, h.impls[0], 1, "keeper")
+			h.room = newRoom(t, 1, h.keeper)
 			for range *steps {
 				h.step()
 			}
@@ -124,10 +125,10 @@ func (h *history) isPending(t mls.ProposalType) bool {
 	return slices.ContainsFunc(h.pending, func(p pending) bool { return p.what.Type == uint16(t) })
 }
 
-// someone returns a member that no pending proposal is about, other than by.
+// someone returns a member that no pending proposal is about, other than by and the keeper.
 func (h *history) someone(by *member) *member {
 	for range 2 * mostMembers {
-		if m := h.any(); m != by && !h.touched(m) {
+		if m := h.any(); m != by && m != h.keeper && !h.touched(m) {
 			return m
 		}
 	}
@@ -163,14 +164,11 @@ func (h *history) proposeSomething(full bool) {
 		}
 		h.propose(by, proposal{Type: uint16(mls.ProposalRemove), Removed: m.last.Leaf}, h.private)
 	case 2:
-		if h.touched(by) || !by.impl.can(update) || len(h.members) == 1 {
+		if h.touched(by) || by == h.keeper || !by.impl.can(update) || len(h.members) == 1 {
 			return
 		}
 		h.propose(by, proposal{Type: uint16(mls.ProposalUpdate)}, h.private)
 	case 3:
-		if h.isPending(mls.ProposalAdd) {
-			return // a newcomer would not have the secret
-		}
 		h.propose(by, h.newPSK(), h.private)
 	case 4:
 		if h.isPending(mls.ProposalGroupContextExtensions) {
@@ -179,7 +177,7 @@ func (h *history) proposeSomething(full bool) {
 		h.propose(by, h.newContext(), h.private)
 	case 5:
 		// Nobody who cannot read a self_remove may be in the group.
-		if h.touched(by) || slices.ContainsFunc(h.members, func(m *member) bool { return !m.impl.can(selfRemove) }) {
+		if h.touched(by) || by == h.keeper || slices.ContainsFunc(h.members, func(m *member) bool { return !m.impl.can(selfRemove) }) {
 			return
 		}
 		h.propose(by, proposal{Type: uint16(mls.ProposalSelfRemove)}, false)
@@ -189,7 +187,7 @@ func (h *history) proposeSomething(full bool) {
 	h.counts["propose"]++
 }
 
-// committer returns a member that may commit all that is pending, nil if there is none.
+// committer returns a member that may commit all that is pending.
 func (h *history) committer() *member {
 	for range 4 * mostMembers {
 		m := h.any()
@@ -202,18 +200,12 @@ func (h *history) committer() *member {
 			return m
 		}
 	}
-	return nil
+	return h.keeper
 }
 
 func (h *history) commitSomething(full bool) {
 	h.t.Helper()
 	by := h.committer()
-	if by == nil {
-		if h.join(); len(h.pending) == 0 {
-			return // an external commit has swept the proposals away
-		}
-		h.t.Fatal("nobody can commit")
-	}
 	var c commit
 	c.r = request{
 		Private: h.private, Path: h.chance(2), WithTree: h.chance(2),
@@ -224,11 +216,10 @@ func (h *history) commitSomething(full bool) {
 			c.remove = append(c.remove, m)
 		}
 	}
-	if h.chance(4) && !h.isPending(mls.ProposalAdd) {
+	if h.chance(4) && (by.impl.can(mixedPSKs) || !h.isPending(mls.ProposalPSK)) {
 		c.others = append(c.others, h.newPSK())
 	}
-	// A newcomer would not have the secrets of PSKs that came before it.
-	if !full && h.chance(2) && len(c.others) == 0 && !h.isPending(mls.ProposalPSK) {
+	if !full && h.chance(2) {
 		for range 1 + h.rnd.IntN(3) {
 			c.add = append(c.add, h.member(h.t))
 		}
@@ -275,9 +266,10 @@ func (h *history) join() {
 		x.psks = append(x.psks, h.psk(fmt.Sprint("psk ", h.psks), m))
 	}
 	x.selfRemove = m.impl.can(externalSelfRemove)
-	h.externalJoin(m, h.any(), x)
-	h.counts["externalJoin"]++
-	h.deliverLate()
+	if h.externalJoin(m, h.any(), x) {
+		h.counts["externalJoin"]++
+		h.deliverLate()
+	}
 }
 
 func (h *history) resync() {
@@ -287,7 +279,8 @@ func (h *history) resync() {
 	for informer == m {
 		informer = h.any()
 	}
-	h.externalJoin(m, informer, external{resync: true, withTree: h.chance(2)})
-	h.counts["resync"]++
-	h.deliverLate()
+	if h.externalJoin(m, informer, external{resync: true, withTree: h.chance(2)}) {
+		h.counts["resync"]++
+		h.deliverLate()
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"testing"
 	"time"
 
 	"mimimi.example/pkg/mimimi"
@@ -21,7 +22,13 @@ type ours struct {
 	members map[uint32]*ourMember
 }
 
-func newOurs() *ours { return &ours{members: map[uint32]*ourMember{}} }
+func newOurs(t testing.TB) *ours {
+	t.Helper()
+	if err := mls.RegisterXWing(xwing); err != nil {
+		t.Fatal(err)
+	}
+	return &ours{members: map[uint32]*ourMember{}}
+}
 
 // ourMember is one client with at most one group.
 type ourMember struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,8 +12,11 @@ import (
 	"mimimi.example/pkg/mls"
 )
 
-// suites are all that any side of these tests may know, by the numbers of RFC 9420 §17.1; the last is a private number for X-Wing.
-var suites = []uint16{1, 2, 3, 4, 5, 6, 7, 0xF00D}
+// xwing is the private number that ts-mls gives the suite of X-Wing, AES-256-GCM, SHA-512 and Ed25519.
+const xwing = 0xF00D
+
+// suites are all that any side of these tests may know: those of RFC 9420 §17.1, and X-Wing's.
+var suites = []uint16{1, 2, 3, 4, 5, 6, 7, xwing}
 
 // driver is an implementation: pkg/mls or a peer.
 type driver interface {
@@ -55,6 +59,7 @@ type member struct {
 	keyPkg  []byte
 	last    status // the newest state in which it agreed with the others
 	since   uint64 // the epoch that it joined in
+	changed uint64 // the epoch in which it got its leaf or its signature key
 }
 
 // newMember makes a client with a custom credential and leaf extension.
@@ -114,8 +119,10 @@ type room struct {
 	members []*member
 	server  *mls.PublicGroup // nil once a handshake was private
 	pending []pending        // standalone proposals of the epoch
+	psks    []request        // that give the external PSKs of the epoch
 
 	byKeyPackage map[string]*member // who was proposed
+	absent       int                // members who could not join and are about to be removed
 }
 
 // pending is a standalone proposal with what it does.
@@ -165,8 +172,8 @@ func (r *room) check() {
 		if !slices.EqualFunc(a.Members, first.Members, sameLeaf) || !slices.EqualFunc(a.Extensions, first.Extensions, sameExtension) {
 			r.t.Fatalf("%v and %v see different members or extensions", r.members[0], m)
 		}
-		if len(a.Members) != len(r.members) {
-			r.t.Fatalf("%v sees %d members, want %d", m, len(a.Members), len(r.members))
+		if len(a.Members) != len(r.members)+r.absent {
+			r.t.Fatalf("%v sees %d members, want %d and %d absent", m, len(a.Members), len(r.members), r.absent)
 		}
 		if c := a.Members[slices.IndexFunc(a.Members, func(l leaf) bool { return l.Leaf == a.Leaf })].Credential; !bytes.Equal(c.Body, m.profile.Credential.Body) {
 			r.t.Fatalf("%v is not in its own leaf", m)
@@ -241,18 +248,67 @@ func (r *room) deliver(by *member, c commit, made *answer) {
 	if len(joiners) != 0 && !c.r.WithTree {
 		tree = by.do(request{Op: "tree"}).Tree
 	}
+	var refused []*member
 	for _, m := range joiners {
-		a := m.do(request{Op: "join", Welcome: made.Welcome, Tree: tree})
+		for _, q := range r.psks {
+			m.do(q)
+		}
+		a, err := m.impl.do(request{Op: "join", Member: m.id, Welcome: made.Welcome, Tree: tree})
+		if err != nil {
+			if !r.refuses(m, err, by.do(request{Op: "groupInfo"}).Message, by.do(request{Op: "tree"}).Tree) {
+				r.t.Fatalf("%v cannot join by the Welcome of %v: %v", m, by, err)
+			}
+			refused = append(refused, m)
+			r.absent++
+			continue
+		}
 		for _, want := range c.r.WelcomeExtensions {
 			if !slices.ContainsFunc(a.Extensions, func(e extension) bool { return sameExtension(e, want) }) {
 				r.t.Fatalf("%v did not find the extension of the Welcome by %v", m, by)
 			}
 		}
-		m.since = by.last.Epoch + 1
+		m.since, m.changed = by.last.Epoch+1, by.last.Epoch+1
 		r.members = append(r.members, m)
 	}
-	r.pending = nil
+	if c.r.Rotate {
+		by.changed = by.last.Epoch + 1
+	}
+	r.pending, r.psks = nil, nil
 	r.check()
+	if len(refused) != 0 {
+		r.expel(refused)
+	}
+}
+
+// refuses is whether an error is a peer's known refusal of a good tree. Our own reading of the tree shows that it is good.
+func (r *room) refuses(m *member, err error, info, tree []byte) bool {
+	r.t.Helper()
+	if m.impl.can(unmergedLeaves) || !strings.Contains(err.Error(), "must list leaf node in its unmerged_leaves") {
+		return false
+	}
+	if _, err := mls.NewPublicGroup(info, tree, rules); err != nil {
+		r.t.Fatalf("%v refuses a tree, and so do we: %v", m, err)
+	}
+	return true
+}
+
+// expel removes those who were added and could not join.
+func (r *room) expel(refused []*member) {
+	r.t.Helper()
+	i := slices.IndexFunc(r.members, func(m *member) bool { return m.impl.can(commitPath) })
+	if i < 0 {
+		r.t.Fatal("nobody can remove")
+	}
+	var c commit
+	for _, l := range r.members[i].do(request{Op: "status"}).Members {
+		for _, m := range refused {
+			if bytes.Equal(l.Credential.Body, m.profile.Credential.Body) {
+				c.others = append(c.others, proposal{Type: uint16(mls.ProposalRemove), Removed: l.Leaf})
+			}
+		}
+	}
+	r.absent = 0
+	r.commit(r.members[i], c)
 }
 
 // follow lets all members but one process a commit, and the server.
@@ -351,7 +407,8 @@ type external struct {
 }
 
 // externalJoin lets somebody join, or join again, by an external commit on the GroupInfo of a member.
-func (r *room) externalJoin(m, informer *member, x external) {
+// It is not done if the joiner refuses the tree as refuses says.
+func (r *room) externalJoin(m, informer *member, x external) (joined bool) {
 	r.t.Helper()
 	custom := extension{uint16(mimimi.ExtensionIdentityLinks), []byte("of a GroupInfo")}
 	q := request{
@@ -370,7 +427,6 @@ func (r *room) externalJoin(m, informer *member, x external) {
 	}
 	if x.resync {
 		q.Resync = &m.last.Leaf
-		r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
 	}
 	var gone []*member
 	types := []uint16{uint16(mls.ProposalExternalInit)}
@@ -384,13 +440,23 @@ func (r *room) externalJoin(m, informer *member, x external) {
 	if len(x.psks) != 0 {
 		types = append(types, uint16(mls.ProposalPSK))
 	}
-	msg := m.do(q).Message
+	q.Member = m.id
+	a, err := m.impl.do(q)
+	if err != nil {
+		if r.refuses(m, err, q.GroupInfo, informer.do(request{Op: "tree"}).Tree) {
+			return false
+		}
+		r.t.Fatalf("%v cannot join by the GroupInfo of %v: %v", m, informer, err)
+	}
+	r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
+	msg := a.Message
 	r.follow(m, msg, false, x.aad, types, x.proposals, gone)
 	r.members = slices.DeleteFunc(r.members, func(o *member) bool { return slices.Contains(gone, o) })
-	m.since = informer.last.Epoch + 1
+	m.since, m.changed = informer.last.Epoch+1, informer.last.Epoch+1
 	r.members = append(r.members, m)
-	r.pending = nil
+	r.pending, r.psks = nil, nil
 	r.check()
+	return true
 }
 
 // message is an application message on its way, with who was there to read it.
@@ -416,6 +482,9 @@ func (r *room) read(m message) {
 		if o == m.from || o.since > m.epoch || !slices.Contains(r.members, o) {
 			continue
 		}
+		if gone := !slices.Contains(r.members, m.from) || m.from.changed > m.epoch; gone && !o.impl.can(lateFromGone) {
+			continue
+		}
 		a := o.take(m.from, m.bytes)
 		if a.Kind != "application" || !bytes.Equal(a.Application, m.text) || string(a.AAD) != "of a message" {
 			r.t.Fatalf("%v did not read what %v sent", o, m.from)
@@ -423,12 +492,13 @@ func (r *room) read(m message) {
 	}
 }
 
-// psk gives all members, and others who will need it, an external PSK.
+// psk gives all members, and others who will need it, an external PSK. Those who join in this epoch will get it too.
 func (r *room) psk(id string, others ...*member) []byte {
 	r.t.Helper()
-	secret := bytes.Repeat([]byte(id), 4)
+	q := request{Op: "psk", ID: []byte(id), Secret: bytes.Repeat([]byte(id), 4)}
 	for _, m := range slices.Concat(r.members, others) {
-		m.do(request{Op: "psk", ID: []byte(id), Secret: secret})
+		m.do(q)
 	}
+	r.psks = append(r.psks, q)
 	return []byte(id)
 }

@@ -21,7 +21,7 @@ type pair struct {
 func eachPair(t *testing.T, f func(t *testing.T, first, second *implementation)) {
 	for _, name := range slices.Sorted(maps.Keys(peers)) {
 		t.Run(name, func(t *testing.T) {
-			p := pair{introduce(t, newOurs()), peers[name](t)}
+			p := pair{introduce(t, newOurs(t)), peers[name](t)}
 			t.Run("we create", func(t *testing.T) { f(t, p.ours, p.peer) })
 			t.Run("they create", func(t *testing.T) { f(t, p.peer, p.ours) })
 		})
@@ -129,6 +129,31 @@ func TestProposals(t *testing.T) {
 						r.commit(committer, commit{})
 					}
 				}
+			}
+		}
+	})
+}
+
+// TestPSKs commits several external PSKs at once, by value, by reference and both, and lets somebody join by them.
+func TestPSKs(t *testing.T) {
+	eachPair(t, func(t *testing.T, first, second *implementation) {
+		r, a, b := couple(t, first, second)
+		psk := func(name string) proposal {
+			return proposal{Type: uint16(mls.ProposalPSK), PSK: r.psk(fmt.Sprint(name, r.members[0].last.Epoch))}
+		}
+		for _, by := range []*member{a, b} {
+			r.commit(by, commit{others: []proposal{psk("one"), psk("two")}})
+			r.propose(a, psk("one"), false)
+			r.propose(b, psk("two"), false)
+			r.propose(b, psk("three"), false)
+			r.commit(by, commit{})
+			c := newMember(t, first, 1, fmt.Sprint("c of ", by))
+			d := newMember(t, second, 1, fmt.Sprint("d of ", by))
+			r.commit(by, commit{add: []*member{c, d}, others: []proposal{psk("one"), psk("two")}, r: request{WithTree: true}})
+			if by.impl.can(mixedPSKs) {
+				r.propose(b, psk("one"), false)
+				r.propose(a, psk("two"), false)
+				r.commit(by, commit{others: []proposal{psk("three")}})
 			}
 		}
 	})
@@ -308,7 +333,7 @@ func TestLargeGroup(t *testing.T) {
 
 // everybody introduces all implementations, ours first.
 func everybody(t testing.TB) []*implementation {
-	impls := []*implementation{introduce(t, newOurs())}
+	impls := []*implementation{introduce(t, newOurs(t))}
 	for _, name := range slices.Sorted(maps.Keys(peers)) {
 		impls = append(impls, peers[name](t))
 	}

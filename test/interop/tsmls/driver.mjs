@@ -6,6 +6,7 @@ import {
   generateKeyPackageWithKey, getCiphersuiteImpl, getOwnLeafNode, joinGroupExternal, joinGroupWithExtensions, makeCustomExtension, mlsExporter,
   mlsMessageDecoder, mlsMessageEncoder, nodeTypes, processPrivateMessage, processPublicMessage, pskTypes, wireformats,
 } from "ts-mls";
+import { p256, p384, p521 } from "@noble/curves/nist.js";
 // The package exports neither; an out-of-band tree needs both.
 import { ratchetTreeDecoder, ratchetTreeEncoder } from "./node_modules/ts-mls/dist/src/ratchetTree.js";
 import { groupContextExtensionDecoder, extensionEncoder } from "./node_modules/ts-mls/dist/src/extension.js";
@@ -14,6 +15,13 @@ const version = 1;
 const names = Object.fromEntries(Object.entries(ciphersuites).map(([name, id]) => [id, name]));
 const suites = {};
 const suite = async (id) => (suites[id] ??= await getCiphersuiteImpl(names[id]));
+
+// signatureKey makes a key. The library writes ECDSA's public keys compressed, where RFC 9420 §5.1.1 has them uncompressed; it reads both.
+const curves = { 2: p256, 5: p521, 7: p384 };
+const signatureKey = async ({ id, signature }) => {
+  const { signKey, publicKey } = await signature.keygen();
+  return { signKey, publicKey: curves[id] ? curves[id].Point.fromBytes(publicKey).toBytes(false) : publicKey };
+};
 
 const bytes = (b64) => base64ToBytes(b64 ?? "");
 const b64 = bytesToBase64;
@@ -70,7 +78,7 @@ class Member {
 
   async make({ suite: id, credential, leaf, extensions: exts, proposals, credentials, lastResort }) {
     this.suite = await suite(id);
-    this.signature ??= await this.suite.signature.keygen();
+    this.signature ??= await signatureKey(this.suite);
     const body = bytes(credential.body);
     const kp = await generateKeyPackageWithKey({
       credential: credential.type === 1 ? { credentialType: 1, identity: body } : { credentialType: credential.type, data: body },
@@ -241,7 +249,7 @@ async function answer({ op, member = 0, ...args }) {
   if (op === "hello") {
     return {
       name: "ts-mls 2.0.0-rc.10", suites: [1, 2, 3, 4, 5, 6, 7, 0xf00d],
-      lacks: ["update", "commitPath", "ownRemoval", "selfRemove", "leafChange", "externalCommitPSK", "externalCommitCustomProposal", "externalCommitSelfRemove"],
+      lacks: ["update", "commitPath", "ownRemoval", "unmergedLeaves", "selfRemove", "leafChange", "externalCommitPSK", "externalCommitCustomProposal", "externalCommitSelfRemove"],
     };
   }
   if (op === "drop") return void members.delete(member);

@@ -10,5 +10,9 @@ fn main() -> std::io::Result<()> {
     if std::env::args().nth(1).as_deref() == Some("bench") {
         return measure::run();
     }
-    protocol::serve::<member::OpenMls>(Hello { name: "openmls 0.9.2".into(), suites: vec![1, 2, 3], lacks: vec!["externalCommitCustomProposal"] })
+    protocol::serve::<member::OpenMls>(Hello {
+        name: "openmls 0.9.2".into(),
+        suites: vec![1, 2, 3],
+        lacks: vec!["externalCommitCustomProposal", "mixedPSKs"],
+    })
 }
