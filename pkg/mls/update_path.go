@@ -131,10 +131,10 @@ func (t *ratchetTree) sealPath(leaf *LeafNode, steps []pathStep, secrets []pathS
 			jobs = append(jobs, job{to: n, secret: secrets[i].secret, out: &u.nodes[i].pathSecrets[k]})
 		}
 	}
+	sealer := t.suite.sealerWithLabel(labelUpdatePathNode, context)
 	err := parallel(len(jobs), func(k int) (err error) {
 		j := &jobs[k]
-		j.out.kemOutput, j.out.ciphertext, err = t.suite.EncryptWithLabel(
-			t.node(j.to).encryptionKey(), labelUpdatePathNode, context, j.secret)
+		j.out.kemOutput, j.out.ciphertext, err = sealer.seal(t.node(j.to).encryptionKey(), nil, j.secret)
 		return err
 	})
 	if err != nil {
