@@ -24,7 +24,7 @@ func TestRFC9420_12_1(t *testing.T) {
 	t.Run("a proposal has a valid signature", func(t *testing.T) {
 		m := must(parseMLSMessage(msg))(t)
 		m.publicMessage.auth.signature[0] ^= 1
-		m.publicMessage.membershipTag = suite1.mac(alice.group.s.secrets.membership, m.publicMessage.authenticated().tbm(w.server.encoded))
+		m.publicMessage.membershipTag = m.publicMessage.authenticated().membershipTag(suite1, alice.group.s.secrets.membership, w.server.encoded)
 		w.bothRefuse(t, bob, m.marshal(), failure(ErrUnauthenticated))
 	})
 	t.Run("a proposal is of the present epoch", func(t *testing.T) {
@@ -202,5 +202,33 @@ func TestRFC9420_12_1_8(t *testing.T) {
 		ac.sign(hub, w.server.encoded)
 		msg := sealed(t, alice, contentProposal, alice.group.OwnIndex(), padded(ac, nil))
 		failure(ErrUnauthenticated).check(t, "bob", bob.refused(t, msg))
+	})
+}
+
+func TestRFC9420_12_1_4(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	psk := func(id PSKID) Proposal { return Proposal{Type: ProposalPSK, PSK: &id} }
+	group, epoch, nonce := w.server.GroupID(), w.server.Epoch(), make([]byte, 32)
+	t.Run("a proposed PSK is not of usage reinit", func(t *testing.T) {
+		w.oneProposal(t, alice, bob, psk(PSKID{Usage: PSKReInit, GroupID: group, Epoch: epoch, Nonce: nonce}), rule("12.1.4", "usage application"))
+	})
+	t.Run("a proposed PSK is not of usage branch", func(t *testing.T) {
+		w.oneProposal(t, alice, bob, psk(PSKID{Usage: PSKBranch, GroupID: group, Epoch: epoch, Nonce: nonce}), rule("12.1.4", "usage application"))
+	})
+	t.Run("a PSK's nonce has the length of a hash", func(t *testing.T) {
+		w.oneProposal(t, alice, bob, psk(PSKID{ID: []byte("known"), Nonce: nonce[1:]}), rule("12.1.4", "nonce"))
+	})
+	w.bothTake(t, bob, proposed(alice, psk(PSKID{Usage: PSKApplication, GroupID: group, Epoch: epoch, Nonce: nonce})))
+}
+
+func TestRFC9420_12_1_5(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	reInit := func(version uint16) Proposal {
+		return Proposal{Type: ProposalReInit, ReInit: &ReInit{GroupID: []byte("next"), Version: version, Suite: suite1}}
+	}
+	t.Run("a ReInit does not lower the version", func(t *testing.T) {
+		w.bothRefuse(t, bob, proposed(alice, reInit(0)), rule("12.1.5", "lower the version"))
+		w.bothRefuse(t, bob, w.lawless(t, alice, value(alice, reInit(0))), rule("12.1.5", "lower the version"))
+		w.bothTake(t, bob, w.lawless(t, alice, value(alice, reInit(1))))
 	})
 }

@@ -312,6 +312,26 @@ func TestRFC9420_16_7(t *testing.T) {
 	})
 }
 
+func TestRFC9420_16_12(t *testing.T) {
+	t.Run("a commit that only members can refuse is told apart", func(t *testing.T) {
+		w, alice, bob, _ := threeWorld(t)
+		staged := w.stage(alice, CommitOptions{Path: true, AuthenticatedData: []byte("data")})
+		for name, msg := range map[string][]byte{
+			"tag":  forge(t, alice, staged.Message, func(ac *authenticatedContent) { ac.auth.confirmationTag = randomBytes(32) }),
+			"path": w.fitted(t, alice, func(u *updatePath) { u.nodes[1].encryptionKey = must(suite1.GenerateHPKEKey())(t).Public() }),
+		} {
+			c, ok := errors.AsType[*CommitError](bob.refused(t, msg))
+			if !ok || c.Change.Sender != alice.group.s.self() || w.refused(msg) != nil {
+				t.Errorf("%s: a server takes it, and a member does not say whose it is", name)
+			}
+		}
+		bad := w.lawless(t, alice, value(alice, Proposal{Type: 0x1234}))
+		if _, ok := errors.AsType[*CommitError](bob.refused(t, bad)); ok {
+			t.Error("a commit that a server refuses")
+		}
+	})
+}
+
 func TestRFC9420_17_1(t *testing.T) {
 	t.Run("the mandatory cipher suite is supported", func(t *testing.T) {
 		if !CipherSuite(1).Supported() || X25519_AES128GCM_SHA256_Ed25519 != 1 {
