@@ -37,7 +37,7 @@ func (c *Client) ApproveDevice(ctx context.Context, code string) error {
 			return err
 		}
 		if c.clientCount() >= maxDevices {
-			return problem.New(problem.Limited, "a user has at most 16 devices")
+			return problem.New(problem.Limited, "a user has at most 10 devices")
 		}
 		id := offer.Client.Wire()
 		c.tap(TapClient, []byte(id))

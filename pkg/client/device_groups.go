@@ -30,7 +30,8 @@ type bringRecord struct {
 	Client  string `json:"client"`
 	Package []byte `json:"package"`
 	LinkKey []byte `json:"link_key"`
-	Due     int64  `json:"due"` // nanoseconds since 1970
+	Due     int64  `json:"due"`            // nanoseconds since 1970
+	Said    int64  `json:"said,omitempty"` // when its client said that it is not in the group, by the log of the own clients' group
 }
 
 func bringKey(group []byte, client string) []byte {
@@ -250,7 +251,13 @@ func (c *Client) workShared(ctx context.Context) error {
 				return err
 			}
 		case r.Left == 0 && r.Due <= now.Unix() && (r.Handed == 0 || now.Sub(timeOf(r.Handed)) > handAgain):
-			due = append(due, r)
+			entering, err := c.entering(r.GroupID)
+			if err != nil {
+				return err
+			}
+			if !entering {
+				due = append(due, r)
+			}
 		}
 	}
 	for batch := range slices.Chunk(due, maxHanded) {
@@ -259,6 +266,16 @@ func (c *Client) workShared(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// entering says whether this client has a Welcome to a group that it could not follow yet.
+func (c *Client) entering(id []byte) (bool, error) {
+	local, found, err := c.groupByID(id)
+	if err != nil || !found {
+		return false, err
+	}
+	r, found, err := get[groupRecord](c.store, bucketGroups, []byte(local))
+	return found && (r.Welcome != nil || r.Again != nil), err
 }
 
 // hand makes a KeyPackage for each group and posts them, in one transaction with their private halves.
@@ -289,7 +306,7 @@ func (c *Client) hand(ctx context.Context, groups []*sharedGroupRecord) error {
 }
 
 // applyPackages stores the KeyPackages that another own client made for groups. Each is added after a time of its own, since a burst would link the groups (§8).
-func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) error {
+func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages, at int64) error {
 	if p.Client != from || len(p.Packages) > maxHanded {
 		return nil
 	}
@@ -298,7 +315,7 @@ func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) er
 			continue
 		}
 		r := bringRecord{GroupID: one.GroupId, Client: from, Package: one.KeyPackage, LinkKey: one.LinkKey,
-			Due: c.now().Add(c.spread() + c.turnAfter()).UnixNano()}
+			Due: c.now().Add(c.spread() + c.turnAfter()).UnixNano(), Said: at}
 		if err := write(tx, bucketBring, bringKey(r.GroupID, from), r); err != nil {
 			return err
 		}
@@ -341,10 +358,14 @@ func (c *Client) bring(r *bringRecord) error {
 		return drop()
 	case g == nil || g.mls == nil || g.rec.State == GroupJoining:
 		return nil
-	case g.rec.State != GroupActive || slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+	case g.rec.State != GroupActive:
 		return drop()
 	case g.usable() != nil:
 		return nil
+	case c.stranded(g, r):
+		return c.removeLeaf(local, r.Client) // it is added anew when that is done
+	case slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+		return drop()
 	}
 	kp, err := mls.ParseKeyPackage(r.Package)
 	if err != nil {
@@ -360,6 +381,15 @@ func (c *Client) bring(r *bringRecord) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 		return tx.Delete(bucketBring, key)
 	})
+}
+
+// stranded says whether a client's leaf in a group is of no use to it: the client said that it is not in the group long after the leaf came in, so its Welcome was lost.
+func (c *Client) stranded(g *group, r *bringRecord) bool {
+	for _, i := range g.leavesOfClient(c.account.rec.User, r.Client) {
+		entered := max(g.rec.Leaves[i].Entered, g.rec.Created) // one that was there first came no later than this client
+		return timeOf(r.Said).After(timeOf(entered).Add(welcomeWait - clockSlack))
+	}
+	return false
 }
 
 // lacking leaves of what a task adds only those KeyPackages whose client is not in the group: others may have come first.

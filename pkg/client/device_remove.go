@@ -159,7 +159,7 @@ func (c *Client) deviceGone(tx Tx, client string) error {
 	for _, k := range brings {
 		err = errors.Join(err, tx.Delete(bucketBring, k))
 	}
-	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
+	return errors.Join(err, c.replaceTokens(tx), c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
 }
 
 // workRemovals does what is left of removals: provider, group of the own clients, every other group, and, once the client cannot read it, new secrets. Each step is looked

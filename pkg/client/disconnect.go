@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -170,7 +171,11 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 	}
 	k.Group = "" // it is over already
 	if !c.leads() {
-		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key
+		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key, or each other one after a turn
+		due := c.now().Add(time.Duration(c.rank()) * (tellTurn - slowTurn))
+		if err := c.putAccount(tx, func(r *accountRecord) { r.RotateAt = min(r.RotateAt, due.Unix()) }); err != nil {
+			return err
+		}
 	}
 	if _, err := c.endContact(tx, k); err != nil {
 		return err

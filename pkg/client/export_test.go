@@ -260,3 +260,42 @@ func IssuerEpoch(c *Client) uint64 {
 	}
 	return 0
 }
+
+// TokenOf is the token that c has of user, empty if none.
+func TokenOf(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return string(k.Token)
+}
+
+// Shared is how many groups c was told of by the user's other clients and is not in.
+func Shared(c *Client) int {
+	all, err := list[sharedGroupRecord](c.store, bucketShared)
+	if err != nil {
+		return -1
+	}
+	return len(all)
+}
+
+// Brings is how many KeyPackages of the user's other clients wait at c to be added to groups.
+func Brings(c *Client) int {
+	all, err := list[bringRecord](c.store, bucketBring)
+	if err != nil {
+		return -1
+	}
+	return len(all)
+}
+
+// OwesDevices says whether c is to tell the user's other clients everything.
+func OwesDevices(c *Client) bool {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	local, err := c.deviceGroupID()
+	if err != nil {
+		return true
+	}
+	g, err := c.group(local)
+	return err != nil || g.rec.TellAll
+}

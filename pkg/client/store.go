@@ -69,6 +69,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyRead     = []byte("read")  // when the queue was read last
 	keyInbox    = []byte("inbox") // up to where the inbox was fetched and not acknowledged
 	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event

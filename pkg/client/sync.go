@@ -26,16 +26,21 @@ func (c *Client) Sync(ctx context.Context) error {
 			return err
 		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
-		if err := c.completeAccount(ctx); err != nil {
+		err := c.completeAccount(ctx)
+		if err != nil && !c.account.rec.QueueMade {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
+		// What the provider refuses may be because this client was removed: that stands in the queue.
+		errs := []error{renewal, err, c.keepWallet(ctx), c.readInbox(ctx)}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			if errors.Is(err, errNoQueue) {
 				if err = c.renewQueue(ctx); err == nil {
 					got, err = c.readQueue(ctx)
 				}
+			}
+			if err == nil {
+				err = c.noteRead()
 			}
 			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
 			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
@@ -46,7 +51,7 @@ func (c *Client) Sync(ctx context.Context) error {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
 		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
-		_, err := c.flushDevices(ctx)
+		_, err = c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
 	})
@@ -297,9 +302,9 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
 	}
-	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+	if g.rec.TellAll && c.now().Unix() >= g.rec.TellAllAt && g.rec.State == GroupActive && g.identified() {
 		return true, c.change(g, func(tx Tx) error {
-			g.rec.TellAll = false
+			g.rec.TellAll, g.rec.TellAllAt = false, 0
 			return c.tellAll(tx, g)
 		})
 	}
