@@ -47,10 +47,13 @@ func (c *Client) Sync(ctx context.Context) error {
 				break
 			}
 		}
+		if !c.account.rec.Removed {
+			errs = append(errs, c.keepUp(ctx))
+		}
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
+		errs = append(errs, c.refillStock(ctx), c.compareDocuments(ctx))
 		_, err = c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)

@@ -14,6 +14,7 @@ func TestTurns(t *testing.T) {
 	for name, f := range map[string]func(t *testing.T, y *year){
 		"monthly change": monthlyChange, "a change that was begun": changeBegun, "tokens of a removed device": tokensReplaced, "a contact that goes": contactGoes,
 		"a lost Welcome": welcomeLost, "who tells everything": whoTells,
+		"removed while away for long": removedAway, "deleted while away for long": deletedAway,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, &year{t: t, at: y.at, c: y.c, d: y.d}) })
 		y.at.pass(8 * day) // the next one has tokens of its own
@@ -170,4 +171,32 @@ func whoTells(t *testing.T, y *year) {
 	y.at.pass(time.Hour)
 	until(t, "the second tells", func() bool { return !client.OwesDevices(second.c) }, second, third)
 	until(t, "the first is back, and has nothing to tell", func() bool { return !client.OwesDevices(first.c) && first.connected(bob) }, first)
+}
+
+// removedAway: a device that is removed when its queue has expired hears of it by its domain's list of revocations.
+func removedAway(t *testing.T, y *year) {
+	first, second, bob := y.pair()
+	y.later(102*day, first, bob)
+	if err := first.c.RemoveDevice(t.Context(), client.DeviceID(second.c)); err != nil {
+		t.Fatalf("remove: %v", err)
+	}
+	second.isGone(t)
+}
+
+// deletedAway: the same, when its account is deleted.
+func deletedAway(t *testing.T, y *year) {
+	first, second, bob := y.pair()
+	y.later(102*day, first, bob)
+	first.deleteKilled()
+	second.isGone(t)
+}
+
+// isGone waits until p has learned that it was removed, and has forgotten everything.
+func (p *person) isGone(t *testing.T) {
+	t.Helper()
+	until(t, "it learns it", func() bool { return len(p.events(client.EventDeviceRemoved)) == 1 }, p)
+	wantError(t, "sync", p.c.Sync(t.Context()), client.ErrDeviceRemoved)
+	if left := client.Left(p.c); len(left) != 0 {
+		t.Errorf("%s keeps %v", p.name, left)
+	}
 }
