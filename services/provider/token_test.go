@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/redeem/redeemtest"
 )
@@ -236,6 +237,51 @@ func TestExchangeTokens(t *testing.T) {
 	}
 	if _, err := r.relay().ExchangeTokens(t.Context(), request(3, 3)); err != nil {
 		t.Errorf("after all refusals: %v", err)
+	}
+}
+
+// TestExchangeAtOnce: 32 exchanges of the same eight tokens at once, at two replicas: one gets signatures at most (none if they took the tokens from each
+// other), and with no token of the eight anything else is bought.
+func TestExchangeAtOnce(t *testing.T) {
+	d := newDomain(t, "a.example")
+	relays := []mimimiv1connect.RelayServiceClient{d.start().relay(), d.start().relay()}
+	now := d.clock.Now()
+	k := redeemtest.Public(mimimi.TokenClaim, mimimi.TokenEpoch(now))
+	var tokens [][]byte
+	for i := range byte(mimimi.TokenExchange) {
+		tokens = append(tokens, redeemtest.Token(mimimi.TokenClaim, d.name, d.name, now, []byte{i}))
+	}
+	requests := make([]*mimimiv1.ExchangeTokensRequest, 32)
+	for n := range requests {
+		id := randomID()
+		requests[n] = &mimimiv1.ExchangeTokensRequest{RequestId: id[:], Tokens: tokens}
+		for i := range mimimi.TokenExchange {
+			requests[n].Blinded = append(requests[n].Blinded, must(mimimi.BlindToken(&k, d.name, "b.example", mimimi.TokenSeed([]byte{byte(n)}, mimimi.TokenClaim, i))))
+		}
+	}
+	errs := make([]error, len(requests))
+	var all sync.WaitGroup
+	for n, req := range requests {
+		all.Go(func() { _, errs[n] = relays[n%2].ExchangeTokens(t.Context(), req) })
+	}
+	all.Wait()
+	won := -1
+	for n, err := range errs {
+		switch {
+		case err == nil && won >= 0:
+			t.Error("two exchanges of the same tokens were answered")
+		case err == nil:
+			won = n
+		default:
+			wantCode(t, "who came second", err, connect.CodePermissionDenied)
+		}
+	}
+	for n, req := range requests {
+		if n == won {
+			continue
+		}
+		_, err := relays[n%2].ExchangeTokens(t.Context(), req)
+		wantCode(t, "who came second, again", err, connect.CodePermissionDenied)
 	}
 }
 
