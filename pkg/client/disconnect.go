@@ -124,12 +124,17 @@ func (c *Client) expired(k *contactRecord) bool {
 	return false
 }
 
-// expire gives a connection up: the token is revoked, and the user may be asked again (§5).
+// expire gives a connection up: the token is revoked, and the user may be asked again (§5). One that another of the user's clients completes is only not expected any more:
+// that client may still come to it.
 func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 	if k.Before != nil {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
+		if k.State == ContactAccepting && k.Group == "" {
+			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.Revoke, Version: k.Version}
+			return write(tx, bucketContacts, []byte(k.User), k)
+		}
 		k, err = c.endContact(tx, k)
 		return err
 	})

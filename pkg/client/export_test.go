@@ -273,36 +273,6 @@ func TokenOf(c *Client, user mimimi.User) string {
 	return string(k.Token)
 }
 
-// Shared is how many groups c was told of by the user's other clients and is not in.
-func Shared(c *Client) int {
-	all, err := list[sharedGroupRecord](c.store, bucketShared)
-	if err != nil {
-		return -1
-	}
-	return len(all)
-}
-
-// Brings is how many KeyPackages of the user's other clients wait at c to be added to groups.
-func Brings(c *Client) int {
-	all, err := list[bringRecord](c.store, bucketBring)
-	if err != nil {
-		return -1
-	}
-	return len(all)
-}
-
-// OwesDevices says whether c is to tell the user's other clients everything.
-func OwesDevices(c *Client) bool {
-	c.slot <- struct{}{}
-	defer func() { <-c.slot }()
-	local, err := c.deviceGroupID()
-	if err != nil {
-		return true
-	}
-	g, err := c.group(local)
-	return err != nil || g.rec.TellAll
-}
-
 // QueueReader reads c's queue as c does, also when c is gone.
 func QueueReader(ctx context.Context, c *Client) func() error {
 	h, err := newHTTPClient(c.account.rec.Provider.CA)
