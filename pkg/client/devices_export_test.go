@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mimimi"
 )
 
 // NextDue is when c has something to do next without being told, zero if never.
@@ -132,4 +134,12 @@ func Welcomes(c *Client) (n int) {
 		}
 	}
 	return n
+}
+
+// FindOffer looks in c's mailbox for the offer whose code begins as said: a code that is short enough to be found twice.
+func FindOffer(ctx context.Context, c *Client, begin string) error {
+	return c.lockedFor(ctx, func() error {
+		_, err := c.findOffer(ctx, func(o *mimimi.LinkOffer) bool { return strings.HasPrefix(o.Code(), begin) })
+		return err
+	})
 }
