@@ -314,7 +314,7 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 func (c *Client) recordIsOld() bool {
 	r := c.account.record
 	return r == nil || c.account.rec.RecordStale && (c.leads() || r.Certificate.Client == c.account.client || !c.isOwnClient(r.Certificate.Client.Wire())) ||
-		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*recordTurn
+		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*slowTurn
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.

@@ -395,7 +395,7 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	}
 	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
 		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
-			k.Group, k.Since = "", c.now().Add(acceptedElsewhere-requestFor).Unix()
+			k.Group, k.Since, k.Revoke = "", c.now().Add(acceptedElsewhere-requestFor).Unix(), append(k.Revoke, k.OwnToken)
 			return nil
 		})
 		return cerr

@@ -33,6 +33,8 @@ type bringRecord struct {
 	Due     int64  `json:"due"` // nanoseconds since 1970
 	// Instead says that the client cannot use the leaf that it may have in the group: it is removed first.
 	Instead bool `json:"instead,omitempty"`
+	// Said is when its client said that it is not in the group, by the log of the own clients' group.
+	Said int64 `json:"said,omitempty"`
 }
 
 func bringKey(group []byte, client string) []byte {
@@ -308,7 +310,7 @@ func (c *Client) hand(ctx context.Context, groups []*sharedGroupRecord) error {
 }
 
 // applyPackages stores the KeyPackages that another own client made for groups. Each is added at a time of its own, since a burst would link the groups (§8).
-func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) error {
+func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages, at int64) error {
 	if p.Client != from || len(p.Packages) > maxHanded {
 		return nil
 	}
@@ -317,7 +319,7 @@ func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) er
 			continue
 		}
 		r := bringRecord{GroupID: one.GroupId, Client: from, Package: one.KeyPackage, LinkKey: one.LinkKey, Instead: one.Instead,
-			Due: c.now().Add(c.turnAfter()).UnixNano()}
+			Due: c.now().Add(c.turnAfter()).UnixNano(), Said: at}
 		if !one.Instead { // one that takes a leaf's place is handed at a time of its own
 			r.Due += int64(c.spread())
 		}
@@ -363,10 +365,14 @@ func (c *Client) bring(r *bringRecord) error {
 		return drop()
 	case g == nil || g.mls == nil || g.rec.State == GroupJoining:
 		return nil
-	case g.rec.State != GroupActive || !r.Instead && slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+	case g.rec.State != GroupActive:
 		return drop()
 	case g.usable() != nil || c.now().Unix() < g.rec.QuietUntil:
 		return nil
+	case !r.Instead && c.stranded(g, r):
+		return c.removeLeaf(local, r.Client) // it is added anew when that is done
+	case !r.Instead && slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+		return drop()
 	}
 	kp, err := mls.ParseKeyPackage(r.Package)
 	if err != nil {
@@ -419,6 +425,15 @@ func (c *Client) makeRoom(g *group, client string, kp *mls.KeyPackage) (did, in 
 		}
 		return nil
 	})
+}
+
+// stranded says whether a client's leaf in a group is of no use to it: the client said that it is not in the group long after the leaf came in, so its Welcome was lost.
+func (c *Client) stranded(g *group, r *bringRecord) bool {
+	for _, i := range g.leavesOfClient(c.account.rec.User, r.Client) {
+		entered := max(g.rec.Leaves[i].Entered, g.rec.Created) // one that was there first came no later than this client
+		return timeOf(r.Said).After(timeOf(entered).Add(welcomeWait - clockSlack))
+	}
+	return false
 }
 
 // lacking leaves of what a task adds only those KeyPackages whose client is not in the group: others may have come first.

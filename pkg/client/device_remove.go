@@ -159,7 +159,7 @@ func (c *Client) deviceGone(tx Tx, client string) error {
 	for _, k := range brings {
 		err = errors.Join(err, tx.Delete(bucketBring, k))
 	}
-	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
+	return errors.Join(err, c.replaceTokens(tx), c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
 }
 
 // workRemovals does what is left of removals: provider, group of the own clients, every other group, and, once the client cannot read it, new secrets. Each step is looked
@@ -262,7 +262,7 @@ func (c *Client) removedHere(tx Tx) error {
 	)
 }
 
-// erase forgets everything of a removed client's but the list of events: keys, contacts, groups, KeyPackages. Its queue is deleted if the provider answers; otherwise it expires.
+// erase forgets everything of a removed client's but the list of events. Its queue is deleted if the provider answers; otherwise it expires.
 func (c *Client) erase(ctx context.Context) error {
 	if c.account.rec.Erased {
 		return nil
@@ -273,15 +273,14 @@ func (c *Client) erase(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return c.update(func(tx Tx) error {
-		for _, b := range []string{bucketContacts, bucketRequests, bucketPackages, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketApprovals,
-			bucketShared, bucketBring, bucketRemovals, bucketGone} {
-			var keys [][]byte
-			err := tx.Each(b, nil, func(k, _ []byte) error {
-				keys = append(keys, slices.Clone(k))
-				return nil
-			})
-			for _, k := range keys {
-				err = errors.Join(err, tx.Delete(b, k))
+		for _, b := range buckets {
+			var err error
+			switch b {
+			case bucketEvents:
+			case bucketMeta:
+				err = clearBucket(tx, b, keyFormat, keyAccount, keySequence)
+			default:
+				err = clearBucket(tx, b)
 			}
 			if err != nil {
 				return err

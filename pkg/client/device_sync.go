@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -41,8 +43,8 @@ func newer(number uint64, came proto.Message, known uint64, is proto.Message) bo
 	return number > known || number == known && bytes.Compare(encoded(came), encoded(is)) > 0
 }
 
-// receiveSync handles a message of another own client.
-func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte) error {
+// receiveSync handles a message of another own client, which has its place in the log of their group since at.
+func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte, at int64) error {
 	if !g.rec.Devices || from.User != c.account.rec.User || c.account.rec.Removed {
 		return nil
 	}
@@ -51,15 +53,18 @@ func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte) err
 		return c.warn(tx, "", "a message of another device could not be read")
 	}
 	c.applied++
+	if g.rec.TellAllAt != 0 && slices.ContainsFunc(s.Also, func(one *mimimiv1.DeviceSync) bool { return one.GetSecrets() != nil }) {
+		g.rec.TellAll, g.rec.TellAllAt = false, 0 // another has told everything
+	}
 	for _, one := range append([]*mimimiv1.DeviceSync{s}, s.Also...) {
-		if err := c.applySync(tx, g, from, one); err != nil {
+		if err := c.applySync(tx, g, from, one, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.DeviceSync) error {
+func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.DeviceSync, at int64) error {
 	switch ch := s.Change.(type) {
 	case *mimimiv1.DeviceSync_Secrets:
 		return c.applySecrets(tx, ch.Secrets)
@@ -70,23 +75,47 @@ func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.Device
 	case *mimimiv1.DeviceSync_Group:
 		return c.applyGroup(tx, ch.Group)
 	case *mimimiv1.DeviceSync_Packages:
-		return c.applyPackages(tx, from.Client, ch.Packages)
+		return c.applyPackages(tx, from.Client, ch.Packages, at)
 	case *mimimiv1.DeviceSync_Ask:
-		if first := c.firstBut(from.Client); ch.Ask && first == c.account.rec.Client {
+		if ch.Ask && !g.rec.TellAll {
 			g.rec.TellAll = true
+			if turn := c.turnBut(from.Client); turn > 0 {
+				g.rec.TellAllAt = c.now().Add(time.Duration(turn) * tellTurn).Unix()
+			}
 		}
 	}
 	return nil // a change of a later version
 }
 
-// firstBut is the first own client that is not the given one.
-func (c *Client) firstBut(client string) string {
-	for _, id := range c.own {
-		if id != client {
-			return id
+// turnBut is this client's place among the own ones but the given one.
+func (c *Client) turnBut(client string) int {
+	others := slices.DeleteFunc(slices.Clone(c.own), func(id string) bool { return id == client })
+	return max(0, slices.Index(others, c.account.rec.Client))
+}
+
+// askDevices asks the user's other clients for everything that they share: the first of them tells it, or each later one after a turn.
+func (c *Client) askDevices(tx Tx) error {
+	return c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Ask{Ask: true}})
+}
+
+// noteRead takes note of the day on which the queue was read. What came to one that was not read for long may be gone, Welcomes too, so the other clients are asked.
+func (c *Client) noteRead() error {
+	last, now := int64(0), c.now()
+	err := c.view(func(tx Tx) error {
+		if b := tx.Get(bucketMeta, keyRead); len(b) == 8 {
+			last = int64(fromBigEndian(b))
 		}
+		return nil
+	})
+	if err != nil || now.Sub(timeOf(last)) < readDay && !now.Before(timeOf(last)) {
+		return err
 	}
-	return ""
+	return c.update(func(tx Tx) error {
+		if err := tx.Put(bucketMeta, keyRead, bigEndian(uint64(now.Unix()))); err != nil || last == 0 || now.Sub(timeOf(last)) < queueKeeps {
+			return err
+		}
+		return c.askDevices(tx)
+	})
 }
 
 // sharedSecrets is the account as it is told to the other clients.
@@ -413,6 +442,7 @@ func (c *Client) everything(tx Tx) ([]*mimimiv1.DeviceSync, error) {
 			return nil // a damaged group is not told
 		}
 		if s := r.shared(c.account.rec.Client); s != nil {
+			s.Clients = (&group{rec: r}).ownClients(c.account.rec.User)
 			all = append(all, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Group{Group: s}})
 		}
 		return nil

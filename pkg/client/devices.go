@@ -128,7 +128,7 @@ func (g *group) postSync(s *mimimiv1.DeviceSync) error {
 	}
 	if len(g.rec.Outgoing) >= maxOutgoing {
 		g.rec.Outgoing = slices.DeleteFunc(g.rec.Outgoing, func(o *outgoing) bool { return o.Type == mimimi.EnvelopeDeviceSync && o.Message == nil })
-		g.rec.TellAll = true
+		g.rec.TellAll, g.rec.TellAllAt = true, 0
 	}
 	g.post(&outgoing{Type: mimimi.EnvelopeDeviceSync, Body: body})
 	return nil

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -123,12 +124,17 @@ func (c *Client) expired(k *contactRecord) bool {
 	return false
 }
 
-// expire gives a connection up: the token is revoked, and the user may be asked again (§5).
+// expire gives a connection up: the token is revoked, and the user may be asked again (§5). One that another of the user's clients completes is only not expected any more:
+// that client may still come to it.
 func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 	if k.Before != nil {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
+		if k.State == ContactAccepting && k.Group == "" {
+			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.Revoke, Version: k.Version}
+			return write(tx, bucketContacts, []byte(k.User), k)
+		}
 		k, err = c.endContact(tx, k)
 		return err
 	})
@@ -170,7 +176,11 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 	}
 	k.Group = "" // it is over already
 	if !c.leads() {
-		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key
+		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key, or each other one after a turn
+		due := c.now().Add(time.Duration(c.rank()) * (tellTurn - slowTurn))
+		if err := c.putAccount(tx, func(r *accountRecord) { r.RotateAt = min(r.RotateAt, due.Unix()) }); err != nil {
+			return err
+		}
 	}
 	if _, err := c.endContact(tx, k); err != nil {
 		return err

@@ -26,10 +26,11 @@ type groupRecord struct {
 	NameNumber uint64 `json:"name_number,omitempty"`
 	// Others are the user's other clients in the set that this client entered with: they are added next.
 	Others []ownPart `json:"others,omitempty"`
-	// TellAll says that everything is to be told to the other clients, once nothing else waits.
-	TellAll bool       `json:"tell_all,omitempty"`
-	Created int64      `json:"created"`
-	State   GroupState `json:"state"`
+	// TellAll says that everything is to be told to the other clients, once nothing else waits, but not before TellAllAt.
+	TellAll   bool       `json:"tell_all,omitempty"`
+	TellAllAt int64      `json:"tell_all_at,omitempty"`
+	Created   int64      `json:"created"`
+	State     GroupState `json:"state"`
 
 	// Last is the place in the log up to which everything is processed.
 	Last   uint64               `json:"last"`

@@ -530,6 +530,11 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		c.waiting[g.rec.ID] = c.applied
 		return nil
 	case !ok:
+		if len(c.own) > 1 { // the others may know whose it is, and add this client anew
+			if err := c.update(c.askDevices); err != nil {
+				return err
+			}
+		}
 		return c.dropGroup(g)
 	}
 	return c.change(g, func(tx Tx) error {

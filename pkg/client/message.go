@@ -301,7 +301,7 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
 	case mimimi.EnvelopeDeviceSync:
-		return c.receiveSync(tx, g, from, e.Body)
+		return c.receiveSync(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeRotation:
 		return c.receiveRotation(tx, g, from, e.Body)
 	}

@@ -340,7 +340,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		}
 	}
 	if own && g.rec.Devices && len(ch.Added) > 0 {
-		g.rec.TellAll = true
+		g.rec.TellAll, g.rec.TellAllAt = true, 0
 	}
 	if err := c.peerChanged(tx, g); err != nil {
 		return err

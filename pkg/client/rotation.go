@@ -14,7 +14,8 @@ import (
 // A user's connection key changes in two steps, so that no contact ever gets KeyPackages that it cannot identify (docs/protocol.md §5). First each contact is told
 // the next key in the connection group, at a random time within Config.Spread; the key in use stays, and a contact keeps both. When every contact knows
 // the next key, it takes the place of the one in use, and KeyPackages that were made under that are withdrawn and made anew. All of the user's clients read the
-// connection groups, so each of them sees who was told and comes to the same end.
+// connection groups, so each of them sees who was told and comes to the same end. The client that began a change tells the contacts; what it leaves untold each of the others
+// tells at a turn of its own, so that a change does not wait for a client that is away.
 
 // rotation says what a change of the connection key brings with it.
 type rotation struct {
@@ -48,6 +49,23 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	})
 }
 
+// tellLater is when this client tells a contact what another of the user's clients is to tell, if that does not come to it.
+func (c *Client) tellLater() int64 {
+	return c.now().Add(c.spread() + time.Duration(c.rank()+1)*tellTurn).Unix()
+}
+
+// replaceTokens takes note that a client which knew them is gone: every contact is to get a new token and is asked for one. The client at which it was removed does so first.
+func (c *Client) replaceTokens(tx Tx) error {
+	at := c.now().Add(removalTurn + rotateTurn + time.Duration(c.rank())*tellTurn).Unix()
+	return c.eachContact(tx, func(k *contactRecord) bool {
+		if k.State != ContactConnected {
+			return false
+		}
+		k.GiveToken, k.AskToken, k.TellAt = true, true, at
+		return true
+	})
+}
+
 // nextRotation chooses when the key is changed next: a month after it was due last, give or take some days, so that users' changes do not fall together; or a month
 // from now, if it was not due now.
 func (c *Client) nextRotation() int64 {
@@ -58,14 +76,24 @@ func (c *Client) nextRotation() int64 {
 	return from.Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
 }
 
-// takeKey takes note of a later key of the own user, from another of its clients.
+// takeKey takes note of a later key of the own user, from another of its clients, which tells the contacts. This one does so later where that one does not come to it.
 func (c *Client) takeKey(tx Tx, number uint64, key []byte) error {
 	r := c.account.rec
 	if !later(number, key, r.KeyNumber, r.ConnectionKey) || r.NextKey != nil && !later(number, key, r.NextNumber, r.NextKey) {
 		return nil
 	}
-	return c.putAccount(tx, func(r *accountRecord) {
+	err := c.putAccount(tx, func(r *accountRecord) {
 		r.NextNumber, r.NextKey, r.RotateAt, r.SwitchAt = number, key, c.nextRotation(), c.lastSwitch()
+	})
+	if err != nil {
+		return err
+	}
+	return c.eachContact(tx, func(k *contactRecord) bool {
+		if k.State != ContactConnected || k.Told >= number {
+			return false
+		}
+		k.TellAt = c.tellLater()
+		return true
 	})
 }
 
@@ -85,13 +113,13 @@ func (r *accountRecord) newestKey() ([]byte, uint64) {
 	return r.ConnectionKey, r.KeyNumber
 }
 
-// rotateIfDue begins the monthly change, by one of the user's clients, and ends one whose every contact was told.
+// rotateIfDue begins the monthly change, at this client's turn among the user's, and ends one whose every contact was told.
 func (c *Client) rotateIfDue() error {
 	r := c.account.rec
 	if r.RotateAt == 0 {
 		return c.saveAccount(func(r *accountRecord) { r.RotateAt = c.nextRotation() })
 	}
-	if r.NextKey == nil && c.leads() && c.now().Unix() >= r.RotateAt {
+	if r.NextKey == nil && !c.now().Before(timeOf(r.RotateAt).Add(time.Duration(c.rank())*slowTurn)) {
 		err := c.update(func(tx Tx) error {
 			// The own alias, too, is registered again: the store keeps for a while only what shows no sign of life.
 			return errors.Join(c.rotateKey(tx, rotation{}), c.putAccount(tx, func(r *accountRecord) { r.AliasMade = false }))
@@ -142,7 +170,7 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 	if err := c.revokeReplaced(ctx, k); err != nil {
 		return err
 	}
-	if !c.owes(k) || !c.leads() || c.now().Unix() < k.TellAt {
+	if !c.owes(k) || c.now().Unix() < k.TellAt {
 		return nil
 	}
 	g, err := c.group(k.Group)
@@ -260,6 +288,9 @@ func (c *Client) rotationSent(tx Tx, g *group, body []byte) error {
 		if !bytes.Equal(k.OwnToken, r.Token.Bytes()) {
 			k.Revoke = append(k.Revoke, k.OwnToken)
 		}
+		if k.NextMade && !bytes.Equal(k.NextToken, r.Token.Bytes()) && !g.saysRotation() {
+			k.Revoke = append(k.Revoke, k.NextToken) // another own client was faster with its own
+		}
 		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken = r.Token.Bytes(), true, nil, false, false
 	}
 	return write(tx, bucketContacts, []byte(k.User), k)
@@ -291,7 +322,7 @@ func (c *Client) receiveRotation(tx Tx, g *group, from *leafRecord, body []byte)
 		k.Token = r.Token.Bytes()
 	}
 	if r.TokenWanted {
-		k.GiveToken, k.TellAt = true, 0
+		k.GiveToken, k.TellAt = true, c.now().Add(time.Duration(c.rank())*tellTurn).Unix()
 	}
 	return write(tx, bucketContacts, []byte(k.User), k)
 }

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
@@ -69,6 +71,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyRead     = []byte("read")  // when the queue was read last
 	keyInbox    = []byte("inbox") // up to where the inbox was fetched and not acknowledged
 	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event
@@ -222,3 +225,18 @@ func (s *store) update(f func(tx Tx) error) error {
 
 // view runs f on the store as it is.
 func (c *Client) view(f func(tx Tx) error) error { return c.store.View(f) }
+
+// clearBucket deletes everything in a bucket but the keys to keep.
+func clearBucket(tx Tx, bucket string, keep ...[]byte) error {
+	var keys [][]byte
+	err := tx.Each(bucket, nil, func(k, _ []byte) error {
+		if !slices.ContainsFunc(keep, func(kept []byte) bool { return bytes.Equal(kept, k) }) {
+			keys = append(keys, bytes.Clone(k))
+		}
+		return nil
+	})
+	for _, k := range keys {
+		err = errors.Join(err, tx.Delete(bucket, k))
+	}
+	return err
+}

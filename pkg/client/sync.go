@@ -25,10 +25,12 @@ func (c *Client) Sync(ctx context.Context) error {
 			return err
 		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
-		if err := c.completeAccount(ctx); err != nil {
+		err := c.completeAccount(ctx)
+		if err != nil && !c.account.rec.QueueMade {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.keepWallet(ctx)}
+		// What the provider refuses may be because this client was removed: that stands in the queue.
+		errs := []error{renewal, err, c.keepWallet(ctx)}
 		if !c.account.rec.CutOff { // what only this client had would be lost to the others
 			errs = append(errs, c.readInbox(ctx))
 		}
@@ -39,16 +41,22 @@ func (c *Client) Sync(ctx context.Context) error {
 					got, err = c.readQueue(ctx)
 				}
 			}
+			if err == nil {
+				err = c.noteRead()
+			}
 			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
 			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
 			}
 		}
+		if !c.account.rec.Removed {
+			errs = append(errs, c.keepUp(ctx))
+		}
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
-		_, err := c.flushDevices(ctx)
+		errs = append(errs, c.refillStock(ctx), c.compareDocuments(ctx))
+		_, err = c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
 	})
@@ -300,9 +308,9 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
 	}
-	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+	if g.rec.TellAll && c.now().Unix() >= g.rec.TellAllAt && g.rec.State == GroupActive && g.identified() {
 		return true, c.change(g, func(tx Tx) error {
-			g.rec.TellAll = false
+			g.rec.TellAll, g.rec.TellAllAt = false, 0
 			return c.tellAll(tx, g)
 		})
 	}
