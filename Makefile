@@ -10,6 +10,7 @@ build:
 
 test:
 	go test ./...
+	go -C test/interop/mlsclient test ./...
 
 race:
 	go test -race ./...
@@ -35,7 +36,8 @@ e2e:
 check:
 	./.ci/run
 
-# generate rewrites the Go code made from api/ (needs Node's npx) and the documents made from data.
+# generate rewrites the Go code made from .proto files (needs Node's npx) and the documents made from data.
 generate:
 	$(BUF) generate
+	cd test/interop/mlsclient && $(BUF) generate
 	go test ./test/layout -run "^TestRFC9420Coverage$$" -update

@@ -70,6 +70,7 @@ func parseGroupInfo(b []byte) (*groupInfo, error) {
 // GroupInfo is a parsed GroupInfo, RFC 9420 §12.4.3. It is read only.
 type GroupInfo struct {
 	Signer          uint32 // leaf index
+	Suite           CipherSuite
 	GroupID         []byte
 	Epoch           uint64
 	Extensions      []Extension // of the GroupInfo
@@ -94,6 +95,7 @@ func ParseGroupInfo(b []byte) (*GroupInfo, error) {
 func (g *groupInfo) public() *GroupInfo {
 	return &GroupInfo{
 		Signer:          g.signer,
+		Suite:           g.context.suite,
 		GroupID:         g.context.groupID,
 		Epoch:           g.context.epoch,
 		Extensions:      g.extensions,

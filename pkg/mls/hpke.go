@@ -234,8 +234,9 @@ type hpkeCiphertext struct {
 	ciphertext []byte
 }
 
+// parse reads a ciphertext as views.
 func (c *hpkeCiphertext) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &c.kemOutput) && readOpaque(s, &c.ciphertext)
+	return readView(s, &c.kemOutput) && readView(s, &c.ciphertext)
 }
 
 func (c *hpkeCiphertext) marshal(b *cryptobyte.Builder) {

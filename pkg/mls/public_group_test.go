@@ -58,7 +58,7 @@ func TestCheckGroupInfo(t *testing.T) {
 		return marshal(g)
 	}
 	info := must(w.server.CheckGroupInfo(w.info))(t)
-	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() {
+	if data, ok := info.Extension(testInfoExtension); !ok || len(data) != 32 || info.Signer != 0 || info.Epoch != w.server.Epoch() || info.Suite != suite1 {
 		t.Errorf("%+v", info)
 	}
 	if _, err := w.server.CheckGroupInfo(must(bob.group.GroupInfo(nil, false))(t)); err != nil {

@@ -45,8 +45,9 @@ type encryptedGroupSecrets struct {
 	secrets   hpkeCiphertext
 }
 
+// parse reads an entry as views.
 func (e *encryptedGroupSecrets) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &e.newMember) && e.secrets.parse(s)
+	return readView(s, &e.newMember) && e.secrets.parse(s)
 }
 
 func (e *encryptedGroupSecrets) marshal(b *cryptobyte.Builder) {
@@ -98,7 +99,7 @@ func parseWelcome(b []byte) (w *welcome, framed bool, err error) {
 		return m.welcome, true, nil
 	}
 	w = new(welcome)
-	if err := parse(b, w); err != nil {
+	if err := parse(bytes.Clone(b), w); err != nil {
 		return nil, false, err
 	}
 	return w, false, nil
