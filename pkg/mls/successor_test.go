@@ -560,12 +560,16 @@ func TestIdentities(t *testing.T) {
 func TestReInitBeforeOthers(t *testing.T) {
 	w, alice, bob, _ := threeWorld(t)
 	w.propose(bob, Proposal{Type: ProposalUpdate})
+	valid := must(must(ParseGroup(bob.group.Marshal(), w.rules))(t).Propose(Proposal{Type: testProposal}, ProposeOptions{}))(t)
+	w.run("bob: proposes-remove carol")
 	bad := nextReInit(suite1)
 	bad.ReInit.Extensions = []Extension{{ExtensionRequiredCapabilities, []byte{1}}}
 	_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{bad}})
 	wantErr(t, err, ErrMalformed)
 	_, err = bob.group.Propose(bad, ProposeOptions{})
 	wantErr(t, err, ErrMalformed)
+	bad.ReInit.Version = mls10
+	wantUnchanged(t, alice, forge(t, bob, valid, func(ac *authenticatedContent) { ac.content.proposal = &bad }), ErrMalformed)
 	change := w.commit(alice, CommitOptions{Proposals: []Proposal{nextReInit(suite1)}})
 	if len(change.Proposals) != 1 || w.server.ReInit() == nil {
 		t.Errorf("committed %+v", change.Proposals)
