@@ -182,6 +182,7 @@ func (w *world) withPath(t *testing.T, c *client, opts CommitOptions, resign boo
 	return forge(t, c, staged.Message, func(ac *authenticatedContent) {
 		u := ac.content.commit.path
 		change(u)
+		u.leaf.raw = nil // it is changed
 		if resign {
 			u.leaf.sign(c.group.s.signer, w.server.GroupID(), c.group.s.private.index)
 		}
@@ -198,6 +199,7 @@ func leafOf(t *testing.T, c *client, change func(l *LeafNode)) Proposal {
 	}
 	change(leaf)
 	leaf.sign(s.signer, s.public.context.groupID, s.private.index)
+	leaf.raw = nil // the caller may change it
 	return Proposal{Type: ProposalUpdate, Leaf: leaf}
 }
 
@@ -207,6 +209,7 @@ func packageOf(t *testing.T, name string, change func(kp *KeyPackage)) *client {
 	c := newClient(t, name)
 	change(c.kp)
 	resign(c.kp, c.secrets.SignatureKey)
+	c.kp.leaf.raw = nil // the caller may change it
 	return c
 }
 

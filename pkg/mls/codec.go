@@ -79,6 +79,12 @@ func appendVarint(b []byte, n int) []byte {
 	}
 }
 
+// varintLen returns the length of the shortest form of n.
+func varintLen(n int) int {
+	var buf [4]byte
+	return len(appendVarint(buf[:0], n))
+}
+
 // appendOpaque appends opaque<V>.
 func appendOpaque(b, v []byte) []byte { return append(appendVarint(b, len(v)), v...) }
 
@@ -95,6 +101,26 @@ func readOpaque(s *cryptobyte.String, out *[]byte) bool {
 		return false
 	}
 	*out = append(make([]byte, 0, len(content)), content...)
+	return true
+}
+
+// readView reads opaque<V> without copying it. What is read so shares the memory of what it is read from: the parse method that calls
+// readView says of what its value is a view, and whoever calls that on bytes that are not its own gives it a copy.
+func readView(s *cryptobyte.String, out *[]byte) bool {
+	var content cryptobyte.String
+	ok := readSlice(s, &content)
+	*out = content[:len(content):len(content)] // what follows is not to be appended to
+	return ok
+}
+
+// skipVectors passes over n vectors.
+func skipVectors(s *cryptobyte.String, n int) bool {
+	var content cryptobyte.String
+	for range n {
+		if !readSlice(s, &content) {
+			return false
+		}
+	}
 	return true
 }
 
@@ -152,15 +178,18 @@ func writeOptional(b *cryptobyte.Builder, present bool) {
 
 // readUint16s reads a vector of 16-bit code points.
 func readUint16s[T ~uint16](s *cryptobyte.String, limit int, out *[]T) bool {
+	var content cryptobyte.String
+	if !readSlice(s, &content) || len(content)%2 != 0 || len(content)/2 > limit {
+		return false
+	}
 	*out = nil
-	return readVector(s, limit, func(s *cryptobyte.String) bool {
-		var v uint16
-		if !s.ReadUint16(&v) {
-			return false
-		}
-		*out = append(*out, T(v))
-		return true
-	})
+	if len(content) > 0 {
+		*out = make([]T, len(content)/2)
+	}
+	for i := range *out {
+		(*out)[i] = T(binary.BigEndian.Uint16(content[2*i:]))
+	}
+	return true
 }
 
 // writeUint16s writes a vector of 16-bit code points.

@@ -1,6 +1,8 @@
 package mls
 
 import (
+	"bytes"
+
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -24,8 +26,15 @@ func ParseCredential(b []byte) (Credential, error) {
 }
 
 func (c *Credential) parse(s *cryptobyte.String) bool {
+	ok := c.parseView(s)
+	c.Body = bytes.Clone(c.Body)
+	return ok
+}
+
+// parseView is parse, but Body is a view.
+func (c *Credential) parseView(s *cryptobyte.String) bool {
 	return s.ReadUint16((*uint16)(&c.Type)) &&
-		readOpaque(s, &c.Body) &&
+		readView(s, &c.Body) &&
 		(c.Type != CredentialX509 || isCertificateList(c.Body))
 }
 

@@ -24,10 +24,19 @@ func (e *Extension) marshal(b *cryptobyte.Builder) {
 
 // parseExtensions reads Extension extensions<V>. A list holds at most one extension of a type (RFC 9420 §13.4).
 func parseExtensions(s *cryptobyte.String, out *[]Extension) bool {
+	return readExtensions(s, out, readOpaque)
+}
+
+// parseExtensionViews is parseExtensions, but the data are views.
+func parseExtensionViews(s *cryptobyte.String, out *[]Extension) bool {
+	return readExtensions(s, out, readView)
+}
+
+func readExtensions(s *cryptobyte.String, out *[]Extension, read func(s *cryptobyte.String, out *[]byte) bool) bool {
 	*out = nil
 	return readVector(s, maxExtensions, func(s *cryptobyte.String) bool {
 		var e Extension
-		if !e.parse(s) || hasExtension(*out, e.Type) {
+		if !s.ReadUint16((*uint16)(&e.Type)) || !read(s, &e.Data) || hasExtension(*out, e.Type) {
 			return false
 		}
 		*out = append(*out, e)

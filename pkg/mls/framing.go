@@ -60,7 +60,7 @@ func (s *Sender) marshal(b *cryptobyte.Builder) {
 	}
 }
 
-// framedContent is FramedContent, RFC 9420 §6. It must not change once bytes has been called.
+// framedContent is FramedContent, RFC 9420 §6. It must not change once it has been parsed or bytes has been called.
 type framedContent struct {
 	groupID           []byte
 	epoch             uint64
@@ -74,13 +74,18 @@ type framedContent struct {
 	raw []byte // the encoding, once known: a large commit is hashed and signed several times
 }
 
+// parse reads content whose encoding is a view, as parts of a commit are.
 func (c *framedContent) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &c.groupID) &&
+	from := *s
+	ok := readOpaque(s, &c.groupID) &&
 		s.ReadUint64(&c.epoch) &&
 		c.sender.parse(s) &&
 		readOpaque(s, &c.authenticatedData) &&
 		s.ReadUint8((*uint8)(&c.contentType)) &&
 		c.parseBody(s)
+	n := len(from) - len(*s)
+	c.raw = from[:n:n]
+	return ok
 }
 
 // parseBody reads the part that contentType selects.
@@ -115,20 +120,28 @@ func (c *framedContent) marshalBody(b *cryptobyte.Builder) {
 // bytes returns the encoding.
 func (c *framedContent) bytes() []byte {
 	if c.raw == nil {
-		b := sized(len(c.groupID) + len(c.authenticatedData) + len(c.application) + 32)
-		writeOpaque(b, c.groupID)
-		b.AddUint64(c.epoch)
-		c.sender.marshal(b)
-		writeOpaque(b, c.authenticatedData)
-		b.AddUint8(uint8(c.contentType))
-		c.marshalBody(b)
-		c.raw = b.BytesOrPanic()
+		body := sized(len(c.application) + 4)
+		c.marshalBody(body)
+		c.encode(body.BytesOrPanic())
 	}
 	return c.raw
 }
 
 // sized returns a Builder with room for n bytes.
 func sized(n int) *cryptobyte.Builder { return cryptobyte.NewBuilder(make([]byte, 0, n)) }
+
+// encode makes the encoding from that of the body.
+func (c *framedContent) encode(body []byte) {
+	b := make([]byte, 0, len(c.groupID)+len(c.authenticatedData)+len(body)+22) // two lengths and fields of fixed length
+	b = appendOpaque(b, c.groupID)
+	b = binary.BigEndian.AppendUint64(b, c.epoch)
+	b = append(b, byte(c.sender.Type))
+	if c.sender.indexed() {
+		b = binary.BigEndian.AppendUint32(b, c.sender.Leaf)
+	}
+	b = appendOpaque(b, c.authenticatedData)
+	c.raw = append(append(b, byte(c.contentType)), body...)
+}
 
 // contentAuth is FramedContentAuthData, RFC 9420 §6.1. confirmationTag is there for a commit only.
 type contentAuth struct {
@@ -172,35 +185,34 @@ func proposalRef(suite CipherSuite, encoded []byte) []byte {
 	return suite.RefHash(labelProposalRef, encoded)
 }
 
-// tbs is FramedContentTBS, RFC 9420 §6.1. context is the encoding of the GroupContext of the message's epoch.
-func (a *authenticatedContent) tbs(context []byte) []byte {
-	content := a.content.bytes()
+// tbs is FramedContentTBS, RFC 9420 §6.1, in parts. context is the encoding of the GroupContext of the message's epoch.
+func (a *authenticatedContent) tbs(context []byte) (head, content, tail []byte) {
+	head = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, mls10), uint16(a.wireFormat))
 	switch a.content.sender.Type {
-	case SenderExternal, SenderNewMemberProposal:
-		context = nil
+	case SenderMember, SenderNewMemberCommit:
+		tail = context
 	}
-	room := len(a.auth.signature) + len(a.auth.confirmationTag) + 8 // for tbm
-	b := make([]byte, 0, 4+len(content)+len(context)+room)
-	b = binary.BigEndian.AppendUint16(b, mls10)
-	b = binary.BigEndian.AppendUint16(b, uint16(a.wireFormat))
-	return append(append(b, content...), context...)
+	return head, a.content.bytes(), tail
 }
 
-// tbm is AuthenticatedContentTBM, RFC 9420 §6.2.
-func (a *authenticatedContent) tbm(context []byte) []byte {
-	b := cryptobyte.NewBuilder(a.tbs(context))
-	a.auth.marshal(b, a.content.contentType)
-	return b.BytesOrPanic()
+// membershipTag is membership_tag: the MAC of AuthenticatedContentTBM, RFC 9420 §6.2.
+func (a *authenticatedContent) membershipTag(suite CipherSuite, key, context []byte) []byte {
+	var auth cryptobyte.Builder
+	a.auth.marshal(&auth, a.content.contentType)
+	head, content, tail := a.tbs(context)
+	return suite.mac(key, head, content, tail, auth.BytesOrPanic())
 }
 
 // sign fills in the signature.
 func (a *authenticatedContent) sign(key SignatureKey, context []byte) {
-	a.auth.signature = key.SignWithLabel(labelFramedContent, a.tbs(context))
+	head, content, tail := a.tbs(context)
+	a.auth.signature = key.signParts(labelFramedContent, head, content, tail)
 }
 
 // verify checks the signature under the sender's public key.
 func (a *authenticatedContent) verify(suite CipherSuite, public, context []byte) error {
-	if !suite.VerifyWithLabel(public, labelFramedContent, a.tbs(context), a.auth.signature) {
+	head, content, tail := a.tbs(context)
+	if !suite.verifyParts(public, labelFramedContent, a.auth.signature, head, content, tail) {
 		return ErrUnauthenticated
 	}
 	return nil
@@ -217,9 +229,12 @@ type mlsMessage struct {
 
 // parseMLSMessage reads exactly one MLSMessage. It returns ErrMalformed, or ErrUnsupported for another version.
 func parseMLSMessage(b []byte) (*mlsMessage, error) {
-	m, s := new(mlsMessage), cryptobyte.String(b)
+	if len(b) > maxMessage {
+		return nil, ErrMalformed
+	}
+	m, s := new(mlsMessage), cryptobyte.String(bytes.Clone(b)) // of which parts of m are views
 	var version protocolVersion
-	if len(b) > maxMessage || !s.ReadUint16(&version) {
+	if !s.ReadUint16(&version) {
 		return nil, ErrMalformed
 	}
 	if version != mls10 {

@@ -74,11 +74,13 @@ func (s *macState) release() {
 	s.kdf.states.Put(s)
 }
 
-// mac returns HMAC of the message. The result is the state's until the next call.
-func (s *macState) mac(message []byte) []byte {
+// mac returns HMAC of the message, given in parts. The result is the state's until the next call.
+func (s *macState) mac(message ...[]byte) []byte {
 	s.hash.Reset()
 	s.hash.Write(s.inner)
-	s.hash.Write(message)
+	for _, part := range message {
+		s.hash.Write(part)
+	}
 	return s.finish()
 }
 
@@ -130,11 +132,11 @@ func (s *macState) labeledExpand(suite, label string, info, more, out []byte) {
 	s.expand(out)
 }
 
-// mac is HMAC with the suite's hash, the MAC of RFC 9420 §5.1.
-func (cs CipherSuite) mac(key, message []byte) []byte {
+// mac is HMAC with the suite's hash, the MAC of RFC 9420 §5.1. The message is given in parts.
+func (cs CipherSuite) mac(key []byte, message ...[]byte) []byte {
 	s := cs.row().kdf.under(key)
 	defer s.release()
-	return append([]byte(nil), s.mac(message)...)
+	return append([]byte(nil), s.mac(message...)...)
 }
 
 // verifyMAC compares in constant time.

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -31,6 +32,10 @@ type LeafNode struct {
 	parentHash    []byte   // commit
 	extensions    []Extension
 	signature     []byte
+
+	// raw is the encoding, of which the fields above are views, if the leaf was parsed or signed: it is hashed, signed and written many
+	// times. Whoever changes a field does so on a clone, which has none.
+	raw []byte
 }
 
 // Credential returns the credential.
@@ -60,17 +65,36 @@ func (l *LeafNode) Extension(t ExtensionType) ([]byte, bool) { return findExtens
 func (l *LeafNode) Extensions() []Extension { return l.extensions }
 
 // Marshal returns the TLS encoding.
-func (l *LeafNode) Marshal() []byte { return marshal(l) }
+func (l *LeafNode) Marshal() []byte { return bytes.Clone(l.encoded()) }
 
+// encoded returns the encoding. It is the leaf's own.
+func (l *LeafNode) encoded() []byte {
+	if l.raw != nil {
+		return l.raw
+	}
+	return appendOpaque(l.unsigned(), l.signature)
+}
+
+// parse reads a leaf as views of a copy of its encoding.
 func (l *LeafNode) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &l.encryptionKey) &&
-		readOpaque(s, &l.signatureKey) &&
-		l.credential.parse(s) &&
+	from := *s
+	if !skipLeafNode(s) {
+		return false
+	}
+	l.raw = bytes.Clone(from[:len(from)-len(*s)])
+	raw := cryptobyte.String(l.raw)
+	return l.parseFields(&raw) && raw.Empty()
+}
+
+func (l *LeafNode) parseFields(s *cryptobyte.String) bool {
+	return readView(s, &l.encryptionKey) &&
+		readView(s, &l.signatureKey) &&
+		l.credential.parseView(s) &&
 		l.capabilities.parse(s) &&
 		s.ReadUint8((*uint8)(&l.source)) &&
 		l.parseSource(s) &&
-		parseExtensions(s, &l.extensions) &&
-		readOpaque(s, &l.signature)
+		parseExtensionViews(s, &l.extensions) &&
+		readView(s, &l.signature)
 }
 
 func (l *LeafNode) parseSource(s *cryptobyte.String) bool {
@@ -80,62 +104,89 @@ func (l *LeafNode) parseSource(s *cryptobyte.String) bool {
 	case LeafFromUpdate:
 		return true
 	case LeafFromCommit:
-		return readOpaque(s, &l.parentHash)
+		return readView(s, &l.parentHash)
 	}
 	return false
 }
 
-func (l *LeafNode) marshal(b *cryptobyte.Builder) {
-	l.marshalUnsigned(b)
-	writeOpaque(b, l.signature)
+// skipLeafNode passes over a leaf. What it passes over need not be one; all leaves are passed over.
+func skipLeafNode(s *cryptobyte.String) bool {
+	var source uint8
+	if !skipVectors(s, 2) || // keys
+		!s.Skip(2) || !skipVectors(s, 1) || // credential
+		!skipVectors(s, 5) || // capabilities
+		!s.ReadUint8(&source) {
+		return false
+	}
+	switch LeafSource(source) {
+	case LeafFromKeyPackage:
+		if !s.Skip(16) {
+			return false
+		}
+	case LeafFromCommit:
+		if !skipVectors(s, 1) {
+			return false
+		}
+	}
+	return skipVectors(s, 2) // extensions, signature
 }
 
-// marshalUnsigned writes what LeafNode and LeafNodeTBS have in common.
-func (l *LeafNode) marshalUnsigned(b *cryptobyte.Builder) {
-	writeOpaque(b, l.encryptionKey)
-	writeOpaque(b, l.signatureKey)
-	l.credential.marshal(b)
-	l.capabilities.marshal(b)
+func (l *LeafNode) marshal(b *cryptobyte.Builder) { b.AddBytes(l.encoded()) }
+
+// unsigned returns what LeafNode and LeafNodeTBS have in common. Its capacity is its own.
+func (l *LeafNode) unsigned() []byte {
+	if l.raw != nil {
+		n := len(l.raw) - len(l.signature) - varintLen(len(l.signature))
+		return l.raw[:n:n]
+	}
+	var b cryptobyte.Builder
+	writeOpaque(&b, l.encryptionKey)
+	writeOpaque(&b, l.signatureKey)
+	l.credential.marshal(&b)
+	l.capabilities.marshal(&b)
 	b.AddUint8(uint8(l.source))
 	switch l.source {
 	case LeafFromKeyPackage:
 		b.AddUint64(l.lifetime.NotBefore)
 		b.AddUint64(l.lifetime.NotAfter)
 	case LeafFromCommit:
-		writeOpaque(b, l.parentHash)
+		writeOpaque(&b, l.parentHash)
 	}
-	marshalExtensions(b, l.extensions)
+	marshalExtensions(&b, l.extensions)
+	return b.BytesOrPanic()
 }
 
-// toBeSigned is LeafNodeTBS. A leaf of source key_package is not tied to a group: groupID and index do not enter.
-func (l *LeafNode) toBeSigned(groupID []byte, index leafIndex) []byte {
-	var b cryptobyte.Builder
-	l.marshalUnsigned(&b)
-	if l.source != LeafFromKeyPackage {
-		writeOpaque(&b, groupID)
-		b.AddUint32(uint32(index))
+// place is what LeafNodeTBS has besides: where the leaf is. A leaf of source key_package is not tied to a group.
+func (l *LeafNode) place(groupID []byte, index leafIndex) []byte {
+	if l.source == LeafFromKeyPackage {
+		return nil
 	}
-	return b.BytesOrPanic()
+	return binary.BigEndian.AppendUint32(appendOpaque(nil, groupID), uint32(index))
 }
 
 // sign sets the signature. It is the last step of making a leaf.
 func (l *LeafNode) sign(key SignatureKey, groupID []byte, index leafIndex) {
-	l.signature = key.SignWithLabel(labelLeafNode, l.toBeSigned(groupID, index))
+	l.raw = nil
+	unsigned := l.unsigned()
+	signature := key.signParts(labelLeafNode, unsigned, l.place(groupID, index))
+	l.raw = appendOpaque(unsigned, signature)
+	l.signature = l.raw[len(l.raw)-len(signature):]
 }
 
 // verify reports whether the signature is valid for the place in the group.
 func (l *LeafNode) verify(cs CipherSuite, groupID []byte, index leafIndex) bool {
-	return cs.VerifyWithLabel(l.signatureKey, labelLeafNode, l.toBeSigned(groupID, index), l.signature)
+	return cs.verifyParts(l.signatureKey, labelLeafNode, l.signature, l.unsigned(), l.place(groupID, index))
 }
 
 // clone returns a copy whose fields can be replaced, though not written into.
 func (l *LeafNode) clone() *LeafNode {
 	c := *l
+	c.raw = nil
 	return &c
 }
 
 // equal reports whether both leaves have the same encoding.
-func (l *LeafNode) equal(o *LeafNode) bool { return bytes.Equal(l.Marshal(), o.Marshal()) }
+func (l *LeafNode) equal(o *LeafNode) bool { return bytes.Equal(l.encoded(), o.encoded()) }
 
 // checkSelf checks the rules of RFC 9420 §7.2 and §7.3 that need nothing but the leaf and the suite. The signature is
 // not among them.

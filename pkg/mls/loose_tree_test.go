@@ -31,6 +31,7 @@ func loosen(t *ratchetTree) looseTree {
 		case present && kind == nodeTypeLeaf:
 			n.leaf = new(LeafNode)
 			present = n.leaf.parse(s)
+			n.leaf.raw = nil // it is there to be changed
 		case present:
 			n.parent = new(parentNode)
 			present = n.parent.parse(s)

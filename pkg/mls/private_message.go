@@ -20,14 +20,15 @@ type privateMessage struct {
 	ciphertext          []byte
 }
 
+// parse reads a message as views.
 func (p *privateMessage) parse(s *cryptobyte.String) bool {
-	return readOpaque(s, &p.groupID) &&
+	return readView(s, &p.groupID) &&
 		s.ReadUint64(&p.epoch) &&
 		s.ReadUint8((*uint8)(&p.contentType)) &&
 		p.contentType >= contentApplication && p.contentType <= contentCommit &&
-		readOpaque(s, &p.authenticatedData) &&
-		readOpaque(s, &p.encryptedSenderData) &&
-		readOpaque(s, &p.ciphertext)
+		readView(s, &p.authenticatedData) &&
+		readView(s, &p.encryptedSenderData) &&
+		readView(s, &p.ciphertext)
 }
 
 func (p *privateMessage) marshal(b *cryptobyte.Builder) {
@@ -117,7 +118,9 @@ func (p *privateMessage) openContent(suite CipherSuite, d *senderData, k message
 		},
 	}
 	s := cryptobyte.String(plain)
-	if !ac.content.parseBody(&s) || !ac.auth.parse(&s, p.contentType) || !allZero(s) {
+	ok := ac.content.parseBody(&s)
+	ac.content.encode(plain[:len(plain)-len(s)])
+	if !ok || !ac.auth.parse(&s, p.contentType) || !allZero(s) {
 		return nil, ErrMalformed
 	}
 	return ac, nil

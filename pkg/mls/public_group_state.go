@@ -55,13 +55,9 @@ func ParsePublicGroup(b []byte, rules *Rules) (*PublicGroup, error) {
 	var treeBytes, tag []byte
 	var contents []*authenticatedContent
 	ok := context.parse(&s) &&
-		readOpaque(&s, &treeBytes) &&
+		readView(&s, &treeBytes) &&
 		readOpaque(&s, &tag) &&
-		readVector(&s, maxPending, func(s *cryptobyte.String) bool {
-			ac := new(authenticatedContent)
-			contents = append(contents, ac)
-			return ac.parse(s) && ac.content.contentType == contentProposal
-		}) &&
+		readPending(&s, &contents) &&
 		(reInit == nil || reInit.parse(&s)) &&
 		s.Empty()
 	if !ok || reInit != nil && len(contents) > 0 {
@@ -73,6 +69,18 @@ func ParsePublicGroup(b []byte, rules *Rules) (*PublicGroup, error) {
 	}
 	g.reInit = reInit
 	return g, nil
+}
+
+// readPending reads the vector of pending proposals.
+func readPending(s *cryptobyte.String, out *[]*authenticatedContent) bool {
+	own := bytes.Clone(*s) // for the proposals to be views of
+	pending := cryptobyte.String(own)
+	ok := readVector(&pending, maxPending, func(s *cryptobyte.String) bool {
+		ac := new(authenticatedContent)
+		*out = append(*out, ac)
+		return ac.parse(s) && ac.content.contentType == contentProposal
+	})
+	return ok && s.Skip(len(own)-len(pending))
 }
 
 func restorePublicGroup(rules *Rules, context groupContext, treeBytes, tag []byte, pending []*authenticatedContent) (*PublicGroup, error) {

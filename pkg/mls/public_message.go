@@ -1,6 +1,10 @@
 package mls
 
-import "golang.org/x/crypto/cryptobyte"
+import (
+	"crypto/subtle"
+
+	"golang.org/x/crypto/cryptobyte"
+)
 
 // publicMessage is PublicMessage, RFC 9420 §6.2. membershipTag is there for a member's message only.
 type publicMessage struct {
@@ -32,7 +36,7 @@ func (p *publicMessage) authenticated() *authenticatedContent {
 func newPublicMessage(suite CipherSuite, ac *authenticatedContent, membershipKey, context []byte) *publicMessage {
 	p := &publicMessage{content: ac.content, auth: ac.auth}
 	if ac.content.sender.Type == SenderMember {
-		p.membershipTag = suite.mac(membershipKey, ac.tbm(context))
+		p.membershipTag = ac.membershipTag(suite, membershipKey, context)
 	}
 	return p
 }
@@ -42,7 +46,7 @@ func (p *publicMessage) verifyMembership(suite CipherSuite, membershipKey, conte
 	if p.content.sender.Type != SenderMember {
 		return nil
 	}
-	if !suite.verifyMAC(membershipKey, p.authenticated().tbm(context), p.membershipTag) {
+	if tag := p.authenticated().membershipTag(suite, membershipKey, context); subtle.ConstantTimeCompare(tag, p.membershipTag) != 1 {
 		return ErrUnauthenticated
 	}
 	return nil

@@ -129,7 +129,7 @@ func TestRFC9420_6_2(t *testing.T) {
 	t.Run("a message has a valid signature", func(t *testing.T) {
 		msg := spoil(func(p *publicMessage) {
 			p.auth.signature[0] ^= 1
-			p.membershipTag = suite1.mac(alice.group.s.secrets.membership, p.authenticated().tbm(w.server.encoded))
+			p.membershipTag = p.authenticated().membershipTag(suite1, alice.group.s.secrets.membership, w.server.encoded)
 		})
 		w.bothRefuse(t, bob, msg, failure(ErrUnauthenticated))
 	})

@@ -148,7 +148,7 @@ func TestRFC9420_12_4_2(t *testing.T) {
 	t.Run("a commit has a valid signature", func(t *testing.T) {
 		m := must(parseMLSMessage(good))(t)
 		m.publicMessage.auth.signature[0] ^= 1
-		m.publicMessage.membershipTag = suite1.mac(alice.group.s.secrets.membership, m.publicMessage.authenticated().tbm(w.server.encoded))
+		m.publicMessage.membershipTag = m.publicMessage.authenticated().membershipTag(suite1, alice.group.s.secrets.membership, w.server.encoded)
 		w.bothRefuse(t, bob, m.marshal(), failure(ErrUnauthenticated))
 	})
 	t.Run("a commit refers to proposals that were received", func(t *testing.T) {

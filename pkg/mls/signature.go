@@ -6,18 +6,31 @@ import (
 	"fmt"
 )
 
-// labelledContent is SignContent, RFC 9420 §5.1.2, and EncryptContext, §5.1.3, which have one form.
-func labelledContent(label string, content []byte) []byte {
-	b := make([]byte, 0, len(labelPrefix)+len(label)+len(content)+8) // and the lengths, of at most 4 bytes each
+// labelledContent is SignContent, RFC 9420 §5.1.2, and EncryptContext, §5.1.3, which have one form. The content is given in parts.
+func labelledContent(label string, content ...[]byte) []byte {
+	n := 0
+	for _, part := range content {
+		n += len(part)
+	}
+	b := make([]byte, 0, len(labelPrefix)+len(label)+n+8) // and the lengths, of at most 4 bytes each
 	b = appendVarint(b, len(labelPrefix)+len(label))
 	b = append(append(b, labelPrefix...), label...)
-	return appendOpaque(b, content)
+	b = appendVarint(b, n)
+	for _, part := range content {
+		b = append(b, part...)
+	}
+	return b
 }
 
 // VerifyWithLabel is RFC 9420 §5.1.2. A public key or signature of wrong form does not verify.
 func (cs CipherSuite) VerifyWithLabel(pub []byte, label string, content, sig []byte) bool {
+	return cs.verifyParts(pub, label, sig, content)
+}
+
+// verifyParts is VerifyWithLabel of a content in parts.
+func (cs CipherSuite) verifyParts(pub []byte, label string, sig []byte, content ...[]byte) bool {
 	r := cs.find()
-	return r != nil && r.signature.verify(pub, labelledContent(label, content), sig)
+	return r != nil && r.signature.verify(pub, labelledContent(label, content...), sig)
 }
 
 // SignatureKey is a secret signature key with its suite. It prints as "[secret]" and cannot be compared; MarshalBinary
@@ -75,7 +88,12 @@ func (k SignatureKey) Public() []byte {
 
 // SignWithLabel is RFC 9420 §5.1.2. An ECDSA signature is DER. It panics for the zero value.
 func (k SignatureKey) SignWithLabel(label string, content []byte) []byte {
-	return k.k().key.sign(labelledContent(label, content))
+	return k.signParts(label, content)
+}
+
+// signParts is SignWithLabel of a content in parts.
+func (k SignatureKey) signParts(label string, content ...[]byte) []byte {
+	return k.k().key.sign(labelledContent(label, content...))
 }
 
 // MarshalBinary returns the secret key for storage: the suite, then what DeriveSignatureKey takes. It returns

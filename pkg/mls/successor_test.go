@@ -52,7 +52,9 @@ func (c *client) renewFor(t testing.TB, suite CipherSuite) {
 	t.Helper()
 	c.secrets, c.adapt = nil, func(cfg *KeyPackageConfig) {
 		cfg.Suite = suite
-		cfg.SignatureKey = must(suite.GenerateSignatureKey())(t)
+		if c.secrets == nil {
+			cfg.SignatureKey = must(suite.GenerateSignatureKey())(t)
+		}
 		cfg.Capabilities.CipherSuites = []CipherSuite{suite1, suite}
 	}
 	c.renew(t)

@@ -141,9 +141,14 @@ func (cs CipherSuite) KeyLen() int { return cs.row().aead.keyLen }
 func (cs CipherSuite) NonceLen() int { return cs.row().aead.nonceLen }
 
 // Hash returns the hash of b.
-func (cs CipherSuite) Hash(b []byte) []byte {
+func (cs CipherSuite) Hash(b []byte) []byte { return cs.hash(b) }
+
+// hash returns the hash of a message in parts.
+func (cs CipherSuite) hash(message ...[]byte) []byte {
 	h := cs.row().kdf.newHash()
-	h.Write(b)
+	for _, part := range message {
+		h.Write(part)
+	}
 	return h.Sum(nil)
 }
 

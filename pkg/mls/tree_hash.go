@@ -69,7 +69,7 @@ func (c *treeHasher) leaf(i leafIndex, leaf *LeafNode) []byte {
 	if leaf == nil {
 		return c.sum(append(b, 0))
 	}
-	return c.sum(append(append(b, 1), leaf.Marshal()...))
+	return c.sum(append(append(b, 1), leaf.encoded()...))
 }
 
 // parent hashes a TreeHashInput with a ParentNodeHashInput, p without the unmerged leaves in gone.
