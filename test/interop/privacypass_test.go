@@ -125,7 +125,7 @@ func TestPrivacyPass(t *testing.T) {
 // TestPrivacyPassVectors: the vectors of RFC 9578 that pkg/mimimi replays are the other implementation's, too: it signs their requests as they say, and their
 // tokens verify.
 func TestPrivacyPassVectors(t *testing.T) {
-	p := start(t, "privacypass")
+	p := startNode(t, "privacypass")
 	var file struct {
 		PrivateKey string              `json:"private_key"`
 		Vectors    []map[string]string `json:"vectors"`
