@@ -96,7 +96,7 @@ func tokensReplaced(t *testing.T, y *year) {
 				client.TokenOf(bob.c, p.c.User()) == client.OwnToken(p.c, bob.c.User()) && !client.OwesContacts(p.c)
 		}
 	}
-	until(t, "replaced", replaced(second), second, bob)
+	until(t, "replaced", func() bool { return replaced(second)() && !client.OwesContacts(bob.c) }, second, bob)
 	for whose, token := range map[*person]string{second: ours, bob: theirs} {
 		if err := client.TryClaim(t.Context(), third.c, whose.c.User(), token); err == nil {
 			t.Errorf("the removed device claims from %s", whose.name)
