@@ -50,10 +50,13 @@ func (g *groupInfo) verify(signer *LeafNode) error {
 	return nil
 }
 
-// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. The two cannot be mistaken for each other: where
-// a bare one has its cipher suite, an MLSMessage has wire format 4, which is no suite that is supported.
+// framedGroupInfo begins an MLSMessage with a GroupInfo: its version, the wire format, and the GroupInfo's version.
+var framedGroupInfo = []byte{0, byte(mls10), 0, byte(wireGroupInfo), 0, byte(mls10)}
+
+// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. A bare one of suite 4 begins like an MLSMessage, with
+// version 1 and the number 4. What follows tells them apart: to go on like one, it would need an empty group id and an epoch above 2^56.
 func parseGroupInfo(b []byte) (*groupInfo, error) {
-	if len(b) >= 4 && bytes.Equal(b[:4], []byte{0, byte(mls10), 0, byte(wireGroupInfo)}) {
+	if bytes.HasPrefix(b, framedGroupInfo) {
 		b = b[4:]
 	}
 	g := new(groupInfo)
