@@ -50,18 +50,16 @@ func (g *groupInfo) verify(signer *LeafNode) error {
 	return nil
 }
 
-// framedGroupInfo begins an MLSMessage with a GroupInfo: its version, the wire format, and the GroupInfo's version.
-var framedGroupInfo = []byte{0, byte(mls10), 0, byte(wireGroupInfo), 0, byte(mls10)}
-
-// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. A bare one of suite 4 begins like an MLSMessage, with
-// version 1 and the number 4. What follows tells them apart: to go on like one, it would need an empty group id and an epoch above 2^56.
+// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. A bare one of cipher suite 4 begins as an MLSMessage with wire format 4
+// does, and is none for all that: what follows is not a whole GroupInfo.
 func parseGroupInfo(b []byte) (*groupInfo, error) {
-	if bytes.HasPrefix(b, framedGroupInfo) {
-		b = b[4:]
-	}
 	g := new(groupInfo)
-	if err := parse(b, g); err != nil {
-		return nil, err
+	framed, ok := bytes.CutPrefix(b, []byte{0, byte(mls10), 0, byte(wireGroupInfo)})
+	if !ok || parse(framed, g) != nil {
+		g = new(groupInfo)
+		if err := parse(b, g); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.context.supported(); err != nil {
 		return nil, err

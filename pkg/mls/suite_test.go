@@ -232,21 +232,6 @@ func TestGroupOfEverySuite(t *testing.T) {
 	})
 }
 
-// TestGroupInfoForms: bare or as an MLSMessage, a GroupInfo is what it is. One of suite 4 begins like an MLSMessage when it is bare.
-func TestGroupInfoForms(t *testing.T) {
-	eachSuite(t, func(t *testing.T, cs CipherSuite) {
-		w, _, _, _ := threeWorldOf(t, cs)
-		bare := must(ParseGroupInfo(w.info))(t).Raw
-		wantBytes(t, "bare of bare", must(ParseGroupInfo(bare))(t).Raw, bare)
-		for _, form := range [][]byte{w.info, bare} {
-			if got := must(ParseGroupInfo(form))(t); got.Suite != cs || string(got.GroupID) != w.id || got.Epoch != w.server.Epoch() {
-				t.Errorf("suite %d, epoch %d", got.Suite, got.Epoch)
-			}
-			must(NewPublicGroup(form, w.server.Tree(), w.rules))(t)
-		}
-	})
-}
-
 // TestRulesSuites: every way into a group is closed to a suite that the rules do not have.
 func TestRulesSuites(t *testing.T) {
 	const cs = X25519_CHACHA20POLY1305_SHA256_Ed25519
