@@ -47,6 +47,9 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err := checkOwn(cfg.KeyPackage, cfg.Secrets); err != nil {
 		return nil, err
 	}
+	if err := cfg.Rules.checkSuite(cfg.KeyPackage.suite); err != nil {
+		return nil, err
+	}
 	context := groupContext{
 		version:                 mls10,
 		suite:                   cfg.KeyPackage.suite,

@@ -67,6 +67,9 @@ func NewPublicGroup(groupInfo, tree []byte, rules *Rules) (*PublicGroup, error) 
 
 // openPublicGroup is NewPublicGroup after parsing.
 func openPublicGroup(info *groupInfo, treeBytes []byte, rules *Rules) (*PublicGroup, error) {
+	if err := rules.checkSuite(info.context.suite); err != nil {
+		return nil, err
+	}
 	if treeBytes == nil {
 		carried, ok := findExtension(info.extensions, ExtensionRatchetTree)
 		if !ok {

@@ -64,6 +64,10 @@ func TestCreateRefused(t *testing.T) {
 			ok(t, m.group.Merge(must(m.group.Commit(mls.CommitOptions{Path: true}))))
 			rq.GroupInfo, rq.RatchetTree = must(m.group.GroupInfo(must(hubExtensions(m.group)), false)), m.group.Public().Tree()
 		}},
+		{name: "cipher suite", want: "another version or cipher suite", request: func(w *world, rq *pb.CreateGroupRequest, m *member) {
+			g := groupOfSuite(t, w.id, mls.P256_AES128GCM_SHA256_P256)
+			rq.GroupInfo, rq.RatchetTree = must(g.GroupInfo(must(hubExtensions(m.group)), false)), g.Public().Tree()
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := emptyWorld(t, b)
@@ -78,6 +82,20 @@ func TestCreateRefused(t *testing.T) {
 			wantCode(t, err, connect.CodeInvalidArgument, c.want)
 		})
 	}
+}
+
+// groupOfSuite makes a group of a suite that pkg/mls has and the protocol does not.
+func groupOfSuite(t *testing.T, id mimimi.GroupID, cs mls.CipherSuite) *mls.Group {
+	t.Helper()
+	kp, keys, err := mls.NewKeyPackage(mls.KeyPackageConfig{
+		Suite: cs, Credential: mls.Credential{Type: mls.CredentialBasic, Body: []byte{1, 'a'}}, SignatureKey: must(cs.GenerateSignatureKey()),
+		Capabilities: mls.Capabilities{
+			Versions: []uint16{1}, CipherSuites: []mls.CipherSuite{cs}, Credentials: []mls.CredentialType{mls.CredentialBasic},
+		},
+		Lifetime: mimimi.LeafLifetime(noon),
+	})
+	ok(t, err)
+	return must(mls.NewGroup(mls.GroupConfig{GroupID: []byte(id.Wire()), KeyPackage: kp, Secrets: keys}))
 }
 
 func TestCommits(t *testing.T) {
