@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 	"testing"
@@ -102,12 +103,12 @@ func warmWorld(b testing.TB, n int) *benchWorld {
 		}
 		epoch := suite1.randomSecret()
 		enter := func(i leafIndex, leafKey HPKEPrivateKey) *Group {
-			secrets, encryption := newEpochSecrets(suite1, epoch)
+			secrets, encryption := newEpochSecrets(suite1, bytes.Clone(epoch))
 			context := bareWorld(b, n).alice.Public().context
 			public := newPublicGroup(nil, context, tree.clone(), secrets.confirmationTag(suite1, context.confirmedTranscriptHash))
 			return &Group{newGroupState(public, newTreePrivate(i, leafKey), benchClient(b, int(i)).secrets.SignatureKey, secrets, encryption, 2)}
 		}
-		w := &benchWorld{alice: enter(0, aliceKey), bob: enter(1, benchClient(b, 1).secrets.EncryptionKey)}
+		w := &benchWorld{alice: enter(0, aliceKey), bob: enter(1, benchClient(b, 1).secrets.EncryptionKey.clone())}
 		// From here on by the group's own operations. After a path of each the two hold every key that members have.
 		w.pass(b, w.alice, w.bob)
 		w.pass(b, w.bob, w.alice)

@@ -90,8 +90,15 @@ func appendOpaque(b, v []byte) []byte { return append(appendVarint(b, len(v)), v
 
 // readSlice reads a vector's length and returns its content without copying it.
 func readSlice(s *cryptobyte.String, out *cryptobyte.String) bool {
+	return readUpTo(s, maxVector, out)
+}
+
+// readState is readSlice for a part of a stored state.
+func readState(s *cryptobyte.String, out *cryptobyte.String) bool { return readUpTo(s, maxState, out) }
+
+func readUpTo(s *cryptobyte.String, limit uint32, out *cryptobyte.String) bool {
 	var n uint32
-	return readVarint(s, &n) && n <= maxVector && s.ReadBytes((*[]byte)(out), int(n))
+	return readVarint(s, &n) && n <= limit && s.ReadBytes((*[]byte)(out), int(n))
 }
 
 // readOpaque reads opaque<V> into a new slice. An empty vector gives an empty, non-nil slice.

@@ -54,6 +54,7 @@ func (x25519Group) valid(b []byte) bool {
 
 func (k *x25519Key) public() []byte  { return k.point[:] }
 func (k *x25519Key) private() []byte { return bytes.Clone(k.secret[:]) }
+func (k *x25519Key) clone() dhKey    { c := *k; return &c }
 func (k *x25519Key) erase()          { clear(k.secret[:]) }
 
 func (k *x25519Key) exchange(public []byte) ([]byte, bool) {
@@ -136,6 +137,7 @@ func (x448Group) valid(b []byte) bool {
 
 func (k *x448Key) public() []byte  { return k.point[:] }
 func (k *x448Key) private() []byte { return bytes.Clone(k.secret[:]) }
+func (k *x448Key) clone() dhKey    { c := *k; return &c }
 func (k *x448Key) erase()          { clear(k.secret[:]) }
 
 func (k *x448Key) exchange(public []byte) ([]byte, bool) {
@@ -222,6 +224,8 @@ func (g *nistGroup) valid(b []byte) bool {
 
 func (k *nistKey) public() []byte  { return k.point }
 func (k *nistKey) private() []byte { return k.key.Bytes() }
+
+func (k *nistKey) clone() dhKey { return k }
 
 // erase can do nothing: crypto/ecdh gives no way to its copy of the secret.
 func (k *nistKey) erase() {}

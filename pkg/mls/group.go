@@ -78,7 +78,7 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	secrets, encryption := newEpochSecrets(context.suite, context.suite.randomSecret())
 	tag := secrets.confirmationTag(context.suite, nil)
 	public := newPublicGroup(cfg.Rules, context, newRatchetTree(context.suite, leaf), tag)
-	return &Group{newGroupState(public, newTreePrivate(0, cfg.Secrets.EncryptionKey), cfg.Secrets.SignatureKey, secrets, encryption, keepPast(cfg.PastEpochs))}, nil
+	return &Group{newGroupState(public, newTreePrivate(0, cfg.Secrets.EncryptionKey.clone()), cfg.Secrets.SignatureKey, secrets, encryption, keepPast(cfg.PastEpochs))}, nil
 }
 
 // checkOwn checks a KeyPackage of our own and that the secrets are its. Its signatures are for others to verify.
@@ -154,6 +154,7 @@ func (g *Group) GroupInfo(exts []Extension, withTree bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer key.erase()
 	external := Extension{Type: ExtensionExternalPub, Data: marshalExternalPub(key.Public())}
 	return g.s.groupInfoMessage(slices.Concat([]Extension{external}, exts), withTree)
 }

@@ -103,20 +103,29 @@ func (d *commitDraft) make() (*StagedCommit, error) {
 	if d.nextSigner.isZero() || d.nextSigner.k().suite != d.public.context.suite {
 		return nil, ErrUnsupported
 	}
-	for _, step := range []func() error{d.begin, d.makePath, d.frame, d.enter} {
+	staged := new(StagedCommit)
+	steps := []func() error{d.begin, d.makePath, d.frame, d.enter, func() error { return d.outputs(staged) }}
+	for _, step := range steps {
 		if err := step(); err != nil {
+			d.erase()
 			return nil, err
 		}
 	}
-	staged := &StagedCommit{Change: d.t.change, content: d.content, next: d.next, joins: d.state == nil || d.founds}
-	if err := d.outputs(staged); err != nil {
-		return nil, err
-	}
+	d.path.erase()
 	d.keys.eraseShared()
 	if d.handshake != nil {
 		d.state.messages.apply(d.handshake)
 	}
 	return staged, nil
+}
+
+// erase clears the secrets of a commit that does not come about.
+func (d *commitDraft) erase() {
+	d.path.erase()
+	if d.keys != nil {
+		d.keys.erase()
+	}
+	d.path, d.keys = nil, nil
 }
 
 // begin applies the proposals.
@@ -215,6 +224,7 @@ func (d *commitDraft) nextPrivate() *treePrivate {
 
 // outputs makes the messages.
 func (d *commitDraft) outputs(staged *StagedCommit) (err error) {
+	*staged = StagedCommit{Change: d.t.change, content: d.content, next: d.next, joins: d.state == nil || d.founds}
 	if !d.founds {
 		if staged.Message, err = d.message(); err != nil {
 			return err

@@ -50,15 +50,16 @@ func (g *groupInfo) verify(signer *LeafNode) error {
 	return nil
 }
 
-// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. The two cannot be mistaken for each other: where
-// a bare one has its cipher suite, an MLSMessage has wire format 4, which is no suite that is supported.
+// parseGroupInfo reads an MLSMessage that holds a GroupInfo, or a bare GroupInfo. A bare one of cipher suite 4 begins as an MLSMessage with wire format 4
+// does, and is none for all that: what follows is not a whole GroupInfo.
 func parseGroupInfo(b []byte) (*groupInfo, error) {
-	if len(b) >= 4 && bytes.Equal(b[:4], []byte{0, byte(mls10), 0, byte(wireGroupInfo)}) {
-		b = b[4:]
-	}
 	g := new(groupInfo)
-	if err := parse(b, g); err != nil {
-		return nil, err
+	framed, ok := bytes.CutPrefix(b, []byte{0, byte(mls10), 0, byte(wireGroupInfo)})
+	if !ok || parse(framed, g) != nil {
+		g = new(groupInfo)
+		if err := parse(b, g); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.context.supported(); err != nil {
 		return nil, err

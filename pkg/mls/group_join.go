@@ -37,6 +37,7 @@ func Join(cfg JoinConfig) (*Group, *GroupInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	defer shared.erase()
 	link, err := shared.checkPSKs(w.suite)
 	if err != nil {
 		return nil, nil, err
@@ -47,6 +48,8 @@ func Join(cfg JoinConfig) (*Group, *GroupInfo, error) {
 		return nil, nil, err
 	}
 	member := memberSecret(w.suite, shared.joiner, psk)
+	clear(psk)
+	defer clear(member)
 	info, err := w.openGroupInfo(member)
 	if err != nil {
 		return nil, nil, err
@@ -73,7 +76,7 @@ func (cfg *JoinConfig) enter(info *groupInfo, shared *groupSecrets, member []byt
 	if !ok {
 		return nil, broken("12.4.3.1", "the newcomer's leaf is in the tree")
 	}
-	private := newTreePrivate(own, cfg.Secrets.EncryptionKey)
+	private := newTreePrivate(own, cfg.Secrets.EncryptionKey.clone())
 	if shared.pathSecret != nil {
 		if private, err = private.joinPath(public.tree, leafIndex(info.signer), shared.pathSecret); err != nil {
 			return nil, err
@@ -82,6 +85,8 @@ func (cfg *JoinConfig) enter(info *groupInfo, shared *groupSecrets, member []byt
 	suite := public.context.suite
 	secrets, encryption := newEpochSecrets(suite, epochSecret(suite, member, public.encoded))
 	if !suite.verifyMAC(secrets.confirmation, public.context.confirmedTranscriptHash, public.tag) {
+		secrets.erase()
+		clear(encryption)
 		return nil, ErrUnauthenticated
 	}
 	return &Group{newGroupState(public, private, cfg.Secrets.SignatureKey, secrets, encryption, keepPast(cfg.PastEpochs))}, nil
@@ -134,6 +139,7 @@ func JoinExternal(cfg ExternalJoinConfig) (*StagedCommit, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clear(init)
 	d := &commitDraft{
 		public:     public,
 		sender:     Sender{Type: SenderNewMemberCommit},

@@ -244,8 +244,10 @@ func (s *groupState) follow(t *transition, ac *authenticatedContent, opts Proces
 	if err != nil {
 		return nil, err
 	}
+	defer clear(init)
 	keys := newEpochKeys(after.suite, init, commitSecret, psk, t.change.After.encoded)
 	if !after.suite.verifyMAC(keys.secrets.confirmation, after.confirmedTranscriptHash, ac.auth.confirmationTag) {
+		keys.erase()
 		return nil, ErrUnauthenticated
 	}
 	keys.eraseShared()
@@ -286,14 +288,15 @@ func (s *groupState) committedUpdate(t *transition) (*ownUpdate, error) {
 	return nil, nil
 }
 
-// initSecret is the init_secret that the commit continues from: the epoch's own, or the external joiner's, RFC 9420 §8.3.
+// initSecret is the init_secret that the commit continues from: a copy of the epoch's own, or the external joiner's, RFC 9420 §8.3.
 func (s *groupState) initSecret(t *transition) ([]byte, error) {
 	if len(t.list.inits) == 0 {
-		return s.secrets.init, nil
+		return bytes.Clone(s.secrets.init), nil
 	}
 	key, err := s.secrets.externalKey(s.suite())
 	if err != nil {
 		return nil, err
 	}
+	defer key.erase()
 	return s.suite().exportFrom(key, t.list.inits[0].kemOutput, labelExternalInit, s.suite().HashLen())
 }

@@ -109,7 +109,7 @@ func readVersion(s *cryptobyte.String) (version uint16, err error) {
 
 func parseGroupState(s cryptobyte.String, version uint16, rules *Rules) (*groupState, error) {
 	var public cryptobyte.String
-	if !readSlice(&s, &public) {
+	if !readState(&s, &public) {
 		return nil, ErrMalformed
 	}
 	return parsePrivateState(s, version, public, rules)
@@ -124,7 +124,7 @@ func parsePrivateState(s cryptobyte.String, version uint16, public []byte, rules
 		g.secrets.parse(&s) &&
 		g.messages.parse(&s) &&
 		readVector(&s, maxPending, func(s *cryptobyte.String) bool { return g.parseUpdate(s, version) }) &&
-		readSlice(&s, &past) &&
+		readState(&s, &past) &&
 		s.ReadUint8(&keep) &&
 		keep != 0 && keep <= maxPastEpochs &&
 		s.Empty()
@@ -196,22 +196,21 @@ func ParseStagedCommit(b []byte, rules *Rules) (*StagedCommit, error) {
 		return nil, err
 	}
 	c := &StagedCommit{content: new(authenticatedContent)}
-	var before, content []byte
-	var next cryptobyte.String
+	var message, welcome, groupInfo, before, content, next cryptobyte.String
 	var stays bool
 	ok := readOptional(&s, &c.joins) &&
-		readOpaque(&s, &c.Message) &&
-		readOpaque(&s, &c.Welcome) &&
-		readOpaque(&s, &c.GroupInfo) &&
-		readOpaque(&s, &before) &&
-		readOpaque(&s, &content) &&
+		readState(&s, &message) &&
+		readState(&s, &welcome) &&
+		readState(&s, &groupInfo) &&
+		readState(&s, &before) &&
+		readState(&s, &content) &&
 		readOptional(&s, &stays) &&
-		(!stays || readSlice(&s, &next)) &&
+		(!stays || readState(&s, &next)) &&
 		s.Empty()
-	if !ok || parse(content, c.content) != nil {
+	if !ok || parse(bytes.Clone(content), c.content) != nil {
 		return nil, ErrMalformed
 	}
-	c.Message, c.Welcome, c.GroupInfo = nilIfEmpty(c.Message), nilIfEmpty(c.Welcome), nilIfEmpty(c.GroupInfo)
+	c.Message, c.Welcome, c.GroupInfo = unlessEmpty(message), unlessEmpty(welcome), unlessEmpty(groupInfo)
 	if err := c.restage(before, rules); err != nil {
 		return nil, err
 	}
@@ -245,9 +244,10 @@ func (c *StagedCommit) restage(before []byte, rules *Rules) error {
 	return nil
 }
 
-func nilIfEmpty(b []byte) []byte {
+// unlessEmpty returns a copy of b, nil if it is empty.
+func unlessEmpty(b []byte) []byte {
 	if len(b) == 0 {
 		return nil
 	}
-	return b
+	return bytes.Clone(b)
 }

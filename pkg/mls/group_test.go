@@ -10,7 +10,14 @@ import (
 
 func threeWorld(t testing.TB) (w *world, alice, bob, carol *client) {
 	t.Helper()
+	return threeWorldOf(t, suite1)
+}
+
+// threeWorldOf is threeWorld with another suite.
+func threeWorldOf(t testing.TB, cs CipherSuite) (w *world, alice, bob, carol *client) {
+	t.Helper()
 	w = newWorld(t)
+	w.suite = cs
 	w.run("alice: creates\nalice: adds bob carol\nbob: updates")
 	return w, w.client("alice"), w.client("bob"), w.client("carol")
 }

@@ -64,6 +64,18 @@ func (cs CipherSuite) parseHPKEPrivateKey(b []byte) (HPKEPrivateKey, error) {
 // cannot be sealed to would keep every member from making a path.
 func (cs CipherSuite) validHPKEPublicKey(b []byte) bool { return cs.row().kem.valid(b) }
 
+// same reports whether both are copies of one value.
+func (k HPKEPrivateKey) same(o HPKEPrivateKey) bool {
+	return k.isZero() == o.isZero() && (k.isZero() || k.k() == o.k())
+}
+
+// clone returns a key that erasing k leaves whole.
+func (k HPKEPrivateKey) clone() HPKEPrivateKey {
+	secret := *k.k()
+	secret.key = secret.key.clone()
+	return HPKEPrivateKey{k: func() *hpkeSecret { return &secret }}
+}
+
 // erase clears the key, as far as its library lets us, in every copy of the value.
 func (k HPKEPrivateKey) erase() {
 	if !k.isZero() {

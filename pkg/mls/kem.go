@@ -25,6 +25,8 @@ type kemKey interface {
 	private() []byte
 	// decap returns the shared secret of an output of encap. It returns ErrUnauthenticated for an output that none makes.
 	decap(output []byte) (shared []byte, err error)
+	// clone returns a key that erasing this one leaves whole.
+	clone() kemKey
 	// erase clears the secret as far as its library lets us.
 	erase()
 }
@@ -46,6 +48,7 @@ type dhKey interface {
 	private() []byte
 	// exchange returns the shared point, false if the other key is not valid.
 	exchange(public []byte) ([]byte, bool)
+	clone() dhKey
 	erase()
 }
 
@@ -116,6 +119,8 @@ type dhPrivate struct {
 	kem *dhKEM
 	dhKey
 }
+
+func (p *dhPrivate) clone() kemKey { return &dhPrivate{p.kem, p.dhKey.clone()} }
 
 func (p *dhPrivate) decap(output []byte) ([]byte, error) {
 	point, ok := p.exchange(output)

@@ -21,7 +21,9 @@ func zeros(suite CipherSuite) []byte { return make([]byte, suite.HashLen()) }
 // joinerSecret derives joiner_secret from the last epoch's init_secret and the commit_secret, RFC 9420 §8, figure 22. context is
 // the new epoch's GroupContext.
 func joinerSecret(suite CipherSuite, init, commit, context []byte) []byte {
-	return suite.ExpandWithLabel(suite.extract(init, commit), labelJoiner, context, suite.HashLen())
+	secret := suite.extract(init, commit)
+	defer clear(secret)
+	return suite.ExpandWithLabel(secret, labelJoiner, context, suite.HashLen())
 }
 
 // memberSecret is the value between joiner_secret and psk_secret above, and welcome_secret and epoch_secret below.
@@ -46,8 +48,9 @@ func epochSecret(suite CipherSuite, member, context []byte) []byte {
 	return suite.ExpandWithLabel(member, labelEpoch, context, suite.HashLen())
 }
 
-// newEpochSecrets derives everything below epoch_secret: the secrets to keep and encryption_secret.
+// newEpochSecrets derives everything below epoch_secret, which it erases: the secrets to keep and encryption_secret.
 func newEpochSecrets(suite CipherSuite, epoch []byte) (secrets *epochSecrets, encryption []byte) {
+	defer clear(epoch)
 	derive := func(label string) []byte { return suite.deriveSecret(epoch, label) }
 	return &epochSecrets{
 		senderData:    derive(labelSenderData),
@@ -69,8 +72,11 @@ type epochKeys struct {
 	member     []byte // memberSecret's result
 }
 
-// newEpochKeys runs the key schedule over one commit. init is the last epoch's init_secret, context the new epoch's GroupContext.
+// newEpochKeys runs the key schedule over one commit. init is the last epoch's init_secret, context the new epoch's GroupContext. It
+// erases commit_secret and psk_secret.
 func newEpochKeys(suite CipherSuite, init, commit, psk, context []byte) *epochKeys {
+	defer clear(commit)
+	defer clear(psk)
 	k := &epochKeys{joiner: joinerSecret(suite, init, commit, context)}
 	k.member = memberSecret(suite, k.joiner, psk)
 	k.secrets, k.encryption = newEpochSecrets(suite, epochSecret(suite, k.member, context))
@@ -83,9 +89,18 @@ func (k *epochKeys) eraseShared() {
 	clear(k.member)
 }
 
+// erase clears all of it: the epoch does not come.
+func (k *epochKeys) erase() {
+	k.eraseShared()
+	k.secrets.erase()
+	clear(k.encryption)
+}
+
 // export is MLS-Exporter, RFC 9420 §8.5.
 func (e *epochSecrets) export(suite CipherSuite, label string, context []byte, n int) []byte {
-	return suite.ExpandWithLabel(suite.deriveSecret(e.exporter, label), labelExported, suite.Hash(context), n)
+	secret := suite.deriveSecret(e.exporter, label)
+	defer clear(secret)
+	return suite.ExpandWithLabel(secret, labelExported, suite.Hash(context), n)
 }
 
 // externalKey is the key pair whose public half external_pub holds, RFC 9420 §8.

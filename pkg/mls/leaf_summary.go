@@ -17,6 +17,7 @@ type summary struct {
 	credentials map[CredentialType]int
 	// proposals are types that every leaf lists. There may be others, once a leaf that did not list them has gone.
 	proposals []ProposalType
+	size      int // of the leaves' encodings
 }
 
 // snapshot returns a summary that can be changed without changing l.
@@ -30,7 +31,7 @@ func (l *leafSummary) own() *summary {
 	if o := l.current(); l.s == nil {
 		l.s = &summary{owner: o, credentials: map[CredentialType]int{}}
 	} else if l.s.owner != o {
-		l.s = &summary{owner: o, credentials: maps.Clone(l.s.credentials), proposals: slices.Clone(l.s.proposals)}
+		l.s = &summary{owner: o, credentials: maps.Clone(l.s.credentials), proposals: slices.Clone(l.s.proposals), size: l.s.size}
 	}
 	return l.s
 }
@@ -39,6 +40,7 @@ func (l *leafSummary) own() *summary {
 func (l *leafSummary) replace(old, leaf *LeafNode) {
 	s := l.own()
 	if old != nil {
+		s.size -= len(old.encoded())
 		if s.credentials[old.credential.Type]--; s.credentials[old.credential.Type] == 0 {
 			delete(s.credentials, old.credential.Type)
 		}
@@ -46,6 +48,7 @@ func (l *leafSummary) replace(old, leaf *LeafNode) {
 	if leaf == nil {
 		return
 	}
+	s.size += len(leaf.encoded())
 	if len(s.credentials) == 0 {
 		s.proposals = slices.Clone(leaf.capabilities.Proposals)
 	}

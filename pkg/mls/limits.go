@@ -4,12 +4,17 @@ package mls
 // store or compute must be far less.
 const (
 	// maxVector bounds every single vector. A Welcome for a thousand newcomers is 0.4 MB, the tree of 2^17 leaves some
-	// 60 MB: with 128 MiB the tree limit below is the one that counts.
+	// 60 MB with leaves of the usual size: with 128 MiB the tree limit below is the one that counts. Of larger leaves there can be fewer: a tree
+	// does not grow beyond what one vector holds.
 	maxVector = 1 << 27
 
 	// maxMessage bounds whatever is read as a whole from outside. The largest vector and what stands around it fit; and nothing that is hashed or
 	// signed, which is a message or two and a label, reaches the 2^30 bytes at which a length can no longer be written.
 	maxMessage = 1 << 28
+
+	// maxState bounds a part of a stored state, which is this package's own and holds trees and messages as large as they may be: all that a
+	// length can say.
+	maxState = 1<<30 - 1
 
 	// maxLeaves bounds a tree's width. A group of 100,000 clients fits; one validation costs 60 µs a leaf, so 2^17 leaves
 	// cost eight seconds of one core, which is already more than anybody should be able to ask for.

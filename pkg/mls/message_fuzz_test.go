@@ -196,10 +196,8 @@ func fuzzForm(f *testing.F, name string) {
 			}
 			return
 		}
-		if name == "GroupInfo" && bytes.HasPrefix(b, []byte{0, 1, 0, 4}) {
-			b = b[4:]
-		}
-		if !bytes.Equal(again, b) {
+		framed, _ := bytes.CutPrefix(b, []byte{0, 1, 0, 4})
+		if !bytes.Equal(again, b) && (name != "GroupInfo" || !bytes.Equal(again, framed)) {
 			t.Fatal("round trip differs")
 		}
 	})

@@ -30,6 +30,17 @@ func (s *groupState) retire() *pastEpoch {
 	return p
 }
 
+// eraseReplaced clears the private keys of a state whose epoch ends that the next one does not hold: replaced keys of the tree, and those
+// of own Updates that were not committed.
+func (s *groupState) eraseReplaced(next *groupState) {
+	s.private.eraseReplaced(next.private)
+	for _, u := range s.updates {
+		if !u.key.same(next.private.leafKey()) {
+			u.key.erase()
+		}
+	}
+}
+
 func (p *pastEpoch) erase() {
 	clear(p.senderData)
 	clear(p.resumption)

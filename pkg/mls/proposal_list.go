@@ -53,6 +53,9 @@ func (g *PublicGroup) pendingByRef() map[string]*pendingProposal {
 
 // newProposalList sorts the proposals and checks what needs no group state. It owns all.
 func newProposalList(all []CommittedProposal, committer Sender, rules *Rules) (*proposalList, error) {
+	if len(all) > maxProposals {
+		return nil, broken("12.4", "a commit has no more proposals than this implementation allows")
+	}
 	l := &proposalList{committer: committer, all: all, needsPath: len(all) == 0}
 	for i := range all {
 		if err := l.sort(&all[i], rules); err != nil {

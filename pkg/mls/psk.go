@@ -90,8 +90,13 @@ func pskSecret(suite CipherSuite, ids []*PSKID, lookup pskLookup) ([]byte, error
 		if err != nil {
 			return nil, err
 		}
-		input := suite.ExpandWithLabel(suite.extract(zeros(suite), psk), labelDerivedPSK, pskLabel(id, i, len(ids)), suite.HashLen())
-		secret = suite.extract(input, secret)
+		extracted := suite.extract(zeros(suite), psk)
+		input := suite.ExpandWithLabel(extracted, labelDerivedPSK, pskLabel(id, i, len(ids)), suite.HashLen())
+		next := suite.extract(input, secret)
+		for _, used := range [][]byte{extracted, input, secret} {
+			clear(used)
+		}
+		secret = next
 	}
 	return secret, nil
 }

@@ -187,6 +187,9 @@ func (t *transition) validate() error {
 	if err := t.checkIdentities(); err != nil {
 		return err
 	}
+	if err := t.tree.checkSize(t.from.tree); err != nil {
+		return err
+	}
 	return t.tree.validateChange(treeContext{groupID: t.from.context.groupID, extensions: t.extensions}, t.changed)
 }
 

@@ -365,3 +365,24 @@ func TestResyncNeedsFreshKey(t *testing.T) {
 	wantRule(t, err, "12.2", "fresh encryption key")
 	wantUnchanged(t, alice, msg, ErrInvalid)
 }
+
+// TestGroupInfoForms reads a GroupInfo of each suite, bare and in an MLSMessage: of suite 4 both begin alike.
+func TestGroupInfoForms(t *testing.T) {
+	for _, suite := range testSuites() {
+		c := &client{name: "alice"}
+		c.renewFor(t, suite)
+		g := must(NewGroup(GroupConfig{GroupID: []byte("group"), KeyPackage: c.kp, Secrets: c.secrets, Rules: testRules()}))(t)
+		framed := must(g.GroupInfo(nil, true))(t)
+		for name, b := range map[string][]byte{"MLSMessage": framed, "bare": framed[4:]} {
+			info, err := ParseGroupInfo(b)
+			if err != nil {
+				t.Errorf("suite %d, %s: %v", suite, name, err)
+				continue
+			}
+			wantBytes(t, name, info.Raw, framed[4:])
+			if _, err := NewPublicGroup(b, nil, testRules()); err != nil {
+				t.Errorf("suite %d, %s: %v", suite, name, err)
+			}
+		}
+	}
+}

@@ -83,75 +83,79 @@ func TestMessagesOutOfOrder(t *testing.T) {
 
 // TestRatchetWindow checks the bounds of limits.go on a secret tree.
 func TestRatchetWindow(t *testing.T) {
-	tree := newSecretTree(suite1, 3, suite1.randomSecret())
-	take := func(g uint32) error {
-		_, step, err := tree.derive(2, applicationRatchet, g)
-		if err == nil {
-			tree.apply(step)
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		tree := newSecretTree(cs, 3, cs.randomSecret())
+		take := func(g uint32) error {
+			_, step, err := tree.derive(2, applicationRatchet, g)
+			if err == nil {
+				tree.apply(step)
+			}
+			return err
 		}
-		return err
-	}
-	for _, step := range []struct {
-		generation uint32
-		ok         bool
-	}{
-		{maxForwardRatchet + 1, false},
-		{maxForwardRatchet, true},
-		{maxForwardRatchet, false},
-		{maxForwardRatchet - 1, true},
-		{maxForwardRatchet - maxSkippedKeys, true},
-		{maxForwardRatchet - maxSkippedKeys - 1, false}, // not kept
-		{0, false},
-		{2*maxForwardRatchet + 2, false},
-		{maxForwardRatchet + 1, true},
-		{1<<32 - 1, false},
-	} {
-		if err := take(step.generation); (err == nil) != step.ok || err != nil && !errors.Is(err, ErrReplayed) {
-			t.Errorf("generation %d: %v", step.generation, err)
+		for _, step := range []struct {
+			generation uint32
+			ok         bool
+		}{
+			{maxForwardRatchet + 1, false},
+			{maxForwardRatchet, true},
+			{maxForwardRatchet, false},
+			{maxForwardRatchet - 1, true},
+			{maxForwardRatchet - maxSkippedKeys, true},
+			{maxForwardRatchet - maxSkippedKeys - 1, false}, // not kept
+			{0, false},
+			{2*maxForwardRatchet + 2, false},
+			{maxForwardRatchet + 1, true},
+			{1<<32 - 1, false},
+		} {
+			if err := take(step.generation); (err == nil) != step.ok || err != nil && !errors.Is(err, ErrReplayed) {
+				t.Errorf("generation %d: %v", step.generation, err)
+			}
 		}
-	}
-	if n := len(tree.ratchets[2][applicationRatchet].skipped); n > maxSkippedKeys {
-		t.Errorf("%d skipped keys", n)
-	}
-	if _, _, err := tree.derive(4, applicationRatchet, 0); !errors.Is(err, ErrReplayed) {
-		t.Errorf("a leaf outside the tree: %v", err)
-	}
+		if n := len(tree.ratchets[2][applicationRatchet].skipped); n > maxSkippedKeys {
+			t.Errorf("%d skipped keys", n)
+		}
+		if _, _, err := tree.derive(4, applicationRatchet, 0); !errors.Is(err, ErrReplayed) {
+			t.Errorf("a leaf outside the tree: %v", err)
+		}
+	})
 }
 
 // TestUsedSecretsAreErased checks that neither a used key nor what it was derived from stays in the state.
 func TestUsedSecretsAreErased(t *testing.T) {
-	encryption := suite1.randomSecret()
-	tree := newSecretTree(suite1, 4, encryption)
-	key, step, err := tree.derive(1, applicationRatchet, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var old []byte
-	for _, n := range step.expanded {
-		old = append(old, tree.nodes[n]...)
-	}
-	first := bytes.Clone(step.ratchets[applicationRatchet].secret)
-	tree.apply(step)
-	_, step, err = tree.derive(1, applicationRatchet, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree.apply(step)
-	state := marshal(tree)
-	for what, secret := range map[string][]byte{"key": key.key, "root": encryption, "expanded": old, "ratchet": first} {
-		if bytes.Contains(state, secret) {
-			t.Errorf("%s is still there", what)
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		encryption := cs.randomSecret()
+		tree := newSecretTree(cs, 4, encryption)
+		key, step, err := tree.derive(1, applicationRatchet, 0)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	again := new(secretTree)
-	if err := parse(state, again); err != nil {
-		t.Fatal(err)
-	}
-	wantBytes(t, "state", marshal(again), state)
-	tree.erase()
-	if len(tree.nodes)+len(tree.ratchets) != 0 {
-		t.Error("secrets are left")
-	}
+		var old []byte
+		for _, n := range step.expanded {
+			old = append(old, tree.nodes[n]...)
+		}
+		first := bytes.Clone(step.ratchets[applicationRatchet].secret)
+		tree.apply(step)
+		_, step, err = tree.derive(1, applicationRatchet, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree.apply(step)
+		state := marshal(tree)
+		for what, secret := range map[string][]byte{"key": key.key, "root": encryption, "expanded": old, "ratchet": first} {
+			if bytes.Contains(state, secret) {
+				t.Errorf("%s is still there", what)
+			}
+		}
+		again := new(secretTree)
+		if err := parse(state, again); err != nil {
+			t.Fatal(err)
+		}
+		wantBytes(t, "state", marshal(again), state)
+		tree.erase()
+		if len(tree.nodes)+len(tree.ratchets) != 0 {
+			t.Error("secrets are left")
+		}
+	})
 }
 
 // TestKeysAreUsedOnce checks that no two messages share key and nonce, across storing and over failures too.
@@ -291,52 +295,56 @@ func TestImpersonation(t *testing.T) {
 
 // TestEndedEpochsAreErased looks at the memory of secrets after their epochs have ended.
 func TestEndedEpochsAreErased(t *testing.T) {
-	w, alice, _, _ := threeWorld(t)
-	var secrets [][]byte
-	for _, s := range alice.group.s.secrets.all() {
-		secrets = append(secrets, *s)
-	}
-	w.run("alice: updates")
-	past := alice.group.s.past[0]
-	for _, s := range secrets {
-		if !bytes.Equal(s, make([]byte, 32)) {
-			t.Error("a secret of the last epoch is still there")
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		w, alice, _, _ := threeWorldOf(t, cs)
+		var secrets [][]byte
+		for _, s := range alice.group.s.secrets.all() {
+			secrets = append(secrets, *s)
 		}
-	}
-	if bytes.Equal(past.senderData, make([]byte, 32)) || len(past.messages.nodes) == 0 {
-		t.Error("the last epoch's message keys are gone")
-	}
-	w.run("alice: updates\nalice: updates")
-	if !bytes.Equal(past.senderData, make([]byte, 32)) || !bytes.Equal(past.resumption, make([]byte, 32)) || len(past.messages.nodes) != 0 {
-		t.Error("secrets of an epoch that is no longer kept are still there")
-	}
+		w.run("alice: updates")
+		past := alice.group.s.past[0]
+		for _, s := range secrets {
+			if !bytes.Equal(s, zeros(cs)) {
+				t.Error("a secret of the last epoch is still there")
+			}
+		}
+		if bytes.Equal(past.senderData, zeros(cs)) || len(past.messages.nodes) == 0 {
+			t.Error("the last epoch's message keys are gone")
+		}
+		w.run("alice: updates\nalice: updates")
+		if !bytes.Equal(past.senderData, zeros(cs)) || !bytes.Equal(past.resumption, zeros(cs)) || len(past.messages.nodes) != 0 {
+			t.Error("secrets of an epoch that is no longer kept are still there")
+		}
+	})
 }
 
 // TestUsedSkippedKeyIsErased: a key that waited for a late message is cleared when that message has been read, and no other is.
 func TestUsedSkippedKeyIsErased(t *testing.T) {
-	tree := newSecretTree(X25519_AES128GCM_SHA256_Ed25519, 2, bytes.Repeat([]byte{7}, 32))
-	step := func(generation uint32) {
-		t.Helper()
-		_, s, err := tree.derive(1, applicationRatchet, generation)
-		if err != nil {
-			t.Fatal(err)
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		tree := newSecretTree(cs, 2, bytes.Repeat([]byte{7}, cs.HashLen()))
+		step := func(generation uint32) {
+			t.Helper()
+			_, s, err := tree.derive(1, applicationRatchet, generation)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree.apply(s)
 		}
-		tree.apply(s)
-	}
-	step(2)
-	waiting := tree.ratchets[1][applicationRatchet].skipped
-	if len(waiting) != 2 {
-		t.Fatalf("%d keys wait, want 2", len(waiting))
-	}
-	first, second := waiting[0], waiting[1]
-	step(0)
-	zero := func(k messageKey) bool {
-		return bytes.Equal(k.key, make([]byte, len(k.key))) && bytes.Equal(k.nonce, make([]byte, len(k.nonce)))
-	}
-	if !zero(first.messageKey) {
-		t.Error("a used key is still there")
-	}
-	if zero(second.messageKey) {
-		t.Error("a key that still waits was erased")
-	}
+		step(2)
+		waiting := tree.ratchets[1][applicationRatchet].skipped
+		if len(waiting) != 2 {
+			t.Fatalf("%d keys wait, want 2", len(waiting))
+		}
+		first, second := waiting[0], waiting[1]
+		step(0)
+		zero := func(k messageKey) bool {
+			return bytes.Equal(k.key, make([]byte, len(k.key))) && bytes.Equal(k.nonce, make([]byte, len(k.nonce)))
+		}
+		if !zero(first.messageKey) {
+			t.Error("a used key is still there")
+		}
+		if zero(second.messageKey) {
+			t.Error("a key that still waits was erased")
+		}
+	})
 }

@@ -47,6 +47,7 @@ func (g *Group) Merge(c *StagedCommit) error {
 		return broken("12.4.2", "a commit is merged by the group that it belongs to")
 	}
 	next := c.next.s
+	g.s.eraseReplaced(next)
 	next.past, next.keep = slices.Concat([]*pastEpoch{g.s.retire()}, g.s.past), g.s.keep
 	next.forget()
 	if before.tree != now.tree { // the commit has been stored and read: its tree shares nothing with the group's

@@ -190,3 +190,44 @@ func TestAEAD(t *testing.T) {
 		}
 	})
 }
+
+// TestGroupOfEverySuite lets a group of each suite live: every way in and out, both wire formats, proposals by value and by reference,
+// PSKs, lost and stored states.
+func TestGroupOfEverySuite(t *testing.T) {
+	eachSuite(t, func(t *testing.T, cs CipherSuite) {
+		w, alice, bob, carol := threeWorldOf(t, cs)
+		if w.server.Suite() != cs {
+			t.Fatalf("suite %d", w.server.Suite())
+		}
+		w.run(`
+			carol: proposes-update
+			bob: proposes-add dave
+			alice: commits
+			dave: says hello
+			dave: restarts
+			erin: joins
+			erin: adds-with-path frank
+			frank: says hello too
+			bob: resyncs
+			carol: leaves
+			alice: commits
+			frank: removes dave
+			alice: says to the four of us`)
+		w.commit(alice, CommitOptions{PSK: testPSK, Proposals: []Proposal{{Type: ProposalPSK, PSK: &PSKID{ID: []byte("known")}}}})
+		w.say(bob, "in the new epoch")
+		if carol.group != nil || len(w.members()) != 4 {
+			t.Errorf("%d members", len(w.members()))
+		}
+		staged := w.stage(bob, CommitOptions{Private: true, Path: true}) // which no server can follow
+		for _, m := range w.members() {
+			commit := staged
+			if m != bob {
+				commit = must(m.group.Process(staged.Message, ProcessOptions{}))(t).Commit
+			}
+			if err := m.group.Merge(commit); err != nil {
+				t.Fatal(err)
+			}
+			wantBytes(t, "epoch authenticator", m.group.EpochAuthenticator(), staged.Group().EpochAuthenticator())
+		}
+	})
+}

@@ -198,7 +198,7 @@ func (t *ratchetTree) blankPath(i leafIndex) {
 func (t *ratchetTree) reserveLeaf() (leafIndex, error) {
 	if t.memberCount() == t.width() {
 		if t.width() >= maxLeaves {
-			return 0, broken("7.7", "the tree is not larger than this implementation allows")
+			return 0, errTreeSize
 		}
 		t.nodes.grow()
 	}

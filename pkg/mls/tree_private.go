@@ -36,6 +36,15 @@ func (p *treePrivate) prune(t *ratchetTree) {
 	maps.DeleteFunc(p.keys, func(n nodeIndex, k HPKEPrivateKey) bool { return !t.hasKey(n, k) })
 }
 
+// eraseReplaced clears the keys that next, the member's state one epoch later, no longer holds.
+func (p *treePrivate) eraseReplaced(next *treePrivate) {
+	for n, k := range p.keys {
+		if !k.same(next.keys[n]) {
+			k.erase()
+		}
+	}
+}
+
 // hasKey reports whether the public half of k stands at n.
 func (t *ratchetTree) hasKey(n nodeIndex, k HPKEPrivateKey) bool {
 	return uint64(n) < uint64(t.nodes.len()) && !k.isZero() && bytes.Equal(t.node(n).encryptionKey(), k.k().public)

@@ -58,6 +58,34 @@ func (t *ratchetTree) validateChange(ctx treeContext, changed []leafIndex) error
 	return t.checkLeaves(ctx, changed, false)
 }
 
+// checkSize checks that a tree which has grown from before can still be written as a vector, whoever makes paths in it: each parent counts as
+// occupied, with all leaves below it unmerged.
+func (t *ratchetTree) checkSize(before *ratchetTree) error {
+	size := t.maxSize()
+	if size > maxVector && size > before.maxSize() {
+		return errTreeSize
+	}
+	return nil
+}
+
+var errTreeSize = broken("7.7", "the tree is not larger than this implementation allows")
+
+// maxSize is the size of the tree's encoding if its parents are all occupied.
+func (t *ratchetTree) maxSize() int {
+	s := t.summary.s
+	const framing = 16 // presence, type and lengths of a node
+	parent := framing + len(t.leaf(t.firstLeaf()).encryptionKey) + t.suite.HashLen() + 4*int(t.root().level())
+	return s.size + t.width()*(framing+parent)
+}
+
+// firstLeaf is the leftmost occupied leaf. Every group has one.
+func (t *ratchetTree) firstLeaf() leafIndex {
+	for i := range t.occupiedLeaves() {
+		return i
+	}
+	return 0
+}
+
 // checkGroupExtensions checks that every member supports a new list of GroupContext extensions, RFC 9420 §12.1.7.
 func (t *ratchetTree) checkGroupExtensions(exts []Extension) error {
 	r, err := newGroupRequirements(exts)

@@ -50,6 +50,17 @@ func (c *createdPath) secretFor(added leafIndex) []byte {
 	return nil
 }
 
+// erase clears the path secrets and the commit secret. The private keys that came of them are the next state's. c may be nil.
+func (c *createdPath) erase() {
+	if c == nil {
+		return
+	}
+	for _, s := range c.secrets {
+		clear(s.secret)
+	}
+	clear(c.commitSecret)
+}
+
 // createPath makes an UpdatePath of the sender and applies it to t, RFC 9420 §7.5.
 func (t *ratchetTree) createPath(a pathArgs) (*createdPath, error) {
 	steps := t.filteredPath(a.sender)
@@ -96,7 +107,9 @@ func (c *createdPath) derive(cs CipherSuite, steps []pathStep, secret []byte) ([
 
 // nodeKey derives a node's key pair from its path secret, RFC 9420 §7.4.
 func (cs CipherSuite) nodeKey(pathSecret []byte) (HPKEPrivateKey, error) {
-	return cs.DeriveHPKEKey(cs.deriveSecret(pathSecret, labelNodeSecret))
+	secret := cs.deriveSecret(pathSecret, labelNodeSecret)
+	defer clear(secret)
+	return cs.DeriveHPKEKey(secret)
 }
 
 // setPath blanks the sender's direct path, puts the new keys into its filtered direct path, with parent hashes from the
@@ -131,10 +144,10 @@ func (t *ratchetTree) sealPath(leaf *LeafNode, steps []pathStep, secrets []pathS
 			jobs = append(jobs, job{to: n, secret: secrets[i].secret, out: &u.nodes[i].pathSecrets[k]})
 		}
 	}
+	sealer := t.suite.sealerWithLabel(labelUpdatePathNode, context)
 	err := parallel(len(jobs), func(k int) (err error) {
 		j := &jobs[k]
-		j.out.kemOutput, j.out.ciphertext, err = t.suite.EncryptWithLabel(
-			t.node(j.to).encryptionKey(), labelUpdatePathNode, context, j.secret)
+		j.out.kemOutput, j.out.ciphertext, err = sealer.seal(t.node(j.to).encryptionKey(), nil, j.secret)
 		return err
 	})
 	if err != nil {
@@ -246,18 +259,20 @@ func (p *treePrivate) joinPath(t *ratchetTree, committer leafIndex, secret []byt
 	if from < 0 {
 		return nil, broken("12.4.3.1", "the path secret is that of a node of the path")
 	}
-	_, next, err := p.follow(t, steps[from:], secret)
+	commitSecret, next, err := p.follow(t, steps[from:], bytes.Clone(secret))
+	clear(commitSecret)
 	return next, err
 }
 
-// follow derives the keys of the steps from the first one's path secret, and the commit secret. All keys must be those of
-// the tree.
+// follow derives the keys of the steps from the first one's path secret, which it erases, and the commit secret. All keys must
+// be those of the tree.
 func (p *treePrivate) follow(t *ratchetTree, steps []pathStep, secret []byte) ([]byte, *treePrivate, error) {
 	if len(secret) != t.suite.HashLen() {
 		return nil, nil, broken("7.4", "a path secret has the length of a hash")
 	}
 	next := p.clone()
 	for _, step := range steps {
+		defer clear(secret) // the argument is this step's
 		key, err := t.suite.nodeKey(secret)
 		if err != nil {
 			return nil, nil, err

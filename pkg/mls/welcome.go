@@ -26,6 +26,12 @@ func (g *groupSecrets) parse(s *cryptobyte.String) bool {
 		})
 }
 
+// erase clears the secrets.
+func (g *groupSecrets) erase() {
+	clear(g.joiner)
+	clear(g.pathSecret)
+}
+
 func (g *groupSecrets) marshal(b *cryptobyte.Builder) {
 	writeOpaque(b, g.joiner)
 	writeOptional(b, g.pathSecret != nil)
@@ -146,6 +152,7 @@ func (w *welcome) open(kp *KeyPackage, initKey HPKEPrivateKey) (*groupSecrets, e
 	if err != nil {
 		return nil, err
 	}
+	defer clear(plain)
 	g := new(groupSecrets)
 	if err := parse(plain, g); err != nil {
 		return nil, err
@@ -156,6 +163,7 @@ func (w *welcome) open(kp *KeyPackage, initKey HPKEPrivateKey) (*groupSecrets, e
 // openGroupInfo opens the GroupInfo. member is memberSecret's result.
 func (w *welcome) openGroupInfo(member []byte) (*groupInfo, error) {
 	k := welcomeKey(w.suite, member)
+	defer k.erase()
 	plain, err := w.suite.Open(k.key, k.nonce, nil, w.encryptedGroupInfo)
 	if err != nil {
 		return nil, err
@@ -197,6 +205,7 @@ type newcomer struct {
 func newWelcome(info *groupInfo, joiner, member []byte, psks []*PSKID, newcomers []newcomer) (*welcome, error) {
 	suite := info.context.suite
 	k := welcomeKey(suite, member)
+	defer k.erase()
 	w := &welcome{
 		suite:              suite,
 		secrets:            make([]encryptedGroupSecrets, len(newcomers)),

@@ -103,6 +103,7 @@ type world struct {
 	t       testing.TB
 	rules   *Rules
 	id      string // of the group
+	suite   CipherSuite
 	clients map[string]*client
 	server  *PublicGroup
 	info    []byte   // GroupInfo of the epoch
@@ -114,11 +115,21 @@ type world struct {
 
 func newWorld(t testing.TB, names ...string) *world {
 	t.Helper()
-	w := &world{t: t, rules: testRules(), id: "group", clients: map[string]*client{}, now: time.Unix(1e9, 0)}
+	w := &world{t: t, rules: testRules(), id: "group", suite: suite1, clients: map[string]*client{}, now: time.Unix(1e9, 0)}
 	for _, name := range names {
 		w.clients[name] = newClient(t, name)
 	}
 	return w
+}
+
+// newClient makes a client with a KeyPackage of the world's suite.
+func (w *world) newClient(name string) *client {
+	w.t.Helper()
+	c := newClient(w.t, name)
+	if w.suite != suite1 {
+		c.renewFor(w.t, w.suite)
+	}
+	return c
 }
 
 func (w *world) client(name string) *client {
@@ -405,7 +416,7 @@ func (w *world) run(script string) {
 		}
 		c := w.clients[who]
 		if c == nil {
-			c = newClient(w.t, who)
+			c = w.newClient(who)
 			w.clients[who] = c
 		}
 		steps[words[0]](w, c, words[1:])
@@ -479,7 +490,7 @@ func (w *world) adds(names []string) []Proposal {
 	var out []Proposal
 	for _, name := range names {
 		if w.clients[name] == nil {
-			w.clients[name] = newClient(w.t, name)
+			w.clients[name] = w.newClient(name)
 		}
 		w.clients[name].renew(w.t)
 		out = append(out, Proposal{Type: ProposalAdd, KeyPackage: w.clients[name].kp})

@@ -70,6 +70,8 @@ func (xwingKEM) encap(public []byte) (shared, output []byte, err error) {
 func (k *xwingKey) public() []byte  { return k.point }
 func (k *xwingKey) private() []byte { return bytes.Clone(k.seed[:]) }
 
+func (k *xwingKey) clone() kemKey { c := *k; return &c }
+
 // erase clears the seed and drops what was expanded from it, to which circl gives no way.
 func (k *xwingKey) erase() {
 	clear(k.seed[:])

@@ -28,7 +28,7 @@ func challenge(k *mimimi.IssuerKey) []byte {
 
 // TestPrivacyPass has @cloudflare/privacypass-ts blind for our issuer, sign for our client, and verify what comes of it; and us verify its tokens.
 func TestPrivacyPass(t *testing.T) {
-	p := start(t, "privacypass")
+	p := startNode(t, "privacypass")
 	private, err := mimimi.GenerateIssuerKey()
 	if err != nil {
 		t.Fatal(err)

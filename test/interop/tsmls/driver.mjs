@@ -1,95 +1,268 @@
-// One member that is driven over standard input and output: a JSON object a line in, one out. Byte strings are base64.
-// Requests: {op, ...}; answers: {ok: ...} or {error: text}.
+// ts-mls as a peer: a JSON object a line in, one out, byte strings in base64. README.md of test/interop describes the protocol.
 import { createInterface } from "node:readline";
 import {
-  bytesToBase64, base64ToBytes, ciphersuites, createApplicationMessage, createCommit, decode, defaultCapabilities, encode,
-  generateKeyPackage, getCiphersuiteImpl, getGroupMembers, joinGroupWithExtensions, makeCustomExtension, mlsExporter,
-  mlsMessageDecoder, mlsMessageEncoder, processMessage, wireformats,
+  bytesToBase64, base64ToBytes, ciphersuites, createApplicationMessage, createCommit, createGroup, createGroupInfoWithExternalPub,
+  createGroupInfoWithExternalPubAndRatchetTree, createProposal, decode, defaultExtensionTypes, defaultProposalTypes, encode,
+  generateKeyPackageWithKey, getCiphersuiteImpl, getOwnLeafNode, joinGroupExternal, joinGroupWithExtensions, makeCustomExtension, mlsExporter,
+  mlsMessageDecoder, mlsMessageEncoder, nodeTypes, processPrivateMessage, processPublicMessage, pskTypes, wireformats,
 } from "ts-mls";
+import { p256, p384, p521 } from "@noble/curves/nist.js";
+// The package exports neither; an out-of-band tree needs both.
+import { ratchetTreeDecoder, ratchetTreeEncoder } from "./node_modules/ts-mls/dist/src/ratchetTree.js";
+import { groupContextExtensionDecoder, extensionEncoder } from "./node_modules/ts-mls/dist/src/extension.js";
 
-const suite = await getCiphersuiteImpl("MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519");
-const context = { cipherSuite: suite, authService: { validateCredential: async () => true } };
-let kp; // {publicPackage, privatePackage}
-let state; // ClientState
+const version = 1;
+const names = Object.fromEntries(Object.entries(ciphersuites).map(([name, id]) => [id, name]));
+const suites = {};
+const suite = async (id) => (suites[id] ??= await getCiphersuiteImpl(names[id]));
 
-const read = (b64) => {
-  const m = decode(mlsMessageDecoder, base64ToBytes(b64));
+// signatureKey makes a key. The library writes ECDSA's public keys compressed, where RFC 9420 §5.1.1 has them uncompressed; it reads both.
+const curves = { 2: p256, 5: p521, 7: p384 };
+const signatureKey = async ({ id, signature }) => {
+  const { signKey, publicKey } = await signature.keygen();
+  return { signKey, publicKey: curves[id] ? curves[id].Point.fromBytes(publicKey).toBytes(false) : publicKey };
+};
+
+const bytes = (b64) => base64ToBytes(b64 ?? "");
+const b64 = bytesToBase64;
+const read = (text) => {
+  const m = decode(mlsMessageDecoder, bytes(text));
   if (m === undefined) throw new Error("the message does not decode");
   return m;
 };
-const write = (m) => bytesToBase64(encode(mlsMessageEncoder, m));
-const status = () => ({
-  epoch: Number(state.groupContext.epoch),
-  authenticator: bytesToBase64(state.keySchedule.epochAuthenticator),
-  members: getGroupMembers(state).length,
-});
+const write = (m) => b64(encode(mlsMessageEncoder, m));
 
-const ops = {
-  // keyPackage makes a KeyPackage with a custom credential and a custom leaf extension.
-  async keyPackage({ credentialType, credential, extensionType, extension, capabilities }) {
-    const c = defaultCapabilities();
-    kp = await generateKeyPackage({
-      credential: { credentialType, data: base64ToBytes(credential) },
+// vector is opaque<V> of less than 16 KiB.
+const vector = (content) => {
+  if (content.length > 0x3fff) throw new Error("too long");
+  const head = content.length < 64 ? [content.length] : [0x40 | (content.length >> 8), content.length & 0xff];
+  return Uint8Array.from([...head, ...content]);
+};
+
+// extension makes one extension of those that the application may give. GroupContext extensions that the library knows are parsed.
+const extension = ({ type, data }) => makeCustomExtension({ extensionType: type, extensionData: bytes(data) });
+const extensions = (list) => (list ?? []).map(extension);
+const contextExtensions = (list) =>
+  (list ?? []).map(({ type, data }) => decode(groupContextExtensionDecoder, Uint8Array.from([type >> 8, type & 0xff, ...vector(bytes(data))])));
+// shown is an extension's bytes, whether the library parsed it or not: type, then opaque<V>.
+const shown = (e) => {
+  if (e.extensionData instanceof Uint8Array) return { type: e.extensionType, data: b64(e.extensionData) };
+  const wire = encode(extensionEncoder, e);
+  const header = 2 + (1 << (wire[2] >> 6));
+  return { type: e.extensionType, data: b64(wire.slice(header)) };
+};
+
+const shownCredential = (c) => ({ type: c.credentialType, body: b64(c.credentialType === 1 ? c.identity : c.data) });
+
+class Member {
+  psks = {};
+
+  get context() {
+    return {
+      cipherSuite: this.suite, authService: { validateCredential: async () => true }, externalPsks: this.psks,
+    };
+  }
+
+  // The content of external_pub is an HPKEPublicKey, which has a length of its own (RFC 9420 §12.4.3.2). The library writes and reads the bare key. These
+  // suites put that right: the one for making a GroupInfo, the other for an external commit.
+  get suiteThatExports() {
+    const { hpke } = this.suite;
+    return { ...this.suite, hpke: { ...hpke, exportPublicKey: async (key) => vector(await hpke.exportPublicKey(key)) } };
+  }
+
+  get suiteThatImports() {
+    const { hpke } = this.suite;
+    const bare = (key) => (key.length > this.publicKeyLength ? key.slice(1 << (key[0] >> 6)) : key);
+    return { ...this.suite, hpke: { ...hpke, importPublicKey: (key) => hpke.importPublicKey(bare(key)) } };
+  }
+
+  async make({ suite: id, credential, leaf, extensions: exts, proposals, credentials, lastResort }) {
+    this.suite = await suite(id);
+    this.signature ??= await signatureKey(this.suite);
+    const body = bytes(credential.body);
+    const kp = await generateKeyPackageWithKey({
+      credential: credential.type === 1 ? { credentialType: 1, identity: body } : { credentialType: credential.type, data: body },
       capabilities: {
-        versions: c.versions, ciphersuites: [1],
-        extensions: capabilities.extensions, proposals: capabilities.proposals, credentials: capabilities.credentials,
+        versions: [version], ciphersuites: [id], extensions: exts ?? [], proposals: proposals ?? [], credentials: credentials ?? [],
       },
-      leafNodeExtensions: [makeCustomExtension({ extensionType, extensionData: base64ToBytes(extension) })],
-      cipherSuite: suite,
+      extensions: lastResort ? [makeCustomExtension({ extensionType: 0x000a, extensionData: new Uint8Array() })] : [],
+      leafNodeExtensions: extensions(leaf),
+      signatureKeyPair: this.signature,
+      cipherSuite: this.suite,
     });
-    return { message: write({ version: 1, wireformat: wireformats.mls_key_package, keyPackage: kp.publicPackage }) };
-  },
-  async join({ welcome }) {
+    this.publicKeyLength = kp.publicPackage.initKey.length;
+    return kp;
+  }
+
+  proposal(p) {
+    switch (p.type) {
+      case defaultProposalTypes.add:
+        return { proposalType: p.type, add: { keyPackage: read(p.keyPackage).keyPackage } };
+      case defaultProposalTypes.remove:
+        return { proposalType: p.type, remove: { removed: p.removed ?? 0 } };
+      case defaultProposalTypes.psk:
+        return {
+          proposalType: p.type,
+          psk: {
+            preSharedKeyId: {
+              psktype: pskTypes.external, pskId: bytes(p.psk), pskNonce: this.suite.rng.randomBytes(this.suite.kdf.size),
+            },
+          },
+        };
+      case defaultProposalTypes.group_context_extensions:
+        return { proposalType: p.type, groupContextExtensions: { extensions: contextExtensions(p.extensions) } };
+      case defaultProposalTypes.update:
+        throw new Error("this library makes no Update proposal");
+      default:
+        return { proposalType: p.type, proposalData: bytes(p.body) };
+    }
+  }
+
+  async keyPackage({ profile }) {
+    this.kp = await this.make(profile);
+    return { message: write({ version, wireformat: wireformats.mls_key_package, keyPackage: this.kp.publicPackage }) };
+  }
+
+  async create({ profile, group, extensions: exts }) {
+    const kp = await this.make(profile);
+    this.state = await createGroup({
+      context: this.context, groupId: bytes(group), keyPackage: kp.publicPackage, privateKeyPackage: kp.privatePackage,
+      extensions: contextExtensions(exts),
+    });
+  }
+
+  async join({ welcome, tree }) {
     const joined = await joinGroupWithExtensions({
-      context, welcome: read(welcome).welcome, keyPackage: kp.publicPackage, privateKeys: kp.privatePackage,
+      context: this.context, welcome: read(welcome).welcome, keyPackage: this.kp.publicPackage, privateKeys: this.kp.privatePackage,
+      ratchetTree: tree ? decode(ratchetTreeDecoder, bytes(tree)) : undefined,
     });
-    state = joined.state;
-    const extensions = joined.groupInfoExtensions
-      .filter((e) => e.extensionData instanceof Uint8Array)
-      .map((e) => ({ type: e.extensionType, data: bytesToBase64(e.extensionData) }));
-    return { ...status(), extensions };
-  },
+    this.state = joined.state;
+    return { extensions: joined.groupInfoExtensions.map(shown) };
+  }
+
   async process({ message }) {
-    const custom = [];
-    const r = await processMessage({
-      context, state, message: read(message),
+    const proposals = [];
+    const m = read(message);
+    // The library has one function for both, but that forgets the external PSKs of a PrivateMessage.
+    const process = m.wireformat === wireformats.mls_private_message ? processPrivateMessage : processPublicMessage;
+    const r = await process({
+      context: this.context, state: this.state, privateMessage: m.privateMessage, publicMessage: m.publicMessage,
       callback: (incoming) => {
-        for (const p of incoming.kind === "commit" ? incoming.proposals : [incoming.proposal]) {
-          if (p.proposal.proposalType > 0xf000) {
-            custom.push({ type: p.proposal.proposalType, data: bytesToBase64(p.proposal.proposalData) });
-          }
+        for (const { proposal: p } of incoming.kind === "commit" ? incoming.proposals : [incoming.proposal]) {
+          proposals.push({ type: p.proposalType, body: p.proposalData ? b64(p.proposalData) : "" });
         }
+        this.seen = incoming.kind;
         return "accept";
       },
     });
-    state = r.newState;
-    const message_ = r.kind === "applicationMessage" ? bytesToBase64(r.message) : undefined;
-    return { ...status(), kind: r.kind, application: message_, custom };
-  },
-  async send({ text }) {
-    const r = await createApplicationMessage({ context, state, message: base64ToBytes(text) });
-    state = r.newState;
+    this.state = r.newState;
+    if (r.kind === "applicationMessage") {
+      return { kind: "application", application: b64(r.message), aad: b64(r.aad), proposals };
+    }
+    const removed = this.state.groupActiveState.kind === "removedFromGroup";
+    return { kind: removed ? "removed" : this.seen, application: "", aad: b64(r.aad), proposals };
+  }
+
+  async send({ data, aad }) {
+    const r = await createApplicationMessage({
+      context: this.context, state: this.state, message: bytes(data), authenticatedData: bytes(aad),
+    });
+    this.state = r.newState;
     return { message: write(r.message) };
-  },
-  async commit({ proposalType, proposal }) {
-    const extra = proposalType ? [{ proposalType, proposalData: base64ToBytes(proposal) }] : [];
-    const r = await createCommit({ context, state, wireAsPublicMessage: true, extraProposals: extra });
-    state = r.newState;
-    return { ...status(), message: write(r.commit) };
-  },
-  async export({ label, context: c, length }) {
-    const secret = await mlsExporter(state.keySchedule.exporterSecret, label, base64ToBytes(c), length, suite);
-    return { secret: bytesToBase64(secret) };
-  },
-};
+  }
+
+  async propose({ proposal, private: sealed, aad }) {
+    const r = await createProposal({
+      context: this.context, state: this.state, wireAsPublicMessage: !sealed, proposal: this.proposal(proposal), authenticatedData: bytes(aad),
+    });
+    this.state = r.newState;
+    return { message: write(r.message) };
+  }
+
+  // commit ignores path: the library makes one with every commit that may have one.
+  async commit({ proposals, private: sealed, aad, withTree, welcomeExtensions, leaf, rotate }) {
+    if (leaf || rotate) throw new Error("this library does not change its leaf");
+    const r = await createCommit({
+      context: this.context, state: this.state, wireAsPublicMessage: !sealed, extraProposals: (proposals ?? []).map((p) => this.proposal(p)),
+      authenticatedData: bytes(aad), ratchetTreeExtension: withTree ?? false, groupInfoExtensions: extensions(welcomeExtensions),
+    });
+    this.next = r.newState;
+    return { message: write(r.commit), welcome: r.welcome ? write(r.welcome) : undefined };
+  }
+
+  merge() {
+    this.state = this.next;
+  }
+
+  discard() {
+    this.next = undefined;
+  }
+
+  async groupInfo({ withTree, extensions: exts }) {
+    const make = withTree ? createGroupInfoWithExternalPubAndRatchetTree : createGroupInfoWithExternalPub;
+    const groupInfo = await make(this.state, extensions(exts), this.suiteThatExports);
+    return { message: write({ version, wireformat: wireformats.mls_group_info, groupInfo }) };
+  }
+
+  tree() {
+    return { tree: b64(encode(ratchetTreeEncoder, this.state.ratchetTree)) };
+  }
+
+  async externalJoin({ profile, groupInfo, tree, resync, psks, proposals, pending, aad }) {
+    if (psks?.length || proposals?.length || pending?.length) throw new Error("this library takes no proposal into an external commit");
+    const kp = await this.make(profile);
+    const r = await joinGroupExternal({
+      context: { ...this.context, cipherSuite: this.suiteThatImports }, groupInfo: read(groupInfo).groupInfo, keyPackage: kp.publicPackage, privateKeys: kp.privatePackage,
+      resync: resync !== undefined && resync !== null, tree: tree ? decode(ratchetTreeDecoder, bytes(tree)) : undefined,
+      authenticatedData: bytes(aad),
+    });
+    this.state = r.newState;
+    return { message: write({ version, wireformat: wireformats.mls_public_message, publicMessage: r.publicMessage }) };
+  }
+
+  psk({ id, secret }) {
+    this.psks[id] = bytes(secret);
+  }
+
+  async export({ label, context, length }) {
+    const secret = await mlsExporter(this.state.keySchedule.exporterSecret, label, bytes(context), length, this.suite);
+    return { secret: b64(secret) };
+  }
+
+  status() {
+    const { groupContext, keySchedule, ratchetTree, privatePath } = this.state;
+    const members = [];
+    for (let i = 0; i < ratchetTree.length; i += 2) {
+      const n = ratchetTree[i];
+      if (n?.nodeType === nodeTypes.leaf) members.push({ leaf: i / 2, credential: shownCredential(n.leaf.credential) });
+    }
+    return {
+      epoch: Number(groupContext.epoch), authenticator: b64(keySchedule.epochAuthenticator), treeHash: b64(groupContext.treeHash),
+      leaf: privatePath.leafIndex, members, extensions: groupContext.extensions.map(shown),
+    };
+  }
+}
+
+const members = new Map();
+
+async function answer({ op, member = 0, ...args }) {
+  if (op === "hello") {
+    return {
+      name: "ts-mls 2.0.0-rc.10", suites: [1, 2, 3, 4, 5, 6, 7, 0xf00d],
+      lacks: ["update", "commitPath", "ownRemoval", "unmergedLeaves", "selfRemove", "leafChange", "externalCommitPSK", "externalCommitCustomProposal", "externalCommitSelfRemove"],
+    };
+  }
+  if (op === "drop") return void members.delete(member);
+  if (!members.has(member)) members.set(member, new Member());
+  return members.get(member)[op](args);
+}
 
 for await (const line of createInterface({ input: process.stdin })) {
-  let answer;
+  let out;
   try {
-    const { op, ...args } = JSON.parse(line);
-    answer = { ok: await ops[op](args) };
+    out = { ok: (await answer(JSON.parse(line))) ?? null };
   } catch (e) {
-    answer = { error: String(e?.stack ?? e) };
+    out = { error: String(e?.stack ?? e) };
   }
-  process.stdout.write(JSON.stringify(answer) + "\n");
+  process.stdout.write(JSON.stringify(out) + "\n");
 }

@@ -1,0 +1,185 @@
+package interop
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	compare      = flag.Bool("compare", false, "measure pkg/mls, openmls and mls-rs in turn and print the table; give go test a -timeout of 3h")
+	compareTime  = flag.Duration("compare.time", time.Second, "how long each row of the table is measured")
+	compareSizes = flag.String("compare.sizes", "2,10,100,1000", "sizes of the groups")
+)
+
+// The rows of the table by the names of pkg/mls's benchmarks: those of one operation, and those for each size.
+var (
+	singleRows = []string{"Create", "Encrypt", "Decrypt"}
+	sizedRows  = []string{"Add", "Join", "Commit", "CommitWarm", "Process", "ProcessWarm", "ExternalJoin", "ProcessExternal"}
+)
+
+// cell names one figure: a row and a size, 0 if it has none.
+type cell struct {
+	name string
+	n    int
+}
+
+// figures are nanoseconds for one operation.
+type figures map[cell]float64
+
+// TestCompare does the same work in pkg/mls, openmls and mls-rs, in suite 1, one after the other, and prints a table in Markdown. It asserts nothing
+// about speed. Run it on a quiet machine:
+//
+//	go test ./test/interop -run TestCompare -v -compare -timeout 3h
+func TestCompare(t *testing.T) {
+	if !*compare {
+		t.Skip("measures only with -compare")
+	}
+	dir := cargo(t)
+	ours := measureOurs(t)
+	theirs := map[string]map[string]figures{}
+	for _, name := range []string{"openmls", "mls-rs"} {
+		theirs[name] = measurePeer(t, filepath.Join(dir, name+"-peer"))
+	}
+	printTable(t, ours, theirs)
+}
+
+// measureOurs runs pkg/mls's benchmarks.
+func measureOurs(t *testing.T) figures {
+	t.Helper()
+	out := figures{}
+	sizes := strings.ReplaceAll(*compareSizes, ",", "|")
+	for _, pattern := range []string{
+		"^Benchmark(" + strings.Join(singleRows, "|") + ")$",
+		"^Benchmark(" + strings.Join(sizedRows, "|") + ")$/^(" + sizes + ")$",
+	} {
+		cmd := exec.CommandContext(t.Context(), "go", "test", "-run", "^$", "-timeout", "2h", "-bench", pattern, "-benchtime", compareTime.String(), "../../pkg/mls")
+		cmd.Stderr = os.Stderr
+		b, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, b)
+		}
+		line := regexp.MustCompile(`(?m)^Benchmark(\w+?)(?:/(\d+))?(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+		for _, m := range line.FindAllSubmatch(b, -1) {
+			n := 0
+			if len(m[2]) != 0 {
+				n, err = strconv.Atoi(string(m[2]))
+			}
+			ns, err2 := strconv.ParseFloat(string(m[3]), 64)
+			if err != nil || err2 != nil {
+				t.Fatal(err, err2)
+			}
+			out[cell{string(m[1]), n}] = ns
+		}
+	}
+	if len(out) == 0 {
+		t.Fatal("no benchmark of pkg/mls was understood")
+	}
+	return out
+}
+
+// measurePeer runs a peer's benchmark and returns its figures by crypto provider.
+func measurePeer(t *testing.T, program string) map[string]figures {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, "bench", "-seconds", fmt.Sprint(compareTime.Seconds()), "-sizes", *compareSizes,
+		"-rows", strings.Join(slices.Concat(singleRows, sizedRows), ","))
+	cmd.Stderr = os.Stderr
+	b, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]figures{}
+	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+		var row struct {
+			Provider, Name string
+			N              int
+			NS             float64
+		}
+		if err := json.Unmarshal(s.Bytes(), &row); err != nil {
+			t.Fatal(err)
+		}
+		if out[row.Provider] == nil {
+			out[row.Provider] = figures{}
+		}
+		out[row.Provider][cell{row.Name, row.N}] = row.NS
+	}
+	return out
+}
+
+// printTable prints our time and, for each library, that of the provider that is faster in the row, and how many times ours that is.
+func printTable(t *testing.T, ours figures, theirs map[string]map[string]figures) {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
+	names := slices.Sorted(maps.Keys(theirs))
+	fmt.Fprintf(&b, "| operation | members | pkg/mls |")
+	for _, n := range names {
+		fmt.Fprintf(&b, " %s | times ours |", n)
+	}
+	fmt.Fprintf(&b, "\n|---|---|---|%s\n", strings.Repeat("---|---|", len(names)))
+	for _, c := range tableCells(t) {
+		size := ""
+		if c.n != 0 {
+			size = fmt.Sprint(c.n)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |", c.name, size, nice(ours[c]))
+		for _, n := range names {
+			best, provider := 0.0, ""
+			for p, f := range theirs[n] {
+				if ns, ok := f[c]; ok && (provider == "" || ns < best) {
+					best, provider = ns, p
+				}
+			}
+			if provider == "" || ours[c] == 0 {
+				t.Errorf("no figure for %s %d of %s", c.name, c.n, n)
+			}
+			fmt.Fprintf(&b, " %s (%s) | %.2f |", nice(best), provider, best/ours[c])
+		}
+		b.WriteByte('\n')
+	}
+	t.Log("\n" + b.String())
+}
+
+func tableCells(t *testing.T) []cell {
+	t.Helper()
+	var out []cell
+	for _, n := range singleRows {
+		out = append(out, cell{n, 0})
+	}
+	for _, name := range sizedRows {
+		for _, s := range strings.Split(*compareSizes, ",") {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, cell{name, n})
+		}
+	}
+	return out
+}
+
+// nice is a duration with three digits.
+func nice(ns float64) string {
+	switch {
+	case ns < 1e3:
+		return fmt.Sprintf("%.3g ns", ns)
+	case ns < 1e6:
+		return fmt.Sprintf("%.3g µs", ns/1e3)
+	case ns < 1e9:
+		return fmt.Sprintf("%.3g ms", ns/1e6)
+	}
+	return fmt.Sprintf("%.3g s", ns/1e9)
+}
