@@ -286,6 +286,9 @@ func (g *PublicGroup) checkStandaloneLeaf(p *Proposal, sender Sender) error {
 		if err := tree.validateChange(g.treeContext(), []leafIndex{i}); err != nil {
 			return err
 		}
+		if !p.Leaf.verify(g.context.suite, g.context.groupID, i) {
+			return ErrUnauthenticated
+		}
 		return g.rules.checkLeaf(old, p.Leaf)
 	case ProposalAdd:
 		// Its keys may be those of a member whose removal is committed with it.
