@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -116,12 +117,17 @@ func (c *Client) forget(ctx context.Context, k *contactRecord) error {
 func (c *Client) expired(k *contactRecord) bool {
 	switch k.State {
 	case ContactRequested:
-		return k.Ask != nil && !c.now().Before(timeOf(k.Ask.NotAfter))
+		if k.Ask == nil { // another own client asked, which may be gone
+			return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor+removalTurn*time.Duration(1+c.rank())))
+		}
+		return !c.now().Before(timeOf(k.Ask.NotAfter))
 	case ContactAccepting:
 		return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor))
 	}
 	return false
 }
+
+const uncompleted = "a connection could not be completed: ask again"
 
 // expire gives a connection up: the token is revoked, and the user may be asked again (§5).
 func (c *Client) expire(ctx context.Context, k *contactRecord) error {
@@ -129,8 +135,12 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
-		k, err = c.endContact(tx, k)
-		return err
+		if k.State == ContactAccepting {
+			err = c.warn(tx, "", uncompleted)
+		}
+		var eerr error
+		k, eerr = c.endContact(tx, k)
+		return errors.Join(err, eerr)
 	})
 	if err != nil {
 		return err

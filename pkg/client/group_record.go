@@ -121,6 +121,9 @@ type leafRecord struct {
 	Told     bool  `json:"told,omitempty"`
 	// Asked is what a resynced leaf asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
+	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
+	External bool `json:"external,omitempty"`
+	Shown    bool `json:"shown,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }
@@ -402,7 +405,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return c.cutOff(tx, g.rec.Leaves)
 	}
 	if g.rec.hidden() {
-		return nil
+		return c.voidAsk(tx, g)
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
 }

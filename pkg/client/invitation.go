@@ -27,6 +27,7 @@ type invitationRecord struct {
 	By       string `json:"by,omitempty"`      // the member who told of it
 	Used     int    `json:"used,omitempty"`    // joiners who showed themselves to this client
 	Revoked  bool   `json:"revoked,omitempty"` // the hub is to be told
+	Again    bool   `json:"again,omitempty"`   // a removal has voided it at the hub, which is to be told of it anew
 }
 
 // parseLink reads an invitation link.

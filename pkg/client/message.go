@@ -291,7 +291,7 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 			return nil
 		}
 		if r := g.rec.Leaves[j.Leaf]; r != nil { // by a link with all members' keys others may answer than the inviter
-			r.Told = true
+			r.Told, r.Shown = true, true
 		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)
 	case mimimi.EnvelopeInvitation:

@@ -320,6 +320,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	g.inherit(ch, gone)
+	if r := g.rec.Leaves[ch.Committer.Index]; r != nil && ch.Sender.Type == mls.SenderNewMemberCommit && r.Place == d.Sequence {
+		r.External = true
+	}
 	g.forgetReplaced(ch, d.Accepted)
 	if err := c.takeRenewed(g, renewed); err != nil {
 		return err
@@ -331,7 +334,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	if len(ch.Removed) > 0 && len(gone) > 0 {
-		g.rec.Invitations = nil // every removal voids them (§7)
+		if err := c.voidInvitations(tx, g, gone); err != nil {
+			return err
+		}
 	}
 	for i, r := range g.rec.Leaves {
 		r.Leaving = false

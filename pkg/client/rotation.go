@@ -35,15 +35,39 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	if err != nil {
 		return err
 	}
+	if how.tokens {
+		if err := c.eachContact(tx, (*contactRecord).newTokens); err != nil {
+			return err
+		}
+	}
+	return c.tellLater(tx, how.now)
+}
+
+// newTokens has a contact's token replaced, and theirs, both of which a removed client knows. One that is not connected yet gets its new one once it is.
+func (k *contactRecord) newTokens() bool {
+	if k.State == ContactDisconnecting {
+		return false
+	}
+	k.GiveToken, k.AskToken, k.TellAt = true, k.AskToken || k.State == ContactConnected, 0
+	return true
+}
+
+// tellLater chooses when each contact is told of the next key: by the client that leads at random within Config.Spread, or at once; by the others in turn after that, if
+// it has not come to it.
+func (c *Client) tellLater(tx Tx, now bool) error {
 	return c.eachContact(tx, func(k *contactRecord) bool {
 		if k.State != ContactConnected {
 			return false
 		}
-		k.TellAt = c.now().Unix()
-		if !how.now {
-			k.TellAt = c.now().Add(c.spread()).Unix()
+		at := c.now()
+		switch {
+		case now:
+		case c.leads():
+			at = at.Add(c.spread())
+		default:
+			at = at.Add(max(0, c.cfg.Spread))
 		}
-		k.GiveToken, k.AskToken = k.GiveToken || how.tokens, k.AskToken || how.tokens
+		k.TellAt = at.Add(time.Duration(c.rank()) * rotateTurn).Unix()
 		return true
 	})
 }
@@ -64,9 +88,13 @@ func (c *Client) takeKey(tx Tx, number uint64, key []byte) error {
 	if !later(number, key, r.KeyNumber, r.ConnectionKey) || r.NextKey != nil && !later(number, key, r.NextNumber, r.NextKey) {
 		return nil
 	}
-	return c.putAccount(tx, func(r *accountRecord) {
+	err := c.putAccount(tx, func(r *accountRecord) {
 		r.NextNumber, r.NextKey, r.RotateAt, r.SwitchAt = number, key, c.nextRotation(), c.lastSwitch()
 	})
+	if err != nil {
+		return err
+	}
+	return c.tellLater(tx, len(r.OldIndexes) > 0) // what a removed client knew is replaced at once
 }
 
 // lastSwitch is how long a contact that cannot be told holds up a change that begins now.
@@ -138,8 +166,15 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 	if err := c.revokeReplaced(ctx, k); err != nil {
 		return err
 	}
-	if !c.owes(k) || !c.leads() || c.now().Unix() < k.TellAt {
+	if !c.owes(k) || c.account.rec.CutOff || c.now().Unix() < k.TellAt {
 		return nil
+	}
+	if k.TellAt == 0 && c.rank() > 0 { // the client that leads goes first
+		_, err := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
+			k.TellAt = c.now().Add(time.Duration(c.rank()) * rotateTurn).Unix()
+			return nil
+		})
+		return err
 	}
 	g, err := c.group(k.Group)
 	if err != nil || g.rec.State != GroupActive || g.saysRotation() {

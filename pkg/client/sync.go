@@ -47,7 +47,7 @@ func (c *Client) Sync(ctx context.Context) error {
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
+		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.deleteOldIndexes(ctx), c.compareDocuments(ctx))
 		_, err := c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
@@ -260,6 +260,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
+	case r.Join != nil && !r.Join.Entered && c.now().Unix() < r.QuietUntil:
+		return false, nil
 	case r.Join != nil && !r.Join.Entered:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
@@ -291,6 +293,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
+	case g.toRegister() != nil && r.State == GroupActive && g.identified():
+		return true, c.registerAgain(ctx, g, g.toRegister())
 	case c.missingDue(g):
 		return true, c.askMissing(g)
 	}
@@ -317,6 +321,9 @@ func (c *Client) enter(ctx context.Context, g *group, f func(context.Context, *g
 	err := f(ctx, g)
 	if err == nil || !lasting(err) && !errors.Is(err, ErrBadInvitation) && !errors.Is(err, ErrBusy) {
 		return err
+	}
+	if again, aerr := c.enterLater(g); again || aerr != nil {
+		return errors.Join(err, aerr)
 	}
 	return errors.Join(err, c.dropGroup(g))
 }
@@ -498,6 +505,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			return next, err
 		}
 		quiet = timeOf(g.rec.QuietUntil)
+		if j := g.rec.Join; j != nil && !j.Entered && g.rec.QuietUntil != 0 {
+			note(quiet)
+		}
 		if g.rec.Resync != nil {
 			note(time.Unix(0, g.rec.Resync.Due))
 		}
