@@ -106,7 +106,7 @@ type registerCommand struct {
 
 // Run registers the user.
 func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
-	info, err := client.LoadProviderInfo(r.Provider)
+	info, err := provider(r.Provider)
 	if err != nil {
 		return err
 	}
@@ -128,6 +128,15 @@ func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
 		"you are %s\nfingerprint %s", user, fingerprint)
 }
 
+// provider reads a provider's file.
+func provider(path string) (client.ProviderInfo, error) {
+	info, err := client.LoadProviderInfo(path)
+	if err != nil {
+		return info, fmt.Errorf("-provider must be the client.json that `mimimi up` names: %w", err)
+	}
+	return info, nil
+}
+
 type connectCommand struct {
 	folderFlags
 	User string `arg:"" help:"The user, mimi://DOMAIN/u/NAME."`
@@ -142,6 +151,15 @@ func (c *connectCommand) Run(ctx context.Context, out io.Writer) error {
 	return c.with(ctx, func(cl *client.Client) error {
 		if err := cl.Connect(ctx, user); err != nil {
 			return err
+		}
+		contacts, err := cl.Contacts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, k := range contacts {
+			if k.User == user && k.State == client.ContactConnected {
+				return say(out, c.JSON, map[string]string{"user": c.User, "state": string(k.State)}, "you are connected with %s already", c.User)
+			}
 		}
 		return say(out, c.JSON, map[string]string{"user": c.User, "state": string(client.ContactRequested)},
 			"asked %s; `mimimi listen` completes the connection once it is accepted", c.User)

@@ -27,8 +27,8 @@ const (
 // store forgets the user's sets and tokens; the queue goes; the provider removes record, inbox and clients, revokes their certificates, and does not give the name out again; and then this
 // client's store is erased, and the Client is closed. All groups are left at once, which ties their pseudonyms together for whoever sees several of them.
 //
-// What cannot be found because nobody knows whose it is expires: other clients' queues (protocol.md §10) and, with a group whose hub cannot be reached
-// now, this user's leaf in it, which any member may remove.
+// What cannot be found because nobody knows whose it is expires, as protocol.md §3 says: other clients' queues and, with a group whose hub cannot be reached
+// now, this user's leaf in it, which any member may remove; a group that nobody else is in.
 //
 // After an error the deletion goes on with the next call or Sync, also in another process; nothing else can be done with the client any more (ErrDeleted).
 func (c *Client) DeleteAccount(ctx context.Context) error {

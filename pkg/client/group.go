@@ -91,7 +91,10 @@ func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyC
 func (c *Client) made(ctx context.Context, id string) error {
 	err := c.work(ctx, id)
 	g, gerr := c.group(id)
-	if gerr != nil {
+	switch {
+	case err != nil && errors.Is(gerr, ErrUnknownGroup):
+		return err // it was given up
+	case gerr != nil:
 		return errors.Join(err, gerr)
 	}
 	if g.mls != nil && g.rec.Create == nil {

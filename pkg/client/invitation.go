@@ -30,14 +30,23 @@ type invitationRecord struct {
 	Again    bool   `json:"again,omitempty"`   // a removal has voided it at the hub, which is to be told of it anew
 }
 
-// parseLink reads an invitation link.
-func parseLink(link string, now time.Time) (*mimimi.Invitation, error) {
+// readLink reads an invitation link.
+func readLink(link string) (*mimimi.Invitation, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(link, linkPrefix))
 	if err != nil || !strings.HasPrefix(link, linkPrefix) {
 		return nil, ErrBadInvitation
 	}
 	inv, err := mimimi.ParseInvitation(b)
-	if err != nil || !now.Before(inv.NotAfter) || inv.Policy == nil {
+	if err != nil || inv.Policy == nil {
+		return nil, ErrBadInvitation
+	}
+	return inv, nil
+}
+
+// parseLink reads an invitation link that is to be used.
+func parseLink(link string, now time.Time) (*mimimi.Invitation, error) {
+	inv, err := readLink(link)
+	if err != nil || !now.Before(inv.NotAfter) {
 		return nil, ErrBadInvitation
 	}
 	return inv, nil

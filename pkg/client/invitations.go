@@ -35,6 +35,15 @@ func (r *invitationRecord) id() (string, error) {
 	return hex.EncodeToString(h[:8]), nil
 }
 
+// InvitationID returns the ID under which Invitations has the invitation of a link. Errors: ErrBadInvitation for what is no link.
+func InvitationID(link string) (string, error) {
+	inv, err := readLink(link)
+	if err != nil {
+		return "", err
+	}
+	return (&invitationRecord{Secret: inv.Secret.Bytes()}).id()
+}
+
 // Invitations returns the open invitations of a group that this client knows, those that end first first. One that was used up may still be among
 // another member's. Errors: as Policy.
 func (c *Client) Invitations(ctx context.Context, group string) (all []Invitation, err error) {

@@ -35,6 +35,11 @@ func TestRevoke(t *testing.T) {
 	if first.By != bob.c.User() || first.Self || first.Uses != 1 || !list(bob)[0].Self || list(bob)[1].Uses != 3 {
 		t.Errorf("the invitations are %+v", list(alice))
 	}
+	if id, err := client.InvitationID(gone); err != nil || id != first.ID {
+		t.Errorf("the link's invitation is %q, want %q (%v)", id, first.ID, err)
+	}
+	_, err = client.InvitationID("mimimi:join:AAAA")
+	wantError(t, "no link", err, client.ErrBadInvitation)
 	wantError(t, "no such invitation", alice.c.RevokeInvitation(ctx, group[alice], "x"), client.ErrBadInvitation)
 	if err := alice.c.RevokeInvitation(ctx, group[alice], first.ID); err != nil {
 		t.Fatalf("revoke: %v", err)
@@ -42,7 +47,7 @@ func TestRevoke(t *testing.T) {
 	wantError(t, "revoked twice", alice.c.RevokeInvitation(ctx, group[alice], first.ID), client.ErrBadInvitation)
 	until(t, "bob knows one", func() bool { return len(list(bob)) == 1 }, bob)
 	dave := register(t, theWorld.a, "dave")
-	if _, err := dave.c.Join(ctx, gone); problem.KindOf(err) != problem.Denied {
+	if _, err := dave.c.Join(ctx, gone); problem.KindOf(err) != problem.Denied || errors.Is(err, client.ErrUnknownGroup) {
 		t.Errorf("joined by a revoked invitation: %v", err)
 	}
 	gd, err := dave.c.Join(ctx, kept)

@@ -120,7 +120,11 @@ func (c *Client) rotateIfDue() error {
 		return c.saveAccount(func(r *accountRecord) { r.RotateAt = c.nextRotation() })
 	}
 	if r.NextKey == nil && c.leads() && c.now().Unix() >= r.RotateAt {
-		if err := c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{}) }); err != nil {
+		err := c.update(func(tx Tx) error {
+			// The own alias, too, is registered again: the store keeps for a while only what shows no sign of life.
+			return errors.Join(c.rotateKey(tx, rotation{}), c.putAccount(tx, func(r *accountRecord) { r.AliasMade = false }))
+		})
+		if err != nil {
 			return err
 		}
 		r = c.account.rec
@@ -181,9 +185,12 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 		return nil // what is on its way is sent by work; a group that is over tells nobody anything
 	}
 	if k.GiveToken {
-		if k, err = c.makeNextToken(ctx, k); err != nil {
-			return err
-		}
+		k, err = c.makeNextToken(ctx, k)
+	} else {
+		err = c.renewAlias(ctx, k)
+	}
+	if err != nil {
+		return err
 	}
 	key, number := c.account.rec.newestKey()
 	r := &mimimi.Rotation{Number: number, TokenWanted: k.AskToken}
@@ -212,6 +219,18 @@ func (c *Client) owes(k *contactRecord) bool {
 // saysRotation says whether a rotation waits to be sent.
 func (g *group) saysRotation() bool {
 	return slices.ContainsFunc(g.rec.Outgoing, func(o *outgoing) bool { return o.Type == mimimi.EnvelopeRotation })
+}
+
+// renewAlias registers a contact's token again, which the store keeps for a while only without a sign of life (§8).
+func (c *Client) renewAlias(ctx context.Context, k *contactRecord) error {
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return ErrStore
+	}
+	if err := c.registerAlias(ctx, token); !isFinal(err) {
+		return err
+	}
+	return nil // the store refuses this token for good: the contact asks for another when it needs one
 }
 
 // makeNextToken makes a contact's new token and registers it, before it is handed out (§5).

@@ -152,6 +152,38 @@ func TestSweepSlowGroup(t *testing.T) {
 	sameState(t, w.warm(), w.cold())
 }
 
+// TestSweepAbandoned takes two groups through a year: one in which a member renews its leaf now and then stays; the other, in which nobody does anything, gets
+// checkpoints for a while, and in the end all of it is as old as the stream keeps entries.
+func TestSweepAbandoned(t *testing.T) {
+	const day, age, kept = 24 * time.Hour, 45 * 24 * time.Hour, 90 * 24 * time.Hour
+	b := testBus(t)
+	left, lived := newWorld(t, b, "bob"), newWorld(t, b, "bob")
+	log := &datedLog{eventLog: b, clock: left.clock, times: map[uint64]time.Time{}}
+	hub := replicaOn(t, log, b, left.clock)
+	lived.clock, left.hub, lived.hub = left.clock, hub, hub
+	left.update("alice")
+	lived.update("alice")
+	oldest := map[*world]time.Duration{}
+	for d := 1; d <= 340; d++ {
+		left.clock.advance(day)
+		if d%58 == 0 {
+			lived.update("bob")
+		}
+		for p := range b.GroupPartitions() {
+			ok(t, (&sweeper{server: hub, partition: b.GroupPartition(p), age: age}).sweep(t.Context()))
+		}
+		for _, w := range []*world{left, lived} {
+			oldest[w] = left.clock.now().Sub(log.times[w.warm().checkpoint])
+		}
+		if oldest[lived] > age || d < 200 && oldest[left] > age {
+			t.Fatalf("on day %d the last checkpoint of a group that is kept is too old", d)
+		}
+	}
+	if oldest[left] <= kept {
+		t.Errorf("after 340 days the last checkpoint of the abandoned group is %v old, want more than %v", oldest[left], kept)
+	}
+}
+
 // TestSweepLosesRace checks that a group which moves on under the sweep gets its checkpoint nevertheless, and no second one.
 func TestSweepLosesRace(t *testing.T) {
 	b := testBus(t)

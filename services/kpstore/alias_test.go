@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
@@ -46,6 +47,58 @@ func TestAlias(t *testing.T) {
 	rec, _, err := h.store.ownerRecord(t.Context(), ownerOf(u.key.Public()))
 	if err != nil || len(rec.GetAliases()) != 0 || rec.GetClients() != 1 {
 		t.Errorf("the owner's record: %d aliases, %d clients, %v", len(rec.GetAliases()), rec.GetClients(), err)
+	}
+}
+
+// dated is a log that notes for how long each record is kept.
+type dated struct {
+	log
+	ttl map[bus.Subject]time.Duration
+}
+
+func (d *dated) Publish(ctx context.Context, s bus.Subject, data []byte, o bus.PublishOptions) (uint64, error) {
+	d.ttl[s] = o.TTL
+	return d.log.Publish(ctx, s, data, o)
+}
+
+// TestIndexExpires: what is kept of an index goes by itself without a sign of life, and each sign of life renews it.
+func TestIndexExpires(t *testing.T) {
+	w := newWorld(t)
+	h := w.replica()
+	d := &dated{log: h.store.log}
+	h.store.log = d
+	u := w.user(domain)
+	owner, token := ownerOf(u.key.Public()), []byte(nil)
+	record := h.store.ownerSubject(owner)
+	for _, step := range []struct {
+		what    string
+		do      func()
+		renewed func() []bus.Subject
+	}{
+		{"a registration", func() { token = u.token(h) }, func() []bus.Subject { return []bus.Subject{record, h.store.aliasSubject(hashOf(token))} }},
+		{"an upload", func() { u.mustUpload(h, 1, u.items(2, 1)...) }, func() []bus.Subject { return []bus.Subject{record} }},
+		{"a claim", func() { must(h.claim(t.Context(), claimOf(token, false))) }, func() []bus.Subject { return []bus.Subject{h.store.aliasSubject(hashOf(token))} }},
+		{"a repeated registration", func() {
+			if err := u.register(h, hashOf(token)); err != nil {
+				t.Error(err)
+			}
+		}, func() []bus.Subject { return []bus.Subject{record, h.store.aliasSubject(hashOf(token))} }},
+	} {
+		d.ttl = make(map[bus.Subject]time.Duration)
+		step.do()
+		for _, s := range step.renewed() {
+			if d.ttl[s] != indexFor {
+				t.Errorf("%s keeps a record for %v, want %v", step.what, d.ttl[s], indexFor)
+			}
+		}
+		for s, ttl := range d.ttl {
+			if ttl == 0 && s.Stream() == "KPINDEX" { // the others' streams have an age
+				t.Errorf("%s writes a record that never goes, to %s", step.what, s.Stream())
+			}
+		}
+	}
+	if rec, _, err := h.store.alias(t.Context(), hashOf(token)); err != nil || rec.GetClaims() != 1 {
+		t.Errorf("a repeated registration forgets the hour's claims: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package kpstore
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -78,14 +79,20 @@ func (p *processes) client() mimimiv1connect.KeyPackageServiceClient {
 }
 
 // TestKill9Claims: 64 claims on 50 sets through two replicas that are processes; one is killed while they run, and then, when a third has come, the other. What
-// is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left; asked again, everybody gets
-// the same answer.
+// is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left, or get last-resort sets where
+// they may; asked again, everybody gets the same answer.
 func TestKill9Claims(t *testing.T) {
+	for _, lastResort := range []int{0, 3} {
+		t.Run(fmt.Sprintf("last resort %d", lastResort), func(t *testing.T) { kill9Claims(t, lastResort) })
+	}
+}
+
+func kill9Claims(t *testing.T, lastResort int) {
 	p := newProcesses(t)
 	url := p.domain.Options("kpstore").URL
 	replicas := []*servicetest.Process{p.start(url), p.start(url)}
 	u, here := p.user(domain), p.replica()
-	u.mustUpload(here, 1, u.items(50, 0)...)
+	u.mustUpload(here, 1, u.items(50, lastResort)...)
 	tokens := make([][]byte, 16)
 	for i := range tokens {
 		tokens[i] = u.token(here)
@@ -111,7 +118,7 @@ func TestKill9Claims(t *testing.T) {
 	answered, again := 0, 0 // guarded by mu
 	var wg sync.WaitGroup
 	for i := range requests {
-		requests[i] = claimOf(tokens[i%len(tokens)], false)
+		requests[i] = claimOf(tokens[i%len(tokens)], lastResort > 0)
 		wg.Go(func() {
 			got, tries := claim(requests[i])
 			answers[i] = got
@@ -128,7 +135,7 @@ func TestKill9Claims(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	served, refused := map[string]bool{}, 0
+	served, last, refused := map[string]bool{}, 0, 0
 	for i, r := range requests {
 		got, _ := claim(r)
 		if !proto.Equal(got, answers[i]) {
@@ -138,17 +145,25 @@ func TestKill9Claims(t *testing.T) {
 			refused++
 			continue
 		}
+		if answers[i].GetLastResort() {
+			last++
+			continue
+		}
 		name := pseudonym(t, answers[i])
 		if served[name] {
 			t.Error("a set was handed out twice")
 		}
 		served[name] = true
 	}
-	if len(served) != 50 || refused != 14 {
-		t.Errorf("%d sets were handed out and %d claims refused, want 50 and 14", len(served), refused)
+	wantLast, wantRefused := 0, 14
+	if lastResort > 0 {
+		wantLast, wantRefused = 14, 0
 	}
-	if n := len(u.list(here)); n != 0 {
-		t.Errorf("%d sets are left", n)
+	if len(served) != 50 || last != wantLast || refused != wantRefused {
+		t.Errorf("one-time %d, last resort %d, refused %d; want 50, %d, %d", len(served), last, refused, wantLast, wantRefused)
+	}
+	if n := len(u.list(here)); n != lastResort {
+		t.Errorf("%d sets are left, want the %d last-resort ones", n, lastResort)
 	}
 	t.Logf("%d requests were repeated", again)
 }

@@ -19,6 +19,8 @@ import (
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 // running starts two replicas and returns a client that reaches them over OHTTP, and what their taps saw.
@@ -131,6 +133,34 @@ func TestRun(t *testing.T) {
 	for _, junk := range [][]byte{nil, []byte("junk"), make([]byte, 4096)} {
 		if answer, err := w.domain.Bus("provider").Call(ctx, "kpstore", junk); err != nil || len(answer) == 0 {
 			t.Errorf("junk in place of OHTTP: %d bytes, %v", len(answer), err)
+		}
+	}
+}
+
+// TestMetrics: what claims got, why others got nothing, and that the owner was told of a low stock, are counted and keep their labels.
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	tel := must(telemetry.New())
+	h := w.replica()
+	h.metrics = must(newMetrics(tel.Meter("test")))
+	h.store.metrics, h.limits = h.metrics, limits{perAlias: 3, perIssuer: 1000}
+	u := w.user(domain)
+	u.mustUpload(h, 1, u.items(5, 1)...)
+	one, other := u.token(h), u.token(h)
+	for _, r := range []*v1.ClaimRequest{
+		claimOf(one, false), claimOf(one, false), claimOf(one, false), claimOf(one, false), // the fourth is too much
+		claimOf(other, false), claimOf(other, false), claimOf(other, true), claimOf(requestID32(), true), {},
+	} {
+		_, _ = h.Claim(t.Context(), r) // other tests look at what comes back
+	}
+	for series, want := range map[string]float64{
+		`kpstore_claims_total{set="one_time"}`: 5, `kpstore_claims_total{set="last_resort"}`: 1, `kpstore_claims_total{set="nothing"}`: 3,
+		`kpstore_claims_refused_total{cause="alias_limit"}`: 1, `kpstore_claims_refused_total{cause="nothing_left"}`: 1, `kpstore_claims_refused_total{cause="invalid"}`: 1,
+		`kpstore_low_stock_notices_total{outcome="sent"}`: 1, `kpstore_low_stock_notices_total{outcome="told_before"}`: 5, `kpstore_stock_count`: 6,
+		`kpstore_requests_total{kind="ok",operation="claim"}`: 6,
+	} {
+		if got := telemetrytest.Value(t, tel, series); got != want {
+			t.Errorf("%s: %v, want %v", series, got, want)
 		}
 	}
 }

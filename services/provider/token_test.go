@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -85,6 +87,9 @@ func TestIssueTokens(t *testing.T) {
 	wantCode(t, "no token", create(nil), connect.CodePermissionDenied)
 	wantCode(t, "a token for something else", create(r.tokens(first, mimimi.TokenUpload, epoch, 1)[0]), connect.CodePermissionDenied)
 
+	r.counts(map[string]float64{"provider_tokens_issued_total": 14})
+	second.counts(map[string]float64{`tokens_redeemed_total{operation="queue",outcome="spent"}`: 2, `tokens_redeemed_total{operation="queue",outcome="spent_before"}`: 1})
+
 	again, err := second.issue(alice, r.batch(epoch, 1))
 	if err != nil || !slices.EqualFunc(again.GetBatches(), first.GetBatches(), func(a, b *mimimiv1.TokenBatch) bool {
 		return slices.EqualFunc(a.GetMessages(), b.GetMessages(), bytes.Equal)
@@ -160,6 +165,50 @@ func TestIssueOnce(t *testing.T) {
 	}
 }
 
+// TestIssueBusy: who gives up while others' tokens are signed has used up none of the answers to its batch.
+func TestIssueBusy(t *testing.T) {
+	d := newDomain(t, "a.example")
+	d.cfg.TokenQuotas = smallQuotas
+	r := d.start()
+	alice := r.register("alice")
+	k := must(loadKeys(d.cfg, d.clock.Now))
+	i := must(newIssuer(d.cfg, k, r.bus, d.clock.Now))
+	a := &accountSide{domain: d.name, bus: r.bus, identity: k.identity, issuer: i, now: d.clock.Now, m: must(newMetrics(nil))}
+	ask := func(ctx context.Context) error {
+		req := r.batch(mimimi.TokenEpoch(d.clock.Now()), 1)
+		req.Client = alice.client.Wire()
+		req.Signed = alice.sign(d.clock.Now(), "issue tokens", must(mimimiv1.IssueTokensBody(req)))
+		_, err := a.issue(ctx, req)
+		return err
+	}
+	var leave []func()
+	for range maxSigning {
+		leave = append(leave, must(i.turn(t.Context())))
+	}
+	waiting := make(chan error, maxIssueAnswers+1)
+	ctx, giveUp := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer giveUp()
+	for range cap(waiting) {
+		go func() { waiting <- ask(ctx) }()
+	}
+	for range cap(waiting) {
+		if err := <-waiting; err == nil {
+			t.Error("tokens were signed out of turn")
+		}
+	}
+	for _, f := range leave {
+		f()
+	}
+	for n := range maxIssueAnswers {
+		if err := ask(t.Context()); err != nil {
+			t.Fatalf("answer %d: %v", n+1, err)
+		}
+	}
+	if err := ask(t.Context()); !errors.Is(err, errIssueLimit) {
+		t.Errorf("one answer too many: %v", err)
+	}
+}
+
 func TestExchangeTokens(t *testing.T) {
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
@@ -186,6 +235,7 @@ func TestExchangeTokens(t *testing.T) {
 	if err != nil {
 		t.Fatalf("ExchangeTokens: %v", err)
 	}
+	r.counts(map[string]float64{"provider_tokens_exchanged_total": mimimi.TokenExchange, `tokens_redeemed_total{operation="claim",outcome="spent"}`: mimimi.TokenExchange})
 	for i, s := range answer.GetBlindSignatures() {
 		token, err := mimimi.FinishToken(k, d.name, "b.example", mimimi.TokenSeed([]byte{1}, mimimi.TokenClaim, i), s)
 		if err != nil || token.Verify(k, "b.example") != nil {
