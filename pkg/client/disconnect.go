@@ -203,7 +203,7 @@ func (c *Client) askContact(ctx context.Context, user mimimi.User, k *contactRec
 	if err != nil || g.mls == nil || g.rec.State != GroupActive {
 		return k, nil // nothing can be learned: the set stays what it is
 	}
-	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) {
+	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) && !errors.Is(err, errLater) && !errors.Is(err, errWithheld) {
 		return nil, err
 	}
 	return c.connected(user)

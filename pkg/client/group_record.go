@@ -55,6 +55,15 @@ type groupRecord struct {
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
 	Resync    *resyncState `json:"resync,omitempty"`
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
+	// Named is when the log was read under the own leaf's name in the last day, NameAt when it may be next; ReadAt is when it is looked at again that gave nothing Fruitless times.
+	// DeniedSince is since when the hub refuses it, Denied how often; Returns is when this client entered anew in the last day.
+	Named       []int64 `json:"named,omitempty"`
+	NameAt      int64   `json:"name_at,omitempty"`
+	ReadAt      int64   `json:"read_at,omitempty"`
+	Fruitless   int     `json:"fruitless,omitempty"`
+	DeniedSince int64   `json:"denied_since,omitempty"`
+	Denied      int     `json:"denied,omitempty"`
+	Returns     []int64 `json:"returns,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
@@ -151,6 +160,8 @@ type heldMessage struct {
 // resyncState says that the group's state is lost and when it is to be entered anew.
 type resyncState struct {
 	Due     int64  `json:"due"`
+	Since   int64  `json:"since,omitempty"` // when it was first put off
+	Said    string `json:"said,omitempty"`  // why, as it was said last
 	Request []byte `json:"request,omitempty"`
 	Commit  []byte `json:"commit,omitempty"`
 	Proof   []byte `json:"proof,omitempty"`

@@ -170,7 +170,7 @@ func (c *Client) registerInvitation(ctx context.Context, g *group, inv *mimimi.I
 		if !isStale(err) {
 			break
 		}
-		if err := c.catchUp(ctx, g); err != nil {
+		if err := c.catchUpAs(ctx, g, named); err != nil {
 			return err
 		}
 		if err := g.usable(); err != nil {

@@ -234,7 +234,11 @@ func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) erro
 	})
 	switch {
 	case isStale(err):
-		return c.catchUp(ctx, g)
+		before := g.rec.Last
+		if err := c.catchUpAs(ctx, g, named); err != nil || g.rec.Last > before {
+			return err
+		}
+		return ErrBusy // the hub says that there is more, and does not show it
 	case err != nil && problem.KindOf(err) != problem.NotFound && !isFinal(err):
 		return fmt.Errorf("revoke invitation: %w", err)
 	}

@@ -121,7 +121,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 		})
 	case isStale(err):
 		refused := false
-		switch err := c.catchUpAs(ctx, g, false); {
+		switch err := c.catchUpAs(ctx, g, nameless); {
 		case problem.KindOf(err) == problem.Denied: // the queue brings the commit
 			refused = true
 		case err != nil:

@@ -281,7 +281,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 			return false, nil
 		}
 		return true, c.resync(ctx, g)
-	case r.Behind:
+	case r.Behind && !c.now().Before(g.readDue()):
 		return true, c.recover(ctx, g)
 	case c.pollDue(g):
 		return true, c.poll(g)
@@ -330,20 +330,34 @@ func (c *Client) enter(ctx context.Context, g *group, f func(context.Context, *g
 
 // recover reads the log after something was passed over.
 func (c *Client) recover(ctx context.Context, g *group) error {
+	before := g.rec.Last
 	err := c.catchUp(ctx, g)
-	if err != nil && !isFinal(err) {
+	switch {
+	case errors.Is(err, errLater):
+		return nil
+	case errors.Is(err, errWithheld):
+		return c.change(g, func(Tx) error {
+			c.looked(g, g.rec.Last > before)
+			return nil
+		})
+	case err != nil && !isFinal(err):
 		return err
 	}
 	return c.change(g, func(tx Tx) error {
 		g.rec.Behind = false
+		c.looked(g, g.rec.Last > before)
 		switch {
 		case g.rec.State == GroupOver:
 		case err != nil && g.rec.Again != nil: // the leaf is gone, so the log is not shown to it
 			return c.over(tx, g, removedSentence, c.now().Unix())
+		case problem.KindOf(err) == problem.Denied:
+			g.rec.Behind = true
+			return c.deny(tx, g)
 		case err != nil:
 			c.scheduleResync(g)
 		default:
 			g.rec.Again = nil // still a member: nobody added this client again
+			g.rec.DeniedSince, g.rec.Denied = 0, 0
 		}
 		return nil
 	})
@@ -510,6 +524,8 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		}
 		if g.rec.Resync != nil {
 			note(time.Unix(0, g.rec.Resync.Due))
+		} else if g.rec.Behind {
+			note(g.readDue())
 		}
 		if g.mls == nil || g.rec.State != GroupActive {
 			continue
