@@ -279,6 +279,42 @@ func (k *contactsCommand) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
+type domainsCommand struct{ folderFlags }
+
+// Run lists the domains that this client has met, and what is known of their keys.
+func (d *domainsCommand) Run(ctx context.Context, out io.Writer) error {
+	return d.with(ctx, func(c *client.Client) error {
+		list, err := c.DomainKeys(ctx)
+		if err != nil {
+			return err
+		}
+		type row struct {
+			Domain string     `json:"domain"`
+			State  string     `json:"state"`
+			Since  *time.Time `json:"since,omitempty"`
+		}
+		rows := make([]row, len(list))
+		for i, x := range list {
+			if rows[i] = (row{Domain: x.Domain, State: string(x.State)}); !x.Since.IsZero() {
+				rows[i].Since = &list[i].Since
+			}
+		}
+		if d.JSON {
+			return printJSON(out, rows)
+		}
+		for _, x := range rows {
+			since := ""
+			if x.Since != nil {
+				since = " since " + x.Since.Format(time.RFC3339)
+			}
+			if _, err := fmt.Fprintf(out, "%-10s %s%s\n", x.State, x.Domain, since); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 type verifyCommand struct {
 	folderFlags
 	User string `arg:"" help:"The contact."`

@@ -113,6 +113,7 @@ func TestEveryEventHasWords(t *testing.T) {
 		client.EventMessage, client.EventSent, client.EventJoined, client.EventLeft, client.EventRemoved, client.EventRequest,
 		client.EventConnected, client.EventDisconnected, client.EventRevoked, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
 		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument, client.EventCutOff,
+		client.EventUncompared,
 	}
 	var seen []string
 	for _, k := range kinds[1:] {

@@ -142,6 +142,8 @@ func describe(e client.Event, who, group string) string {
 		return "a device of yours was removed: " + shortID(e.Device)
 	case client.EventGroupOver:
 		return fmt.Sprintf("[%s] over: %s", group, e.Text)
+	case client.EventUncompared:
+		return fmt.Sprintf("keys of %s, not compared: %s", e.Domain, e.Text)
 	case client.EventCutOff:
 		return e.Text
 	case client.EventKeyDocument:

@@ -49,7 +49,6 @@ type Client struct {
 	news      chan struct{}                                      // closed, and replaced, when a transaction has added to the events
 	perCommit int                                                // the most Adds of one commit: maxAdds, and less in tests
 	comparing bool                                               // a key document is being compared
-	refused   map[string]refusal                                 // by domain: key documents that are not used
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage

@@ -480,12 +480,12 @@ func (c *Client) sendStaged(ctx context.Context, g *group) error {
 			Kind: mimimiv1.Delivery_KIND_COMMIT, Message: staged.Message, Epoch: staged.Change.Epoch,
 		}, 0)
 	case err == nil:
-		return c.catchUp(ctx, g)
+		return c.catchUpAs(ctx, g, named)
 	case !isStale(err) && !isFinal(err):
 		return fmt.Errorf("commit: %w", err)
 	}
 	refusal := err
-	if err := c.catchUp(ctx, g); err != nil {
+	if err := c.catchUpAs(ctx, g, named); err != nil {
 		return errors.Join(fmt.Errorf("commit: %w", refusal), err)
 	}
 	if g.rec.State == GroupOver || g.rec.Staged == nil || !bytes.Equal(g.rec.Staged.Request, s.Request) {
@@ -541,7 +541,7 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 		return fmt.Errorf("propose: %w", err)
 	}
 	refusal := err
-	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) {
+	if err := c.catchUpAs(ctx, g, named); err != nil && !isFinal(err) {
 		return err
 	}
 	if g.rec.State == GroupOver {

@@ -96,6 +96,6 @@ func (c *Client) restore(k *contactRecord) error {
 		before.AliasMade = before.AliasMade || k.AliasMade // both have one own token
 		before.Revoke = k.Revoke
 		before.NextToken, before.NextMade = nil, false // it was to be revoked; another is made if one is owed
-		return errors.Join(write(tx, bucketContacts, []byte(k.User), before), c.warn(tx, "", "a connection could not be completed: ask again"))
+		return errors.Join(write(tx, bucketContacts, []byte(k.User), before), c.warn(tx, "", uncompleted))
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/problem"
 )
 
@@ -162,15 +163,10 @@ func (c *Client) deleteIndex(ctx context.Context) error {
 	if c.account.rec.Certificate == nil {
 		return nil // nothing was ever registered under the write key
 	}
-	s, err := c.kpStore(ctx, c.account.user.Domain())
-	if err != nil {
-		return err
-	}
-	_, err = call(ctx, s.DeleteIndex, &mimimiv1.DeleteIndexRequest{
-		WriteKey: c.account.writeKey.Public(), Signed: c.signedStore(opDeleteIndex, newRequestID(), nil),
-	})
-	if err != nil {
-		return fmt.Errorf("delete KeyPackages: %w", err)
+	for _, key := range append([]mls.SignatureKey{c.account.writeKey}, c.account.oldWriteKeys...) {
+		if err := c.deleteIndexOf(ctx, key); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -227,7 +227,7 @@ func (c *Client) workRemoval(ctx context.Context, r *removalRecord) error {
 
 // rotateAll replaces everything of the user's that a removed client knew, and tells the other clients: the connection key, whose successor contacts are told at once, with new
 // tokens; the write key, and so the index at the store, which is filled anew; the own token; the key of the connection record. Contacts' requests that are under way can
-// still be opened. The tokens that contacts had are revoked when they have new ones; until then they lead to the sets of the former index.
+// still be opened. The tokens that contacts had lead to the former index, which is deleted as soon as they have new ones, or an hour later.
 func (c *Client) rotateAll(tx Tx) error {
 	writeKey, err1 := mimimi.Suite.GenerateSignatureKey()
 	recordKey, err2 := mimimi.Suite.GenerateHPKEKey()
@@ -248,7 +248,8 @@ func (c *Client) rotateAll(tx Tx) error {
 		return err
 	}
 	return c.shareSecrets(tx, func(r *accountRecord) {
-		r.OldWriteKey, r.OldRecordKey = r.WriteKey, r.RecordKey
+		r.leaveIndex(c.now())
+		r.OldRecordKey = r.RecordKey
 		r.WriteKey, r.RecordKey, r.SelfToken = write, record, token.Bytes()
 		r.AliasMade, r.RecordStale = false, true
 	})

@@ -136,9 +136,11 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 			}
 		}
 		if linked || newer(s.Number, s, r.SecretsNumber, r.sharedSecrets()) {
-			stock = stock || !bytes.Equal(r.WriteKey, s.WriteKey)
-			if !linked && !bytes.Equal(r.WriteKey, s.WriteKey) {
-				r.OldWriteKey = r.WriteKey
+			if !bytes.Equal(r.WriteKey, s.WriteKey) {
+				stock = true
+				if !linked {
+					r.leaveIndex(c.now())
+				}
 			}
 			if !linked && !bytes.Equal(r.RecordKey, s.RecordKey) {
 				r.OldRecordKey = r.RecordKey
@@ -158,6 +160,11 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 	c.tapAccount()
 	if stock {
 		if err := dueStock(tx); err != nil {
+			return err
+		}
+	}
+	if stock && !linked { // the client that did it may not come to it
+		if err := c.replaceTokens(tx); err != nil {
 			return err
 		}
 	}
@@ -313,9 +320,10 @@ func (c *Client) mergeContact(tx Tx, k *contactRecord, s *mimimiv1.SharedContact
 			}
 		}
 	}
-	if ContactState(s.State) == ContactAccepting {
+	if state := ContactState(s.State); state == ContactAccepting || state == ContactRequested {
 		next.Since = c.now().Unix()
 	}
+	next.Retry = next.Retry && ContactState(s.State) == ContactAccepting
 	next.State, next.Version, next.Key, next.Token, next.OwnToken, next.AliasMade = ContactState(s.State), s.Number, s.Key, s.Token, s.OwnToken, true
 	next.Number, next.OldKeys, next.Told, next.SharedGroup = s.KeyNumber, s.OldKeys, max(next.Told, s.Told), s.GroupId
 	_, err := mimimi.ConnectionTokenFrom(next.OwnToken)

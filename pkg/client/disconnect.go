@@ -117,12 +117,17 @@ func (c *Client) forget(ctx context.Context, k *contactRecord) error {
 func (c *Client) expired(k *contactRecord) bool {
 	switch k.State {
 	case ContactRequested:
-		return k.Ask != nil && !c.now().Before(timeOf(k.Ask.NotAfter))
+		if k.Ask == nil { // another own client asked, which may be gone
+			return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor+removalTurn*time.Duration(1+c.rank())))
+		}
+		return !c.now().Before(timeOf(k.Ask.NotAfter))
 	case ContactAccepting:
 		return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor))
 	}
 	return false
 }
+
+const uncompleted = "a connection could not be completed: ask again"
 
 // expire gives a connection up: the token is revoked, and the user may be asked again (§5). One that another of the user's clients completes is only not expected any more:
 // that client may still come to it.
@@ -131,12 +136,16 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
-		if k.State == ContactAccepting && k.Group == "" {
+		if k.State == ContactAccepting && k.Group == "" && !k.Retry {
 			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.Revoke, Version: k.Version}
 			return write(tx, bucketContacts, []byte(k.User), k)
 		}
-		k, err = c.endContact(tx, k)
-		return err
+		if k.State == ContactAccepting {
+			err = c.warn(tx, "", uncompleted)
+		}
+		var eerr error
+		k, eerr = c.endContact(tx, k)
+		return errors.Join(err, eerr)
 	})
 	if err != nil {
 		return err
@@ -203,7 +212,7 @@ func (c *Client) askContact(ctx context.Context, user mimimi.User, k *contactRec
 	if err != nil || g.mls == nil || g.rec.State != GroupActive {
 		return k, nil // nothing can be learned: the set stays what it is
 	}
-	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) {
+	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) && !errors.Is(err, errLater) && !errors.Is(err, errWithheld) {
 		return nil, err
 	}
 	return c.connected(user)

@@ -34,6 +34,7 @@ const (
 	EventUnbanned      EventKind = "unbanned"       // Group, User: a user is not on it any more
 	EventWarning       EventKind = "warning"        // Text, Group if it is about one: something that the user should know
 	EventKeyDocument   EventKind = "key_document"   // Domain, Text: a domain's keys are not what others are shown, so they are not used
+	EventUncompared    EventKind = "uncompared"     // Domain, Text: a domain's keys are used though nobody could be asked for a day whether others are shown the same; see DomainKeys
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.

@@ -144,6 +144,40 @@ func TestLostAtOnce(t *testing.T) {
 	}
 }
 
+// TestPauses: what a hub can bring about comes later each time, and is not put off for ever.
+func TestPauses(t *testing.T) {
+	for _, x := range []struct {
+		n, burst    int
+		first, most time.Duration
+		want        time.Duration
+	}{
+		{0, 4, time.Minute, time.Hour, 0}, {3, 4, time.Minute, time.Hour, 0}, {4, 4, time.Minute, time.Hour, time.Minute}, {7, 4, time.Minute, time.Hour, 8 * time.Minute},
+		{10, 4, time.Minute, time.Hour, time.Hour}, {1 << 30, 4, time.Minute, time.Hour, time.Hour}, {0, 0, time.Minute, time.Hour, time.Minute},
+	} {
+		if got := pauseAfter(x.n, x.burst, x.first, x.most); got != x.want {
+			t.Errorf("after %d times, %d of them free: %v, want %v", x.n, x.burst, got, x.want)
+		}
+	}
+	c, now := bare(t), time.Now()
+	c.cfg.Now = func() time.Time { return now }
+	var last time.Duration
+	for n := range 12 {
+		g := &group{rec: &groupRecord{}}
+		for range n {
+			g.rec.Returns = append(g.rec.Returns, now.Add(-time.Hour).Unix())
+		}
+		c.scheduleResync(g)
+		pause := time.Unix(0, g.rec.Resync.Due).Sub(now)
+		if n > 1 && n < 9 && pause < last || pause > pauseMost+maxResyncPause || n == 0 && pause > maxResyncPause {
+			t.Errorf("after %d entries anew in a day the next comes in %v, the one before in %v", n, pause, last)
+		}
+		last = pause
+	}
+	if got := lastDay([]int64{now.Add(-25 * time.Hour).Unix(), now.Add(-time.Hour).Unix()}, now); len(got) != 1 {
+		t.Errorf("%d times of the last day, want 1", len(got))
+	}
+}
+
 // TestForgetKeys: the message keys of past epochs are kept while a message of theirs can count by the log, and no longer.
 func TestForgetKeys(t *testing.T) {
 	made, _ := lonely(t, "a")

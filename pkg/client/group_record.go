@@ -56,6 +56,15 @@ type groupRecord struct {
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
 	Resync    *resyncState `json:"resync,omitempty"`
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
+	// Named is when the log was read under the own leaf's name in the last day, NameAt when it may be next; ReadAt is when it is looked at again that gave nothing Fruitless times.
+	// DeniedSince is since when the hub refuses it, Denied how often; Returns is when this client entered anew in the last day.
+	Named       []int64 `json:"named,omitempty"`
+	NameAt      int64   `json:"name_at,omitempty"`
+	ReadAt      int64   `json:"read_at,omitempty"`
+	Fruitless   int     `json:"fruitless,omitempty"`
+	DeniedSince int64   `json:"denied_since,omitempty"`
+	Denied      int     `json:"denied,omitempty"`
+	Returns     []int64 `json:"returns,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
@@ -122,6 +131,9 @@ type leafRecord struct {
 	Told     bool  `json:"told,omitempty"`
 	// Asked is what a resynced leaf asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
+	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
+	External bool `json:"external,omitempty"`
+	Shown    bool `json:"shown,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }
@@ -149,6 +161,8 @@ type heldMessage struct {
 // resyncState says that the group's state is lost and when it is to be entered anew.
 type resyncState struct {
 	Due     int64  `json:"due"`
+	Since   int64  `json:"since,omitempty"` // when it was first put off
+	Said    string `json:"said,omitempty"`  // why, as it was said last
 	Request []byte `json:"request,omitempty"`
 	Commit  []byte `json:"commit,omitempty"`
 	Proof   []byte `json:"proof,omitempty"`
@@ -403,7 +417,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return c.cutOff(tx, g.rec.Leaves)
 	}
 	if g.rec.hidden() {
-		return nil
+		return c.voidAsk(tx, g)
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
 }

@@ -27,6 +27,7 @@ type invitationRecord struct {
 	By       string `json:"by,omitempty"`      // the member who told of it
 	Used     int    `json:"used,omitempty"`    // joiners who showed themselves to this client
 	Revoked  bool   `json:"revoked,omitempty"` // the hub is to be told
+	Again    bool   `json:"again,omitempty"`   // a removal has voided it at the hub, which is to be told of it anew
 }
 
 // readLink reads an invitation link.
@@ -169,7 +170,7 @@ func (c *Client) registerInvitation(ctx context.Context, g *group, inv *mimimi.I
 		if !isStale(err) {
 			break
 		}
-		if err := c.catchUp(ctx, g); err != nil {
+		if err := c.catchUpAs(ctx, g, named); err != nil {
 			return err
 		}
 		if err := g.usable(); err != nil {

@@ -18,20 +18,20 @@ import (
 // old leaf's key. The public state is rolled forward from this client's own over the log, by the same rules as ever, so that the hub can put
 // nothing into the group that a member would have refused; of the hub's GroupInfo only external_pub is new.
 func (c *Client) resync(ctx context.Context, g *group) error {
-	if g.rec.Resync.Tries >= maxCommitTries {
-		return c.loseNow(g, unenterable)
-	}
 	if g.rec.Resync.Commit == nil {
-		if err := c.makeResync(ctx, g); err != nil {
-			if problem.KindOf(err) == problem.Denied {
-				return errors.Join(err, c.giveUp(g, "the group's hub says that you are no longer in it"))
-			}
-			if problem.KindOf(err) == problem.NotFound {
-				return errors.Join(err, c.loseNow(g, tooLongAway))
-			}
-			if isFinal(err) || errors.Is(err, errRefused) {
-				return errors.Join(err, c.loseNow(g, inconsistent))
-			}
+		err := c.makeResync(ctx, g)
+		switch {
+		case errors.Is(err, errRefused): // the hub took what breaks a rule: nobody enters anew over that
+			return errors.Join(err, c.loseNow(g, inconsistent))
+		case errors.Is(err, errWithheld) || problem.KindOf(err) == problem.Invalid:
+			return c.postpone(g, inconsistent)
+		case problem.KindOf(err) == problem.Denied && g.rec.Again != nil: // removed, and added again
+			return c.giveUp(g, removedSentence)
+		case problem.KindOf(err) == problem.Denied:
+			return c.postpone(g, deniedSentence)
+		case problem.KindOf(err) == problem.NotFound:
+			return errors.Join(err, c.loseNow(g, tooLongAway))
+		case err != nil || g.rec.Resync == nil || g.rec.Resync.Commit == nil:
 			return err
 		}
 	}
@@ -50,19 +50,12 @@ func (c *Client) resync(ctx context.Context, g *group) error {
 	switch {
 	case err == nil:
 		return c.resynced(g, staged, res.Sequence, res.Accepted)
-	case isStale(err) || isFinal(err):
-		return errors.Join(retry(err), c.change(g, func(Tx) error {
-			r.Commit, r.Proof, r.Request = nil, nil, nil
-			return nil
-		}))
-	}
-	return fmt.Errorf("resync: %w", err)
-}
-
-// retry hides an error after which the next step simply tries again.
-func retry(err error) error {
-	if isStale(err) {
-		return nil
+	case isStale(err):
+		return c.postpone(g, "")
+	case problem.KindOf(err) == problem.Denied:
+		return c.postpone(g, deniedSentence)
+	case isFinal(err):
+		return c.postpone(g, unenterable)
 	}
 	return fmt.Errorf("resync: %w", err)
 }
@@ -97,11 +90,11 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 		return fmt.Errorf("get group: %w", err)
 	}
 	if res.Epoch != rolled.public.Epoch() {
-		return nil // another entry came between: the next step rolls on
+		return c.postpone(g, "") // another entry came between: it is rolled on
 	}
 	shown, err := mls.NewPublicGroup(res.GroupInfo, res.RatchetTree, protocolRules())
 	if err != nil || !bytes.Equal(shown.GroupContext(), rolled.public.GroupContext()) || own == nil {
-		return errRefused
+		return errWithheld
 	}
 	staged, err := mls.JoinExternal(mls.ExternalJoinConfig{
 		GroupInfo: res.GroupInfo, Tree: rolled.public.Tree(), Pending: res.PendingProposals, KeyPackage: g.own.kp, Secrets: &g.own.secrets,
@@ -117,7 +110,6 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 		}
 		r.Commit, r.Request = staged.Marshal(), newRequestID()
 		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
-		r.Tries++
 		if r.Damaged {
 			r.Damaged = false
 			if err := c.warn(tx, g.rec.ID, damagedSentence); err != nil {
@@ -160,7 +152,8 @@ func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
 	r := &rolledState{public: g.public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
 	after := r.last
 	for range maxLogPages {
-		res, err := c.readLog(ctx, g, after, true)
+		how := named // the entry itself names the leaf
+		res, err := c.readLog(ctx, g, after, &how)
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +185,16 @@ func (r *rolledState) step(d *mimimiv1.Delivery) error {
 		}
 		r.public = next
 	case mimimiv1.Delivery_KIND_COMMIT:
+		if m, err := mls.Peek(d.Message); err == nil && m.Epoch != r.public.Epoch() {
+			if m.Epoch > r.public.Epoch() {
+				return errWithheld
+			}
+			break // of an epoch that is over: it changes nothing
+		}
 		ch, err := r.public.StageCommit(d.Message, timeOf(d.Accepted))
+		if err != nil && d.Previous > r.last {
+			return errWithheld // perhaps a proposal that it takes up
+		}
 		if err != nil {
 			return errRefused
 		}
@@ -248,6 +250,13 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		g.mls, g.lost, g.rules = staged.Group(), nil, next
 		g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = sequence, epochs.Records(), nil, nil
 		g.rec.Heard = nil // what came while the group was lost is not heard
+		g.rec.Returns = append(lastDay(g.rec.Returns, c.now()), c.now().Unix())
+		g.rec.Fruitless, g.rec.ReadAt, g.rec.NameAt, g.rec.DeniedSince, g.rec.Denied = 0, 0, 0, 0, 0
+		if len(g.rec.Returns) == oftenReturns {
+			if err := c.warn(tx, g.rec.ID, oftenSentence); err != nil {
+				return err
+			}
+		}
 		gone := g.takeGone(staged.Change)
 		if err := g.syncLeaves(0); err != nil {
 			return err

@@ -36,34 +36,47 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	if err != nil {
 		return err
 	}
+	at := c.now()
+	if !how.now {
+		at = at.Add(c.spread())
+	}
 	return c.eachContact(tx, func(k *contactRecord) bool {
-		if k.State != ContactConnected {
-			return false
+		tell := k.State == ContactConnected
+		if tell {
+			k.TellAt = at.Unix()
 		}
-		k.TellAt = c.now().Unix()
-		if !how.now {
-			k.TellAt = c.now().Add(c.spread()).Unix()
-		}
-		k.GiveToken, k.AskToken = k.GiveToken || how.tokens, k.AskToken || how.tokens
-		return true
+		return how.tokens && k.newTokens(at) || tell
 	})
 }
 
-// tellLater is when this client tells a contact what another of the user's clients is to tell, if that does not come to it.
-func (c *Client) tellLater() int64 {
-	return c.now().Add(c.spread() + time.Duration(c.rank()+1)*tellTurn).Unix()
+// newTokens has a contact's token replaced at a time, and theirs, both of which a removed client knows. One that is not connected yet gets its new one once it is.
+func (k *contactRecord) newTokens(at time.Time) bool {
+	switch k.State {
+	case ContactDisconnecting:
+		return false
+	case ContactConnected:
+		k.AskToken, k.TellAt = true, at.Unix()
+	default:
+		k.TellAt = 0
+	}
+	k.GiveToken = true
+	return true
 }
 
-// replaceTokens takes note that a client which knew them is gone: every contact is to get a new token and is asked for one. The client at which it was removed does so first.
+// tellLater is when this client tells a contact what another of the user's clients is to tell, if that does not come to it: soon where what a removed client knew is replaced.
+func (c *Client) tellLater(soon bool) int64 {
+	wait, turn := c.spread(), tellTurn
+	if soon {
+		wait, turn = 0, rotateTurn
+	}
+	return c.now().Add(wait + time.Duration(c.rank()+1)*turn).Unix()
+}
+
+// replaceTokens takes note that a client which knew them is gone: every contact is to get a new token and is asked for one. The client at which it was removed does so first, and
+// the others in turn if it does not come to it.
 func (c *Client) replaceTokens(tx Tx) error {
-	at := c.now().Add(removalTurn + rotateTurn + time.Duration(c.rank())*tellTurn).Unix()
-	return c.eachContact(tx, func(k *contactRecord) bool {
-		if k.State != ContactConnected {
-			return false
-		}
-		k.GiveToken, k.AskToken, k.TellAt = true, true, at
-		return true
-	})
+	at := c.now().Add(removalTurn + time.Duration(c.rank()+1)*rotateTurn)
+	return c.eachContact(tx, func(k *contactRecord) bool { return k.newTokens(at) })
 }
 
 // nextRotation chooses when the key is changed next: a month after it was due last, give or take some days, so that users' changes do not fall together; or a month
@@ -88,11 +101,12 @@ func (c *Client) takeKey(tx Tx, number uint64, key []byte) error {
 	if err != nil {
 		return err
 	}
+	soon := len(r.OldIndexes) > 0 // what a removed client knew is replaced
 	return c.eachContact(tx, func(k *contactRecord) bool {
 		if k.State != ContactConnected || k.Told >= number {
 			return false
 		}
-		k.TellAt = c.tellLater()
+		k.TellAt = c.tellLater(soon)
 		return true
 	})
 }
@@ -170,8 +184,15 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 	if err := c.revokeReplaced(ctx, k); err != nil {
 		return err
 	}
-	if !c.owes(k) || c.now().Unix() < k.TellAt {
+	if !c.owes(k) || c.account.rec.CutOff || c.now().Unix() < k.TellAt {
 		return nil
+	}
+	if k.TellAt == 0 && c.rank() > 0 { // the client that leads goes first
+		_, err := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
+			k.TellAt = c.now().Add(time.Duration(c.rank()) * rotateTurn).Unix()
+			return nil
+		})
+		return err
 	}
 	g, err := c.group(k.Group)
 	if err != nil || g.rec.State != GroupActive || g.saysRotation() {

@@ -32,6 +32,7 @@ import (
 //	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
 //	removals  client URI → removalRecord
 //	gone      user URI → goneRecord: contacts that ended
+//	refused   domain → refusalRecord: key documents that are not used
 const storeFormat = 2
 
 const (
@@ -54,6 +55,7 @@ const (
 	bucketBring     = "bring"
 	bucketRemovals  = "removals"
 	bucketGone      = "gone"
+	bucketRefused   = "refused"
 	bucketPurses    = "purses"
 	bucketSpending  = "spending"
 )
@@ -62,7 +64,7 @@ const (
 var buckets = []string{
 	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
 	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
-	bucketPurses, bucketSpending, bucketRosters, bucketPublics,
+	bucketPurses, bucketSpending, bucketRosters, bucketPublics, bucketRefused,
 }
 
 var (

@@ -55,7 +55,7 @@ func (c *Client) Sync(ctx context.Context) error {
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.refillStock(ctx), c.compareDocuments(ctx))
+		errs = append(errs, c.refillStock(ctx), c.deleteOldIndexes(ctx), c.compareDocuments(ctx))
 		_, err = c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
@@ -268,6 +268,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
+	case r.Join != nil && !r.Join.Entered && c.now().Unix() < r.QuietUntil:
+		return false, nil
 	case r.Join != nil && !r.Join.Entered:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
@@ -287,7 +289,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 			return false, nil
 		}
 		return true, c.resync(ctx, g)
-	case r.Behind:
+	case r.Behind && !c.now().Before(g.readDue()):
 		return true, c.recover(ctx, g)
 	case c.pollDue(g):
 		return true, c.poll(g)
@@ -299,6 +301,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
+	case g.toRegister() != nil && r.State == GroupActive && g.identified():
+		return true, c.registerAgain(ctx, g, g.toRegister())
 	case c.missingDue(g):
 		return true, c.askMissing(g)
 	}
@@ -326,25 +330,42 @@ func (c *Client) enter(ctx context.Context, g *group, f func(context.Context, *g
 	if err == nil || !lasting(err) && !errors.Is(err, ErrBadInvitation) && !errors.Is(err, ErrBusy) {
 		return err
 	}
+	if again, aerr := c.enterLater(g); again || aerr != nil {
+		return errors.Join(err, aerr)
+	}
 	return errors.Join(err, c.dropGroup(g))
 }
 
 // recover reads the log after something was passed over.
 func (c *Client) recover(ctx context.Context, g *group) error {
+	before := g.rec.Last
 	err := c.catchUp(ctx, g)
-	if err != nil && !isFinal(err) {
+	switch {
+	case errors.Is(err, errLater):
+		return nil
+	case errors.Is(err, errWithheld):
+		return c.change(g, func(Tx) error {
+			c.looked(g, g.rec.Last > before)
+			return nil
+		})
+	case err != nil && !isFinal(err):
 		return err
 	}
 	return c.change(g, func(tx Tx) error {
 		g.rec.Behind = false
+		c.looked(g, g.rec.Last > before)
 		switch {
 		case g.rec.State == GroupOver:
 		case err != nil && g.rec.Again != nil: // the leaf is gone, so the log is not shown to it
 			return c.over(tx, g, removedSentence, c.now().Unix())
+		case problem.KindOf(err) == problem.Denied:
+			g.rec.Behind = true
+			return c.deny(tx, g)
 		case err != nil:
 			c.scheduleResync(g)
 		default:
 			g.rec.Again = nil // still a member: nobody added this client again
+			g.rec.DeniedSince, g.rec.Denied = 0, 0
 		}
 		return nil
 	})
@@ -506,8 +527,13 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			return next, err
 		}
 		quiet = timeOf(g.rec.QuietUntil)
+		if j := g.rec.Join; j != nil && !j.Entered && g.rec.QuietUntil != 0 {
+			note(quiet)
+		}
 		if g.rec.Resync != nil {
 			note(time.Unix(0, g.rec.Resync.Due))
+		} else if g.rec.Behind {
+			note(g.readDue())
 		}
 		if g.mls == nil || g.rec.State != GroupActive {
 			continue
