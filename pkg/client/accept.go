@@ -115,7 +115,9 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	if k, err = c.makeAlias(ctx, k); err != nil {
 		return err
 	}
-	err = c.made(ctx, k.Group)
+	if err = c.made(ctx, k.Group); k.Retry && errors.Is(err, ErrNotReady) {
+		return nil // it is not tried before its time
+	}
 	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
 		return err
 	}
@@ -123,6 +125,9 @@ func (c *Client) accept(ctx context.Context, k *contactRecord) error {
 	case k.Before != nil:
 		return errors.Join(err, c.restore(k))
 	case k.Retry:
+		if len(c.own) > 1 {
+			k.Group = "" // another of the user's clients may have come first
+		}
 		return errors.Join(err, c.expire(ctx, k))
 	}
 	_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {

@@ -136,8 +136,8 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
-		if k.State == ContactAccepting && k.Group == "" && !k.Retry {
-			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.Revoke, Version: k.Version}
+		if k.State == ContactAccepting && k.Group == "" && (!k.Retry || len(c.own) > 1) {
+			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens(), Version: k.Version}
 			return write(tx, bucketContacts, []byte(k.User), k)
 		}
 		if k.State == ContactAccepting {
