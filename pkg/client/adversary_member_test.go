@@ -95,12 +95,18 @@ func linkUpdate(t *testing.T, in *client.Insider, own *mimimi.LinkKey, keys []mi
 // adding is a commit that adds: members are told keys, newcomers what told makes of the right keys by leaf.
 func adding(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, keys []mimimi.LinkKey, told func(all []*mimimi.LinkKey)) *mls.StagedCommit {
 	t.Helper()
+	return addingBy(t, in, adds, linkUpdate(t, in, nil, keys, adds...), keys, told)
+}
+
+// addingBy is adding with what is said to the members.
+func addingBy(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, update mls.Proposal, keys []mimimi.LinkKey, told func(all []*mimimi.LinkKey)) *mls.StagedCommit {
+	t.Helper()
 	var proposals []mls.Proposal
 	for _, kp := range adds {
 		proposals = append(proposals, mls.Proposal{Type: mls.ProposalAdd, KeyPackage: kp})
 	}
 	return commit(t, in, mls.CommitOptions{
-		Proposals: append(proposals, linkUpdate(t, in, nil, keys, adds...)),
+		Proposals: append(proposals, update),
 		WelcomeExtensions: func(next *mls.Group) ([]mls.Extension, error) {
 			all := slices.Clone(in.Keys)
 			for _, m := range next.Public().Members() {
@@ -122,11 +128,17 @@ func adding(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, keys []mim
 // offer gives a commit to the honest hub of domain a.
 func offer(t *testing.T, id mimimi.GroupID, staged *mls.StagedCommit, token ...mimimi.JoinToken) (*mimimiv1.CommitResponse, error) {
 	t.Helper()
+	return offerTo(t, theWorld.opA, id, staged, token...)
+}
+
+// offerTo gives a commit to an operator's honest hub.
+func offerTo(t *testing.T, o *operator, id mimimi.GroupID, staged *mls.StagedCommit, token ...mimimi.JoinToken) (*mimimiv1.CommitResponse, error) {
+	t.Helper()
 	rq := &mimimiv1.CommitRequest{RequestId: random(16), GroupId: []byte(id.Wire()), Commit: staged.Message, Welcome: staged.Welcome, GroupInfo: staged.GroupInfo}
 	for _, k := range token {
 		rq.JoinToken = k.Bytes()
 	}
-	return theWorld.opA.hub().Commit(t.Context(), rq)
+	return o.hub().Commit(t.Context(), rq)
 }
 
 // external makes an external commit of an impostor's into a group, with the token that the hub will take.

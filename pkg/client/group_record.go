@@ -134,6 +134,8 @@ type leafRecord struct {
 	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
 	External bool `json:"external,omitempty"`
 	Shown    bool `json:"shown,omitempty"`
+	// Adder is the client pseudonym of the leaf that added this one without the link key that opens its identity link.
+	Adder string `json:"adder,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }
