@@ -70,6 +70,8 @@ func TestSwappedLinksInWelcome(t *testing.T) {
 			if carol.waiting(g) != 1 {
 				t.Error("carol talks to people whom she does not know")
 			}
+			// She asks the one whom she knows, who cannot but say it rightly: what it says is checked.
+			until(t, "carol knows all", func() bool { return carol.sees(g, c.alice) && carol.sees(g, c.bob) && carol.waiting(g) == 0 }, c.eve, c.alice, carol)
 		})
 	}
 }

@@ -129,7 +129,7 @@ type leafRecord struct {
 	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
 	AnswerAt int64 `json:"answer_at,omitempty"`
 	Told     bool  `json:"told,omitempty"`
-	// Asked is what a resynced leaf asked this client for, until somebody has answered.
+	// Asked is what a leaf that does not know everybody asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
 	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
 	External bool `json:"external,omitempty"`

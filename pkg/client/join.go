@@ -546,14 +546,10 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		if err := errors.Join(g.syncLeaves(0), c.nameSelf(g), c.usePackage(tx, w.Ref)); err != nil {
 			return err
 		}
-		for i, key := range keys {
-			if key == nil || uint32(i) == made.OwnIndex() {
-				continue
-			}
-			if err := c.learn(tx, g, uint32(i), *key, timeZero, false); err != nil {
-				return err
-			}
+		if err := c.learnAll(tx, g, keys); err != nil {
+			return err
 		}
+		c.lacks(g)
 		return c.entered(tx, g)
 	})
 }

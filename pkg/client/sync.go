@@ -297,7 +297,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.sendStaged(ctx, g)
 	case !r.Confirmed:
 		return true, c.confirm(ctx, g)
-	case r.Join != nil && r.Join.Entered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
+	case r.Join != nil && r.Join.Entered && !r.Join.Answered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
