@@ -65,6 +65,9 @@ type groupRecord struct {
 	DeniedSince int64   `json:"denied_since,omitempty"`
 	Denied      int     `json:"denied,omitempty"`
 	Returns     []int64 `json:"returns,omitempty"`
+	// HeldBack is how often in a row the hub took no message for want of room, SendAt when the next one is offered, nanoseconds since 1970.
+	HeldBack int   `json:"held_back,omitempty"`
+	SendAt   int64 `json:"send_at,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.

@@ -16,6 +16,7 @@ const (
 	DamagedSentence = damagedSentence
 	UnknownSentence = unknownSentence
 	UnknownLeft     = unknownLeft
+	HeldSentence    = heldSentence
 	UnknownBack     = unknownLost + backSentence
 )
 

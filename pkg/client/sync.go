@@ -309,7 +309,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	if did, err := c.identifyUnmet(ctx, g); did || err != nil {
 		return did, err
 	}
-	if o := g.nextOutgoing(); o != nil {
+	if o := g.nextOutgoing(); o != nil && !c.heldBack(g) {
 		return true, c.sendMessage(ctx, g, o)
 	}
 	if g.rec.TellAll && c.now().Unix() >= g.rec.TellAllAt && g.rec.State == GroupActive && g.identified() {
@@ -543,6 +543,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		}
 		if c.queueless(g) {
 			note(timeOf(g.rec.RefreshAt))
+		}
+		if c.heldBack(g) {
+			note(time.Unix(0, g.rec.SendAt))
 		}
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {
