@@ -44,6 +44,13 @@ func ConnectionGroup(c *Client, user mimimi.User) string {
 	return k.Group
 }
 
+// Secrets are what c makes its leaves with.
+func Secrets(c *Client) (cert *mimimi.ClientCertificate, certKey mls.SignatureKey, key mimimi.ConnectionKey) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	return c.account.certificate, c.account.certKey, c.account.connectionKey
+}
+
 // SecretOf is the connection key that c has of a contact.
 func SecretOf(c *Client, user mimimi.User) (key mimimi.ConnectionKey) {
 	_ = c.lockedFor(context.Background(), func() error {

@@ -262,6 +262,36 @@ func TestGroupAroundAClaimedKeyPackage(t *testing.T) {
 	}
 }
 
+// TestGroupThatAllowsStrangers: a contact makes a group that allows members whom nobody identifies, and adds bob. His client does not enter it.
+func TestGroupThatAllowsStrangers(t *testing.T) {
+	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob")
+	connect(t, alice, bob)
+	self := theWorld.opA.impostor(t, "a.localhost", alice.c.User().Wire())
+	self.cert, self.certKey, self.key = client.Secrets(alice.c)
+	for i, allowed := range []bool{true, false} {
+		id, err := mimimi.NewGroupID("a.localhost")
+		check(t, err)
+		in := self.groupAs(id, func(p *mimimi.Policy) { p.UnidentifiedMembers = allowed })
+		creation := in.creation(t)
+		creation.Token = client.Tokens(alice.c, mimimi.TokenGroup, "a.localhost")[i]
+		_, err = theWorld.opA.hub().CreateGroup(t.Context(), creation)
+		check(t, err)
+		adds, keys, err := client.ClaimFrom(t.Context(), alice.c, bob.c.User())
+		check(t, err)
+		_, err = offer(t, in.ID, adding(t, &in.Insider, adds, keys, func([]*mimimi.LinkKey) {}))
+		check(t, err)
+		var arrived atomic.Bool
+		watchQueue(t, theWorld.opB, func(e *mimimiv1.QueueEntry) {
+			arrived.Store(arrived.Load() || e.Delivery != nil && string(e.Delivery.GroupId) == in.ID.Wire())
+		})
+		until(t, "the Welcome", arrived.Load, bob)
+		check(t, bob.c.Sync(t.Context()))
+		if entered := len(bob.groups()) == 1; entered == allowed {
+			t.Errorf("strangers are allowed: %v; bob entered: %v", allowed, entered)
+		}
+	}
+}
+
 // made is a group that an impostor made by itself.
 type made struct{ client.Insider }
 
@@ -272,15 +302,19 @@ func (i *impostor) group() *made {
 	return i.groupAs(id)
 }
 
-// groupAs makes a group with an id of one's choice.
-func (i *impostor) groupAs(id mimimi.GroupID) *made {
+// groupAs makes a group with an id of one's choice, and a policy that may be changed.
+func (i *impostor) groupAs(id mimimi.GroupID, change ...func(*mimimi.Policy)) *made {
 	i.t.Helper()
 	kp, keys := i.keyPackage()
 	cred, err := mimimi.ParsePseudonymousCredential(kp.Leaf().Credential())
 	check(i.t, err)
+	policy := &mimimi.Policy{Version: 1, Admins: []mimimi.UserPseudonym{cred.UserPseudonym}, MayAdd: mimimi.RoleMember,
+		MayRemove: mimimi.RoleAdmin, MayInvite: mimimi.RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000}
+	for _, f := range change {
+		f(policy)
+	}
 	g, err := mls.NewGroup(mls.GroupConfig{GroupID: []byte(id.Wire()), KeyPackage: kp, Secrets: keys, Rules: laxRules(), PastEpochs: 8,
-		Extensions: mimimi.GroupExtensions(&mimimi.Policy{Version: 1, Admins: []mimimi.UserPseudonym{cred.UserPseudonym}, MayAdd: mimimi.RoleMember,
-			MayRemove: mimimi.RoleAdmin, MayInvite: mimimi.RoleMember, ExternalJoins: true, LastResort: true, MaxLeaves: 1000})})
+		Extensions: mimimi.GroupExtensions(policy)})
 	check(i.t, err)
 	own := cred.LinkKey(i.key)
 	return &made{client.Insider{ID: id, Group: g, Own: *keys, Keys: []*mimimi.LinkKey{&own}}}

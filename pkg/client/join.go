@@ -263,7 +263,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if err != nil {
 		return nil, ErrBadInvitation
 	}
-	if err := checkInvitedPolicy(public, j.Mixed); err != nil {
+	if err := checkFixedPolicy(public, j.Mixed); err != nil {
 		return nil, err
 	}
 	err = c.view(func(tx Tx) error {
@@ -311,8 +311,8 @@ func (j *joinRecord) linkKey(m mls.Member) (mimimi.LinkKey, bool) {
 	return cred.LinkKey(key), true
 }
 
-// checkInvitedPolicy compares what never changes in a group with what the invitation said.
-func checkInvitedPolicy(public *mls.PublicGroup, mixed bool) error {
+// checkFixedPolicy compares what never changes in a group with what the invitation said.
+func checkFixedPolicy(public *mls.PublicGroup, mixed bool) error {
 	data, ok := public.Extension(mimimi.ExtensionGroup)
 	if !ok {
 		return ErrBadInvitation
@@ -516,7 +516,7 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		return c.dropGroup(g)
 	}
 	rules, err := mimimi.NewState(made.Public(), timeOf(w.Accepted))
-	if err != nil {
+	if err != nil || checkFixedPolicy(made.Public(), false) != nil {
 		return c.dropGroup(g)
 	}
 	if err := c.meet(ctx, made.Public().Members()); err != nil {
