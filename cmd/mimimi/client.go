@@ -106,7 +106,7 @@ type registerCommand struct {
 
 // Run registers the user.
 func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
-	info, err := client.LoadProviderInfo(r.Provider)
+	info, err := provider(r.Provider)
 	if err != nil {
 		return err
 	}
@@ -128,6 +128,15 @@ func (r *registerCommand) Run(ctx context.Context, out io.Writer) error {
 		"you are %s\nfingerprint %s", user, fingerprint)
 }
 
+// provider reads a provider's file.
+func provider(path string) (client.ProviderInfo, error) {
+	info, err := client.LoadProviderInfo(path)
+	if err != nil {
+		return info, fmt.Errorf("-provider must be the client.json that `mimimi up` names: %w", err)
+	}
+	return info, nil
+}
+
 type connectCommand struct {
 	folderFlags
 	User string `arg:"" help:"The user, mimi://DOMAIN/u/NAME."`
@@ -142,6 +151,15 @@ func (c *connectCommand) Run(ctx context.Context, out io.Writer) error {
 	return c.with(ctx, func(cl *client.Client) error {
 		if err := cl.Connect(ctx, user); err != nil {
 			return err
+		}
+		contacts, err := cl.Contacts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, k := range contacts {
+			if k.User == user && k.State == client.ContactConnected {
+				return say(out, c.JSON, map[string]string{"user": c.User, "state": string(k.State)}, "you are connected with %s already", c.User)
+			}
 		}
 		return say(out, c.JSON, map[string]string{"user": c.User, "state": string(client.ContactRequested)},
 			"asked %s; `mimimi listen` completes the connection once it is accepted", c.User)
@@ -254,6 +272,42 @@ func (k *contactsCommand) Run(ctx context.Context, out io.Writer) error {
 		}
 		for _, x := range rows {
 			if _, err := fmt.Fprintf(out, "%-10s %s\n", x.State, x.User); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+type domainsCommand struct{ folderFlags }
+
+// Run lists the domains that this client has met, and what is known of their keys.
+func (d *domainsCommand) Run(ctx context.Context, out io.Writer) error {
+	return d.with(ctx, func(c *client.Client) error {
+		list, err := c.DomainKeys(ctx)
+		if err != nil {
+			return err
+		}
+		type row struct {
+			Domain string     `json:"domain"`
+			State  string     `json:"state"`
+			Since  *time.Time `json:"since,omitempty"`
+		}
+		rows := make([]row, len(list))
+		for i, x := range list {
+			if rows[i] = (row{Domain: x.Domain, State: string(x.State)}); !x.Since.IsZero() {
+				rows[i].Since = &list[i].Since
+			}
+		}
+		if d.JSON {
+			return printJSON(out, rows)
+		}
+		for _, x := range rows {
+			since := ""
+			if x.Since != nil {
+				since = " since " + x.Since.Format(time.RFC3339)
+			}
+			if _, err := fmt.Fprintf(out, "%-10s %s%s\n", x.State, x.Domain, since); err != nil {
 				return err
 			}
 		}

@@ -34,7 +34,7 @@ type deviceLink struct {
 
 // Run prints the code and waits until the device is linked; a code that expires is replaced. It may be stopped and run again.
 func (d *deviceLink) Run(ctx context.Context, out io.Writer) error {
-	info, err := client.LoadProviderInfo(d.Provider)
+	info, err := provider(d.Provider)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"mimimi.example/pkg/client"
@@ -96,7 +97,7 @@ func (g *groupCreate) Run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name}, "created %s (%s)", g.Name, id)
+		return say(out, g.JSON, map[string]string{"group": id, "name": g.Name}, "created %s", strings.TrimSpace(g.Name+" ("+id+")"))
 	})
 }
 
@@ -131,11 +132,18 @@ type groupInvite struct {
 // Run makes an invitation.
 func (g *groupInvite) Run(ctx context.Context, out io.Writer) error {
 	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
-		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: time.Now().Add(g.For), AllKeys: g.All})
+		until := time.Now().Add(g.For)
+		link, err := c.Invite(ctx, id, client.InviteOptions{Uses: g.Uses, NotAfter: until, AllKeys: g.All})
 		if err != nil {
 			return err
 		}
-		return say(out, g.JSON, map[string]string{"group": id, "link": link}, "%s", link)
+		invitation, err := client.InvitationID(link)
+		if err != nil {
+			return err
+		}
+		return say(out, g.JSON, map[string]any{
+			"group": id, "link": link, "invitation": invitation, "uses": g.Uses, "not_after": until.UTC().Format(time.RFC3339),
+		}, "%s", link)
 	})
 }
 
@@ -261,15 +269,19 @@ func (g *groupList) Run(ctx context.Context, out io.Writer) error {
 			State   string `json:"state"`
 			Members int    `json:"members"`
 			Waiting int    `json:"waiting"`
+			Refused bool   `json:"refused"`
 		}
 		rows := make([]row, len(list))
 		for i, x := range list {
-			rows[i] = row{x.ID, x.Name, string(x.State), x.Members, x.Waiting}
+			rows[i] = row{x.ID, x.Name, string(x.State), x.Members, x.Waiting, x.Refused}
 		}
 		if g.JSON {
 			return printJSON(out, rows)
 		}
 		for _, x := range rows {
+			if x.Refused {
+				x.State = "refused"
+			}
 			if _, err := fmt.Fprintf(out, "%s  %-8s %3d members  %s\n", x.ID, x.State, x.Members, x.Name); err != nil {
 				return err
 			}

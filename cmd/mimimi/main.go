@@ -28,6 +28,7 @@ type cli struct {
 	Reject     rejectCommand     `cmd:"" group:"client" help:"Drop a connection request in silence."`
 	Contacts   contactsCommand   `cmd:"" group:"client" help:"List contacts."`
 	Disconnect disconnectCommand `cmd:"" group:"client" help:"End the connection with a contact, or take back a request."`
+	Domains    domainsCommand    `cmd:"" group:"client" help:"List the domains met, and whether their keys are known to be everybody's."`
 	Verify     verifyCommand     `cmd:"" group:"client" help:"Show the fingerprints to compare with a contact."`
 	Group      groupCommand      `cmd:"" group:"client" help:"Create and manage groups."`
 	Device     deviceCommand     `cmd:"" group:"client" help:"Link and manage the user's own devices."`

@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/mimimi"
 )
 
 func TestTwoDashes(t *testing.T) {
@@ -27,6 +31,29 @@ func TestTwoDashes(t *testing.T) {
 func TestPrintable(t *testing.T) {
 	if got := printable("a\x1b[2Jb\u009bc\td\r\né"); got != "a\uFFFD[2Jb\uFFFDc\td\uFFFD\uFFFDé" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestExplain: an error says what a person can do, whom it is about, and nothing twice.
+func TestExplain(t *testing.T) {
+	bob, err := mimimi.ParseUser("mimi://b.localhost/u/bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := &client.NoTokensError{Operation: "claim", Next: time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{client.ErrUnknownGroup, "no such group: `mimimi group list` shows yours"},
+		{fmt.Errorf("create group: %w", none), `no anonymous tokens are left this week for "claim": the next ones are good from ` + none.Next.Local().Format("Mon 2006-01-02 15:04")},
+		{&client.AddError{Users: []mimimi.User{bob}, Reasons: []error{client.ErrBanned}}, "not everybody could be added; mimi://b.localhost/u/bob: banned from this group"},
+		{errors.Join(client.ErrBusy, client.ErrBusy), "others' changes to the group came first: try again"},
+		{errors.New("a\x1b[2J"), "a\uFFFD[2J"},
+	} {
+		if got := explain(c.err); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }
 
@@ -85,7 +112,8 @@ func TestEveryEventHasWords(t *testing.T) {
 	kinds := []client.EventKind{
 		client.EventMessage, client.EventSent, client.EventJoined, client.EventLeft, client.EventRemoved, client.EventRequest,
 		client.EventConnected, client.EventDisconnected, client.EventRevoked, client.EventGroupJoined, client.EventGroupOver, client.EventWarning,
-		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument,
+		client.EventLinked, client.EventDeviceAdded, client.EventDeviceRemoved, client.EventKeyDocument, client.EventCutOff,
+		client.EventUncompared,
 	}
 	var seen []string
 	for _, k := range kinds[1:] {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +29,29 @@ func say(w io.Writer, asJSON bool, v any, format string, args ...any) error {
 func explain(err error) string {
 	lines := strings.Split(explanation(err), "\n") // joined errors stand on lines of their own
 	for i := range lines {
-		lines[i] = printable(lines[i]) // a sentence may come from another domain's server
+		lines[i] = printable(strings.ReplaceAll(lines[i], "client: ", "")) // a sentence may come from another domain's server
 	}
-	return strings.Join(lines, "; ")
+	return strings.Join(slices.Compact(lines), "; ") // what failed and what came of it may say the same
 }
 
 func explanation(err error) string {
+	if some, ok := errors.AsType[*client.AddError](err); ok {
+		all := []string{"not everybody could be added"}
+		for i, u := range some.Users {
+			all = append(all, u.Wire()+": "+explanation(some.Reasons[i]))
+		}
+		return strings.Join(all, "\n")
+	}
+	if none, ok := errors.AsType[*client.NoTokensError](err); ok {
+		return fmt.Sprintf("no anonymous tokens are left this week for %q: the next ones are good from %s", none.Operation, none.Next.Local().Format("Mon 2006-01-02 15:04"))
+	}
 	switch {
+	case errors.Is(err, client.ErrUnknownGroup):
+		return err.Error() + ": `mimimi group list` shows yours"
+	case errors.Is(err, client.ErrUnknownRequest):
+		return err.Error() + ": `mimimi requests` shows those that wait"
+	case errors.Is(err, client.ErrBadInvitation):
+		return err.Error() + ": it is over, or was not copied whole; ask for a new one"
 	case errors.Is(err, client.ErrNotRegistered):
 		return err.Error() + ": run `mimimi register` first, or name the right folder with -dir"
 	case errors.Is(err, client.ErrKey):
@@ -125,6 +142,10 @@ func describe(e client.Event, who, group string) string {
 		return "a device of yours was removed: " + shortID(e.Device)
 	case client.EventGroupOver:
 		return fmt.Sprintf("[%s] over: %s", group, e.Text)
+	case client.EventUncompared:
+		return fmt.Sprintf("keys of %s, not compared: %s", e.Domain, e.Text)
+	case client.EventCutOff:
+		return e.Text
 	case client.EventKeyDocument:
 		return fmt.Sprintf("keys of %s: %s", e.Domain, e.Text)
 	}

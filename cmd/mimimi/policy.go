@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -59,6 +60,14 @@ func yes(s string) *bool {
 	return &v
 }
 
+// yesNo is how the flags write it.
+func yesNo(v bool) string {
+	if v {
+		return "yes"
+	}
+	return "no"
+}
+
 type groupPolicy struct {
 	folderFlags
 	policyFlags
@@ -108,8 +117,8 @@ func (g *groupPolicy) Run(ctx context.Context, out io.Writer) error {
 			admins[i] = a.Wire()
 		}
 		v := policyJSON{id, admins, roleName(p.MayAdd), roleName(p.MayRemove), roleName(p.MayInvite), p.ExternalJoins, p.UnidentifiedMembers, p.LastResort, p.MaxLeaves}
-		return say(out, g.JSON, v, "admins        %s\nmay add       %s\nmay remove    %s\nmay invite    %s\njoins         %v\nlast resort   %v\nunidentified  %v\nmax clients   %d",
-			strings.Join(admins, " "), v.MayAdd, v.MayRemove, v.MayInvite, v.Joins, v.LastResort, v.Unidentified, v.MaxLeaves)
+		return say(out, g.JSON, v, "admins        %s\nmay add       %s\nmay remove    %s\nmay invite    %s\njoins         %s\nlast resort   %s\nunidentified  %s\nmax clients   %d",
+			strings.Join(admins, " "), v.MayAdd, v.MayRemove, v.MayInvite, yesNo(v.Joins), yesNo(v.LastResort), yesNo(v.Unidentified), v.MaxLeaves)
 	})
 }
 
@@ -152,16 +161,24 @@ func (g *groupInvitations) Run(ctx context.Context, out io.Writer) error {
 type groupRevoke struct {
 	folderFlags
 	Group      string `arg:"" help:"The group."`
-	Invitation string `arg:"" help:"The invitation, as mimimi group invitations shows it."`
+	Invitation string `arg:"" help:"The invitation: its id, as mimimi group invitations shows it, or its link."`
 }
 
 // Run ends an invitation.
 func (g *groupRevoke) Run(ctx context.Context, out io.Writer) error {
 	return g.inGroup(ctx, g.Group, func(c *client.Client, id string) error {
-		if err := c.RevokeInvitation(ctx, id, g.Invitation); err != nil {
+		invitation, err := client.InvitationID(g.Invitation)
+		if err != nil {
+			invitation = g.Invitation // no link: an id
+		}
+		err = c.RevokeInvitation(ctx, id, invitation)
+		if errors.Is(err, client.ErrBadInvitation) {
+			return errors.New("no such invitation is open: `mimimi group invitations` lists them")
+		}
+		if err != nil {
 			return err
 		}
-		return say(out, g.JSON, map[string]string{"group": id, "revoked": g.Invitation}, "revoked %s", g.Invitation)
+		return say(out, g.JSON, map[string]string{"group": id, "revoked": invitation}, "revoked %s", invitation)
 	})
 }
 
@@ -190,7 +207,11 @@ type groupUnban struct {
 // Run takes a user from the ban list.
 func (g *groupUnban) Run(ctx context.Context, out io.Writer) error {
 	return g.onUser(ctx, g.Group, g.User, func(c *client.Client, id string, u mimimi.User) error {
-		if err := c.Unban(ctx, id, u); err != nil {
+		err := c.Unban(ctx, id, u)
+		if errors.Is(err, client.ErrNotMember) {
+			return fmt.Errorf("%s is not banned from %s", g.User, g.Group)
+		}
+		if err != nil {
 			return err
 		}
 		return say(out, g.JSON, map[string]string{"group": id, "unbanned": g.User}, "%s may be in %s again", g.User, g.Group)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mimimi.example/cmd/mimimi/domain"
+	"mimimi.example/pkg/mimimi"
 )
 
 // stopTime bounds how long a domain may take to drain.
@@ -23,8 +24,10 @@ type upCommand struct {
 	Peer     []string `type:"path" help:"Another domain's peer.json; may be repeated, and may appear later. Domains of one process know each other."`
 	Nats     string   `help:"URL of a NATS server to use instead of the embedded one (one domain only)."`
 	Replicas int      `default:"1" help:"How many replicas of each service to run."`
-	JSON     bool     `help:"Print one JSON object a line."`
-	Verbose  bool     `help:"Write the services' log to standard error."`
+	// Quota is provider.Config.TokenQuotas.
+	Quota   map[string]uint16 `help:"Anonymous tokens that each client gets in a week, where the default does not do: OPERATION=NUMBER with claim, connection request, create group, queue or upload; may be repeated. For weeks whose keys are not made yet."`
+	JSON    bool              `help:"Print one JSON object a line."`
+	Verbose bool              `help:"Write the services' log to standard error."`
 }
 
 // Validate is called by the parser.
@@ -54,11 +57,11 @@ func (u *upCommand) Run(ctx context.Context, out io.Writer) (err error) {
 	}()
 	for _, name := range u.Domain {
 		d, err := domain.Start(ctx, domain.Options{
-			Dir: u.folder(name), Domain: name, Peers: u.peers(name), NATSURL: u.Nats, Replicas: u.Replicas,
+			Dir: u.folder(name), Domain: name, Peers: u.peers(name), NATSURL: u.Nats, Replicas: u.Replicas, TokenQuotas: u.quotas(),
 			Log: func(string) *slog.Logger { return log },
 		})
 		if err != nil {
-			return fmt.Errorf("start %s: %w", name, err)
+			return fmt.Errorf("start %s: %v", name, err) // not as a client's error, which is about a provider
 		}
 		running = append(running, d)
 		if err := u.announce(out, d); err != nil {
@@ -78,6 +81,14 @@ func (u *upCommand) Run(ctx context.Context, out io.Writer) (err error) {
 	case <-stopped:
 		return errors.New("a domain stopped by itself: --verbose shows its log")
 	}
+}
+
+func (u *upCommand) quotas() map[mimimi.TokenOperation]uint16 {
+	quotas := make(map[mimimi.TokenOperation]uint16, len(u.Quota))
+	for operation, n := range u.Quota {
+		quotas[mimimi.TokenOperation(operation)] = n
+	}
+	return quotas
 }
 
 func (u *upCommand) folder(name string) string {

@@ -203,6 +203,7 @@ func TestFailOver(t *testing.T) {
 
 // TestStuckReplica: the active replica is alive and stuck in a handler when its connection dies; what waited behind the stuck message is not handled out of order.
 func TestStuckReplica(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	b, l := d.Bus("hub"), newLedger(t)
 	release := make(chan struct{})
@@ -285,6 +286,7 @@ func pins(t *testing.T, b *bus.Bus) map[string]string {
 
 // TestSlowHandler: a handler that takes longer than the server's patience is not repeated, and others go on meanwhile.
 func TestSlowHandler(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	b, l := d.Bus("hub"), newLedger(t)
 	release := make(chan struct{})
@@ -314,6 +316,7 @@ func TestSlowHandler(t *testing.T) {
 
 // TestNodeLoss stops the node that leads the stream while both replicas work.
 func TestNodeLoss(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("a cluster takes several seconds to start")
 	}
@@ -448,6 +451,7 @@ func TestOutbox(t *testing.T) {
 }
 
 func TestConsumeWithoutConsumer(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	b := d.Bus("fanout")
 	if err := b.JS().DeleteConsumer(t.Context(), "GROUP_0", "fanout"); err != nil {

@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -11,14 +12,28 @@ import (
 	"mimimi.example/pkg/problem"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// waiting is how many tests run at once: they wait for elections and turns, and compute next to nothing.
+const waiting = "8"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", waiting); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func ptr[T any](v T) *T { return &v }
 
-// both runs a test of behaviour on a single node and on a cluster: they differ in the order of checks and in their error codes.
+// both runs a test of behaviour on a single node and on a cluster, which differ in the order of checks and in their error codes.
 func both(t *testing.T, f func(t *testing.T, d *bustest.Domain)) {
-	t.Run("R1", func(t *testing.T) { f(t, bustest.Start(t)) })
+	t.Parallel()
+	t.Run("R1", func(t *testing.T) {
+		t.Parallel()
+		f(t, bustest.Start(t))
+	})
 	t.Run("R3", func(t *testing.T) {
+		t.Parallel()
 		if testing.Short() {
 			t.Skip("a cluster takes several seconds to start")
 		}

@@ -67,6 +67,24 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestWhatExpires: streams keep what they hold for as long as docs/protocol.md §3 says, in which what is left of a deleted account goes by itself.
+func TestWhatExpires(t *testing.T) {
+	const day = 24 * time.Hour
+	want := map[string]time.Duration{
+		"GROUP": 90 * day, "OUTBOX": 30 * day, "BODY": 46 * day, "QUEUE": 45 * day, "QUEUEMETA": 110 * day, "KP": 98 * day, "INBOX": 35 * day, "LINKS": 45 * time.Minute,
+		"SPENT": 35 * day, "ISSUER": 42 * day, "DEAD": 30 * day,
+		"KPINDEX":   0,                           // each record has a time of its own
+		"DIRECTORY": 0, "PEERS": 0, "REVOKED": 0, // accounts, other domains, and lists whose entries go
+	}
+	for _, c := range bustest.Start(t).Layout().Streams() {
+		kind, _, _ := strings.Cut(c.Name, "_")
+		age, ok := want[kind]
+		if !ok || c.MaxAge != age {
+			t.Errorf("stream %s keeps messages for %v, and the documentation says %v", c.Name, c.MaxAge, age)
+		}
+	}
+}
+
 // TestNoNameInSubjects: a canary shows in no form, and one name under two kinds, or two keys, gives tokens that have nothing in common.
 func TestNoNameInSubjects(t *testing.T) {
 	d := bustest.Start(t)

@@ -52,15 +52,17 @@ type accountRecord struct {
 	RotateAt   int64  `json:"rotate_at,omitempty"` // when the key is changed without a cause
 	RenewAt    int64  `json:"renew_at,omitempty"`  // when the certificate is renewed
 	RenewID    []byte `json:"renew_id,omitempty"`  // of the renewal under way
-	// SecretsNumber counts the secrets that the user's clients share. OldWriteKey and OldRecordKey are those before a client was removed.
-	SecretsNumber uint64 `json:"secrets_number,omitempty"`
-	OldWriteKey   []byte `json:"old_write_key,omitempty"`
-	OldRecordKey  []byte `json:"old_record_key,omitempty"`
+	// SecretsNumber counts the secrets that the user's clients share. OldIndexes are those of the store that a removed client knew and that are still to be deleted;
+	// OldRecordKey is the one before a client was removed.
+	SecretsNumber uint64     `json:"secrets_number,omitempty"`
+	OldIndexes    []oldIndex `json:"old_indexes,omitempty"`
+	OldRecordKey  []byte     `json:"old_record_key,omitempty"`
 	// DeviceGroup is the group id of the user's own clients. Link is set until a new client is one of them. Removed says that this client was removed, Erased that it has
 	// forgotten everything.
 	DeviceGroup []byte      `json:"device_group,omitempty"`
 	Link        *linkRecord `json:"link,omitempty"`
 	Removed     bool        `json:"removed,omitempty"`
+	CutOff      bool        `json:"cut_off,omitempty"` // this client lost the group of the user's clients
 	Erased      bool        `json:"erased,omitempty"`
 	// RecordStale says that the connection record holds an earlier certificate.
 	RecordStale   bool   `json:"record_stale,omitempty"`
@@ -93,7 +95,7 @@ type account struct {
 	recordKey     mls.HPKEPrivateKey
 	oldRecordKey  *mls.HPKEPrivateKey // nil if it was never replaced
 	writeKey      mls.SignatureKey
-	oldWriteKey   *mls.SignatureKey // nil if it was never replaced
+	oldWriteKeys  []mls.SignatureKey // of OldIndexes
 	queueKey      mls.SignatureKey
 	queueID       mimimi.QueueID
 	connectionKey mimimi.ConnectionKey
@@ -124,9 +126,10 @@ func (r *accountRecord) parse() (*account, error) {
 	if r.Certificate != nil {
 		a.certificate, errs[9] = mimimi.ParseClientCertificate(r.Certificate)
 	}
-	if r.OldWriteKey != nil {
-		a.oldWriteKey = new(mls.SignatureKey)
-		errs[10] = a.oldWriteKey.UnmarshalBinary(r.OldWriteKey)
+	for _, old := range r.OldIndexes {
+		var key mls.SignatureKey
+		errs[10] = errors.Join(errs[10], key.UnmarshalBinary(old.WriteKey))
+		a.oldWriteKeys = append(a.oldWriteKeys, key)
 	}
 	if r.OldRecordKey != nil {
 		a.oldRecordKey = new(mls.HPKEPrivateKey)
@@ -222,6 +225,9 @@ func (c *Client) completeAccount(ctx context.Context) error {
 	if r.Removed {
 		return ErrDeviceRemoved
 	}
+	if r.CutOff {
+		return nil // what the user's clients share is the others'
+	}
 	steps := []struct {
 		done bool
 		do   func(context.Context) error
@@ -310,7 +316,7 @@ func (c *Client) signedAccount(operation string, id, body []byte) *mimimiv1.Sign
 func (c *Client) recordIsOld() bool {
 	r := c.account.record
 	return r == nil || c.account.rec.RecordStale && (c.leads() || r.Certificate.Client == c.account.client || !c.isOwnClient(r.Certificate.Client.Wire())) ||
-		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*recordTurn
+		r.NotAfter.Sub(c.now()) < recordFor/2-time.Duration(c.rank())*slowTurn
 }
 
 // publishRecord makes a connection record, unless a fresh one is waiting, and publishes it.
@@ -403,9 +409,12 @@ func (c *Client) revokeAlias(ctx context.Context, token mimimi.ConnectionToken) 
 	_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
 		WriteKey: c.account.writeKey.Public(), TokenHash: hash[:], Signed: c.signedStore(opRevokeAlias, newRequestID(), hash[:]),
 	})
-	if old := c.account.oldWriteKey; old != nil && isFinal(err) { // a token of the index before a client was removed
-		_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{
-			WriteKey: old.Public(), TokenHash: hash[:], Signed: c.signedStoreBy(*old, opRevokeAlias, newRequestID(), hash[:]),
+	for _, old := range c.account.oldWriteKeys {
+		if !isFinal(err) {
+			break
+		}
+		_, err = call(ctx, s.RevokeAlias, &mimimiv1.AliasRequest{ // a token of an index from before a client was removed
+			WriteKey: old.Public(), TokenHash: hash[:], Signed: c.signedStoreBy(old, opRevokeAlias, newRequestID(), hash[:]),
 		})
 	}
 	if err != nil {

@@ -29,9 +29,10 @@ type failedAdd struct {
 	why  error
 }
 
-// own says whether a claim's error concerns this user alone, so that the others can be added.
+// own says whether a claim's error concerns this user alone, so that the others can be added. Without tokens for a further claim those are who is claimed
+// already: their sets would be lost, and the tokens too.
 func (a *adding) own(err error) bool {
-	return errors.Is(err, ErrIdentity) || errors.Is(err, ErrNotConnected) || isFinal(err) || problem.KindOf(err) == problem.Limited
+	return errors.Is(err, ErrIdentity) || errors.Is(err, ErrNoTokens) || errors.Is(err, ErrNotConnected) || isFinal(err) || problem.KindOf(err) == problem.Limited
 }
 
 // claimSome claims sets of the users to be added, in order, until one commit is full, and returns how many of the users go into it. Who cannot be

@@ -99,11 +99,19 @@ func TestKeyDocumentShownToOne(t *testing.T) {
 		for range 2 {
 			wantError(t, "connect", alice.c.Connect(t.Context(), bob.c.User()), client.ErrIdentity)
 		}
+		alice.reopen()
+		wantError(t, "connect in another process", alice.c.Connect(t.Context(), bob.c.User()), client.ErrIdentity)
 		if n := len(alice.events(client.EventKeyDocument)); n != 1 || !alice.warned("b.localhost") || asked != 0 {
 			t.Errorf("alice was told %d times, and asked b %d times", n, asked)
 		}
+		if s := alice.keys("b.localhost"); s.State != client.KeysRefused {
+			t.Errorf("the keys are %+v", s)
+		}
 		undo()
 		check(t, alice.c.Connect(t.Context(), bob.c.User()))
+		if s := alice.keys("b.localhost"); s.State == client.KeysRefused {
+			t.Error("the good keys are refused")
+		}
 	})
 	t.Run("as soon as another domain is known", func(t *testing.T) {
 		alice := user(t)

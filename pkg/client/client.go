@@ -20,6 +20,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mimimi.example/pkg/mimimi"
@@ -48,7 +49,6 @@ type Client struct {
 	news      chan struct{}                                      // closed, and replaced, when a transaction has added to the events
 	perCommit int                                                // the most Adds of one commit: maxAdds, and less in tests
 	comparing bool                                               // a key document is being compared
-	refused   map[string]refusal                                 // by domain: key documents that are not used
 }
 
 // Register makes a user with its first client in cfg.Dir and everything that others need to reach it: account, connection record, queue, KeyPackage
@@ -118,7 +118,14 @@ func (c *Client) load() error {
 	if c.channels, err = newChannels(&a.Provider); err != nil {
 		return err
 	}
-	return c.loadOwn()
+	if err := c.loadOwn(); !errors.Is(err, ErrStore) {
+		return err
+	}
+	local, err := c.deviceGroupID()
+	if err != nil {
+		return err
+	}
+	return c.loseGroup(local, a.DeviceGroup)
 }
 
 // abandon closes a client that did not come up and returns why.

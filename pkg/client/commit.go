@@ -26,7 +26,7 @@ const (
 	taskRefresh taskKind = "refresh" // make the own leaf anew
 
 	taskAddOwn    taskKind = "add own"    // add other own clients, whose KeyPackages are in Adds
-	taskRemoveOwn taskKind = "remove own" // remove Client, an own one
+	taskRemoveOwn taskKind = "remove own" // remove Client, an own one: all its leaves, or the one of Pseudonym
 	taskPolicy    taskKind = "policy"     // change the policy
 	taskExpel     taskKind = "expel"      // remove Leaf, whose commit nobody could process
 )
@@ -41,7 +41,7 @@ type task struct {
 	Client    string        `json:"client,omitempty"` // remove own: its URI
 	NotBefore int64         `json:"not_before,omitempty"`
 	Leaf      uint32        `json:"leaf,omitempty"`
-	Pseudonym string        `json:"pseudonym,omitempty"` // evict, expel: client pseudonym of Leaf
+	Pseudonym string        `json:"pseudonym,omitempty"` // evict, expel: client pseudonym of Leaf; remove own: of the leaf that goes
 	Policy    *policyRecord `json:"policy,omitempty"`
 	Duty      bool          `json:"duty,omitempty"`    // nobody asked for it
 	Failed    []failedAdd   `json:"failed,omitempty"`  // add: who could not be
@@ -191,7 +191,11 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 	case taskRefresh:
 		return c.tryRefresh(ctx, g, t)
 	case taskRemoveOwn:
-		proposals = g.removeProposals(g.leavesOfClient(c.account.rec.User, t.Client))
+		leaves := g.leavesOfClient(c.account.rec.User, t.Client)
+		if t.Pseudonym != "" {
+			leaves = slices.DeleteFunc(leaves, func(i uint32) bool { return g.rec.Leaves[i].ClientPseudonym != t.Pseudonym })
+		}
+		proposals = g.removeProposals(leaves)
 		if len(proposals) == 0 && !g.pendingRemovals() {
 			return c.endTask(g, t.ID)
 		}
@@ -476,12 +480,12 @@ func (c *Client) sendStaged(ctx context.Context, g *group) error {
 			Kind: mimimiv1.Delivery_KIND_COMMIT, Message: staged.Message, Epoch: staged.Change.Epoch,
 		}, 0)
 	case err == nil:
-		return c.catchUp(ctx, g)
+		return c.catchUpAs(ctx, g, named)
 	case !isStale(err) && !isFinal(err):
 		return fmt.Errorf("commit: %w", err)
 	}
 	refusal := err
-	if err := c.catchUp(ctx, g); err != nil {
+	if err := c.catchUpAs(ctx, g, named); err != nil {
 		return errors.Join(fmt.Errorf("commit: %w", refusal), err)
 	}
 	if g.rec.State == GroupOver || g.rec.Staged == nil || !bytes.Equal(g.rec.Staged.Request, s.Request) {
@@ -537,7 +541,7 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 		return fmt.Errorf("propose: %w", err)
 	}
 	refusal := err
-	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) {
+	if err := c.catchUpAs(ctx, g, named); err != nil && !isFinal(err) {
 		return err
 	}
 	if g.rec.State == GroupOver {

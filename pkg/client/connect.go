@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"time"
@@ -55,7 +54,7 @@ func waitingRequest(tx Tx, id string, now time.Time) (*requestRecord, error) {
 // (EventConnected). Repeating it continues an unfinished one and otherwise changes nothing. Errors: ErrUnknownUser, ErrIdentity.
 func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		if user == c.account.user {
@@ -71,7 +70,7 @@ func (c *Client) Connect(ctx context.Context, user mimimi.User) error {
 			}
 			found = false
 		}
-		if !found || c.isLost(k) {
+		if !found || c.isLost(k) || k.Retry {
 			if k, err = c.newAsk(ctx, user, k); err != nil {
 				return err
 			}
@@ -88,13 +87,11 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User, old *contactRecor
 		return nil, err
 	}
 	c.tap(TapUser, []byte(user.Wire()))
-	secret, token := mimimi.NewInviteSecret(), mimimi.NewConnectionToken()
+	token := mimimi.NewConnectionToken()
 	c.tap(TapConnectionToken, token.Bytes())
-	day := 24 * time.Hour
 	k := &contactRecord{
 		User: user.Wire(), State: ContactRequested, OwnToken: token.Bytes(), Fingerprints: []string{record.Certificate.Fingerprint()},
-		Ask: &askRecord{Record: record.Marshal(), Secret: secret.Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
-			NotAfter: c.now().Add(requestFor).Truncate(day).Unix()},
+		Ask: c.newAskRecord(record),
 	}
 	if old != nil {
 		k.Revoke = old.tokens()
@@ -160,10 +157,16 @@ func (c *Client) workContact(ctx context.Context, k *contactRecord) error {
 
 // ask does what is left of an own request: alias (before the token is handed out), connection group with an invitation, sealed request, deposit.
 func (c *Client) ask(ctx context.Context, k *contactRecord) error {
-	if k.Ask.Deposited {
+	var err error
+	switch {
+	case k.Ask.Again:
+		if k, err = c.askAnew(ctx, k); err != nil {
+			return err
+		}
+	case k.Ask.Deposited:
 		return nil
 	}
-	k, err := c.makeAlias(ctx, k)
+	k, err = c.makeAlias(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -194,6 +197,55 @@ func (c *Client) ask(ctx context.Context, k *contactRecord) error {
 	return c.deposit(ctx, k)
 }
 
+// voidAsk takes note that an own request leads nowhere which nobody has answered: its connection group is over, or a removal there has voided its invitation, all of which whoever was
+// removed knew.
+func (c *Client) voidAsk(tx Tx, g *group) error {
+	if g.rec.Peer == "" {
+		return nil
+	}
+	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
+	if err != nil || !found || k.Ask == nil || k.Group != g.rec.ID || !k.Ask.Invited {
+		return err
+	}
+	k.Ask.Voided++
+	if k.Ask.Again = k.Ask.Voided <= maxVoided; !k.Ask.Again { // whoever comes in each time would go on
+		return c.addEvent(tx, eventRecord{Kind: EventWarning, User: k.User, Text: voidedSentence})
+	}
+	return write(tx, bucketContacts, []byte(k.User), k)
+}
+
+const voidedSentence = "somebody else came in by a connection request again and again: it was made anew three times, and will not be answered"
+
+// askAnew makes a request whose invitation is void anew, with another secret and token. The former one leads nowhere.
+func (c *Client) askAnew(ctx context.Context, k *contactRecord) (*contactRecord, error) {
+	user, err := mimimi.ParseUser(k.User)
+	if err != nil {
+		return k, ErrStore
+	}
+	record, err := c.fetchRecord(ctx, user)
+	if err != nil {
+		return k, err
+	}
+	fresh := c.newAskRecord(record)
+	fresh.Voided = k.Ask.Voided
+	token := mimimi.NewConnectionToken()
+	c.tap(TapConnectionToken, token.Bytes())
+	return c.changeContact(k.User, func(tx Tx, k *contactRecord) error {
+		if k.Ask == nil {
+			return nil // answered after all
+		}
+		k.Ask, k.Revoke = fresh, k.tokens()
+		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken = token.Bytes(), false, nil, false, false
+		return c.shareContact(tx, k)
+	})
+}
+
+// newAskRecord is a request to whom a connection record is of.
+func (c *Client) newAskRecord(record *mimimi.ConnectionRecord) *askRecord {
+	return &askRecord{Record: record.Marshal(), Secret: mimimi.NewInviteSecret().Bytes(), RequestID: newRequestID(), Deposit: newRequestID(),
+		NotAfter: c.now().Add(requestFor).Truncate(24 * time.Hour).Unix()}
+}
+
 // makeAlias registers the contact's own token at the store (§5: before it is handed out).
 func (c *Client) makeAlias(ctx context.Context, k *contactRecord) (*contactRecord, error) {
 	if k.AliasMade {
@@ -211,16 +263,24 @@ func (c *Client) makeAlias(ctx context.Context, k *contactRecord) (*contactRecor
 
 // connectionGroup returns the group of an own request, made if it is not there yet.
 func (c *Client) connectionGroup(ctx context.Context, k *contactRecord) (*group, error) {
-	if _, err := c.group(k.Group); k.Group == "" || errors.Is(err, ErrUnknownGroup) {
+	if g, err := c.group(k.Group); k.Group == "" || errors.Is(err, ErrUnknownGroup) || err == nil && g.rec.State == GroupOver {
 		id, err := mimimi.NewGroupID(c.account.user.Domain())
 		if err != nil {
 			return nil, err
 		}
 		rec := &groupRecord{GroupID: []byte(id.Wire()), Peer: k.User, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}}
+		err = c.view(func(tx Tx) error {
+			other, err := c.otherLink(tx, &group{rec: rec})
+			rec.Anew = other != ""
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 		if _, err := c.newGroup(rec, c.linkContact(k.User, rec)); err != nil {
 			return nil, err
 		}
-		k.Group = rec.ID
+		k.Group, k.Ask.Invited, k.Ask.Sealed = rec.ID, false, nil
 	}
 	if err := c.made(ctx, k.Group); err != nil {
 		return nil, err
@@ -236,6 +296,9 @@ func (c *Client) linkContact(user string, rec *groupRecord) func(tx Tx) error {
 			return errors.Join(err, ErrStore)
 		}
 		k.Group = rec.ID
+		if k.Ask != nil { // of another group, which was lost
+			k.Ask.Invited, k.Ask.Sealed = false, nil
+		}
 		return write(tx, bucketContacts, []byte(user), k)
 	}
 }
@@ -288,167 +351,6 @@ func (c *Client) deposit(ctx context.Context, k *contactRecord) error {
 	return err
 }
 
-// Accept answers a request. The connection is complete a few Syncs later, on both sides (EventConnected). Errors: ErrUnknownRequest, ErrIdentity,
-// ErrBadInvitation: the request leads nowhere any more.
-func (c *Client) Accept(ctx context.Context, id string) error {
-	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
-			return err
-		}
-		var user string
-		err := c.update(func(tx Tx) error {
-			r, err := waitingRequest(tx, id, c.now())
-			if err != nil {
-				return err
-			}
-			user = r.From
-			return c.acceptRequest(tx, r)
-		})
-		if err != nil {
-			return err
-		}
-		k, _, err := get[contactRecord](c.store, bucketContacts, []byte(user))
-		if err != nil {
-			return err
-		}
-		return c.workContact(ctx, k)
-	})
-}
-
-// acceptRequest settles a request and stores, in one transaction, the contact and the connection group that is to be entered. A contact that is there
-// already, since requests crossed or the other asks again, keeps the own token that it may have: no other would stay valid beside it.
-func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
-	old, found, err := read[contactRecord](tx, bucketContacts, []byte(r.From))
-	if err != nil {
-		return err
-	}
-	if found && old.State == ContactConnected && subtle.ConstantTimeCompare(old.Token, r.Token) == 1 {
-		// It crossed the own request, by which the connection came about: there is nothing new in it.
-		r.settle()
-		return write(tx, bucketRequests, []byte(r.ID), r)
-	}
-	token, made := mimimi.NewConnectionToken().Bytes(), false
-	var revoke [][]byte
-	switch {
-	case found && old.State == ContactDisconnecting:
-		revoke = old.Revoke
-	case found:
-		token, made, revoke = old.OwnToken, old.AliasMade, old.Revoke
-		if old.NextMade {
-			revoke = append(revoke, old.NextToken)
-		}
-	}
-	c.tap(TapConnectionToken, token, r.Token)
-	c.tap(TapConnectionKey, r.Key)
-	c.tap(TapUser, []byte(r.From))
-	rec := &groupRecord{
-		ID: newLocalID(), GroupID: r.Group, Peer: r.From, State: GroupJoining, Created: c.now().Unix(),
-		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
-	}
-	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
-		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}
-	if found {
-		k.Version = old.Version
-	}
-	if found && old.State != ContactDisconnecting { // it is as it was until the new connection stands
-		if k.Before = old; old.Before != nil {
-			k.Before = old.Before
-		}
-	}
-	r.settle()
-	return errors.Join(
-		write(tx, bucketRequests, []byte(r.ID), r),
-		write(tx, bucketGroups, []byte(rec.ID), rec),
-		tx.Put(bucketGroupIDs, rec.GroupID, []byte(rec.ID)),
-		c.shareContact(tx, k),
-		c.shareSettled(tx, r.ID),
-	)
-}
-
-// accept goes on with an accepted request: alias, then the entry into the connection group. If that fails for good, the contact is what it was before.
-func (c *Client) accept(ctx context.Context, k *contactRecord) error {
-	if k.Group == "" {
-		return nil // another of the user's clients accepted it
-	}
-	k, err := c.makeAlias(ctx, k)
-	if err != nil {
-		return err
-	}
-	err = c.made(ctx, k.Group)
-	if g, gerr := c.group(k.Group); gerr == nil && g.rec.State != GroupOver || gerr != nil && !errors.Is(gerr, ErrUnknownGroup) {
-		return err
-	}
-	if k.Before != nil {
-		return errors.Join(err, c.restore(k))
-	}
-	if len(c.own) > 1 { // another of the user's clients may have come first: it has ten minutes to say so
-		_, cerr := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
-			k.Group, k.Since = "", c.now().Add(acceptedElsewhere-requestFor).Unix()
-			return nil
-		})
-		return cerr
-	}
-	return errors.Join(err, c.update(func(tx Tx) error {
-		return errors.Join(tx.Delete(bucketContacts, []byte(k.User)), c.warn(tx, "", "a connection could not be completed: ask again"))
-	}))
-}
-
-// connectionEntered follows the own entry into a connection group: every leaf is identified. If all are the requester's, the response goes to them.
-func (c *Client) connectionEntered(tx Tx, g *group) error {
-	if !g.onlyPeer(c.account.rec.User) {
-		return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
-	}
-	g.rec.Respond = true
-	return nil
-}
-
-// onlyPeer says whether every leaf of a connection group is the other user's or the own one's.
-func (g *group) onlyPeer(self string) bool {
-	for _, r := range g.rec.Leaves {
-		if r.User != g.rec.Peer && r.User != self {
-			return false
-		}
-	}
-	return true
-}
-
-// respond posts the own answer in a connection group, for the present epoch only, whose leaves are all the requester's or own ones. If the epoch
-// ends before the answer has its place in the log, it is looked at and posted anew.
-func (c *Client) respond(g *group) error {
-	return c.change(g, func(tx Tx) error {
-		if !g.onlyPeer(c.account.rec.User) {
-			g.rec.Respond = false
-			return c.warn(tx, "", "a connection group holds somebody else: the connection is not completed")
-		}
-		k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-		if err != nil {
-			return err
-		}
-		if !found {
-			g.rec.Respond = false
-			return nil
-		}
-		token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
-		if err != nil {
-			return ErrStore
-		}
-		k.Told = c.account.rec.KeyNumber
-		if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
-			return err
-		}
-		response := &mimimi.ConnectionResponse{Key: c.account.connectionKey, Token: token}
-		epoch := g.mls.Epoch()
-		g.post(&outgoing{Type: mimimi.EnvelopeConnectionResponse, Body: response.Marshal(), OnlyIn: &epoch})
-		return nil
-	})
-}
-
-// responseSent completes an accepted connection: the response has its place in the connection group.
-func (c *Client) responseSent(tx Tx, g *group) error {
-	g.rec.Respond = false
-	return c.nowConnected(tx, g, true, func(*contactRecord) error { return nil })
-}
-
 // receiveResponse completes an own request.
 func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte) error {
 	if g.rec.Peer == "" || from.User != g.rec.Peer {
@@ -485,7 +387,7 @@ func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contac
 	if err != nil {
 		return err
 	}
-	k.State, k.Ask, k.Before, k.Group, k.Fingerprints = ContactConnected, nil, nil, kept, nil
+	k.State, k.Ask, k.Before, k.Group, k.Fingerprints, k.Retry = ContactConnected, nil, nil, kept, nil, false
 	c.noteFingerprints(g, k)
 	if acted {
 		err = c.shareContact(tx, k)

@@ -67,8 +67,10 @@ type contactRecord struct {
 	// Version counts the contact among the user's clients. SharedGroup is the connection group's id while this client is not in it.
 	Version     uint64 `json:"version,omitempty"`
 	SharedGroup []byte `json:"shared_group,omitempty"`
-	// Since is when this client accepted the other's request.
-	Since        int64      `json:"since,omitempty"`
+	// Since is when this client accepted the other's request, or heard that another own client asked.
+	Since int64 `json:"since,omitempty"`
+	// Retry says that a request was accepted here and led nowhere: the next one of the same user is accepted too.
+	Retry        bool       `json:"retry,omitempty"`
 	Group        string     `json:"group,omitempty"` // local id of the connection group
 	Fingerprints []string   `json:"fingerprints,omitempty"`
 	Ask          *askRecord `json:"ask,omitempty"` // an own request under way
@@ -86,6 +88,8 @@ type askRecord struct {
 	Deposit   []byte `json:"deposit"` // request id of the deposit
 	Sealed    []byte `json:"sealed,omitempty"`
 	Deposited bool   `json:"deposited,omitempty"`
+	Again     bool   `json:"again,omitempty"`  // its invitation is void: it is made anew
+	Voided    int    `json:"voided,omitempty"` // how often it was
 }
 
 // contact reads a contact.

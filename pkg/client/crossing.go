@@ -6,19 +6,19 @@ import (
 	"slices"
 )
 
-// keepOne decides which connection group stays when two users are connected by two, since their requests crossed: the one whose group id is smaller, so that
-// both choose alike. The other is left by both. It returns the local id of the one that stays, and marks the other; g itself is stored by the caller.
+// keepOne decides which connection group stays when two users are connected by two: one that was made since another was lost, or, since their requests crossed, the one
+// whose group id is smaller; so both choose alike. The other is left by both. It returns the local id of the one that stays, and marks the other; g itself is stored by the caller.
 func (c *Client) keepOne(tx Tx, g *group) (kept string, err error) {
 	kept = g.rec.ID
 	var idle []*groupRecord
-	smallest := g.rec.GroupID
+	best := g.rec
 	err = each(tx, bucketGroups, func(_ []byte, r *groupRecord) error {
 		switch {
 		case r.Peer != g.rec.Peer || r.ID == g.rec.ID || r.Idle || r.ending():
-		case bytes.Compare(r.GroupID, g.rec.GroupID) > 0:
+		case g.rec.before(r):
 			idle = append(idle, r)
-		case r.Linked && bytes.Compare(r.GroupID, smallest) < 0:
-			kept, smallest = r.ID, r.GroupID
+		case r.Linked && r.before(best):
+			kept, best = r.ID, r
 		}
 		return nil
 	})
@@ -36,6 +36,14 @@ func (c *Client) keepOne(tx Tx, g *group) (kept string, err error) {
 		}
 	}
 	return kept, nil
+}
+
+// before says whether a connection group is kept rather than another with the same user.
+func (r *groupRecord) before(other *groupRecord) bool {
+	if r.Anew != other.Anew {
+		return r.Anew
+	}
+	return bytes.Compare(r.GroupID, other.GroupID) < 0
 }
 
 // ending says whether a group is over or being left.
@@ -88,6 +96,6 @@ func (c *Client) restore(k *contactRecord) error {
 		before.AliasMade = before.AliasMade || k.AliasMade // both have one own token
 		before.Revoke = k.Revoke
 		before.NextToken, before.NextMade = nil, false // it was to be revoked; another is made if one is owed
-		return errors.Join(write(tx, bucketContacts, []byte(k.User), before), c.warn(tx, "", "a connection could not be completed: ask again"))
+		return errors.Join(write(tx, bucketContacts, []byte(k.User), before), c.warn(tx, "", uncompleted))
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/mls"
+	"mimimi.example/pkg/problem"
 )
 
 // The steps of a deletion, as the account's record holds them. Each may be repeated.
@@ -26,12 +28,22 @@ const (
 // store forgets the user's sets and tokens; the queue goes; the provider removes record, inbox and clients, revokes their certificates, and does not give the name out again; and then this
 // client's store is erased, and the Client is closed. All groups are left at once, which ties their pseudonyms together for whoever sees several of them.
 //
-// What cannot be found because nobody knows whose it is expires: other clients' queues (protocol.md §10) and, with a group whose hub cannot be reached
-// now, this user's leaf in it, which any member may remove.
+// The user's other clients are removed from the group of the user's clients first. Each of them, when it is online again, sees that, forgets everything and deletes its own
+// queue, as one that was removed does (ErrDeviceRemoved).
+//
+// What cannot be found because nobody knows whose it is expires, as protocol.md §3 says: queues of clients that do not come back and, with a group whose hub cannot be reached
+// now, this user's leaf in it, which any member may remove; a group that nobody else is in.
 //
 // After an error the deletion goes on with the next call or Sync, also in another process; nothing else can be done with the client any more (ErrDeleted).
+// Errors: ErrDeviceRemoved if another of the user's clients was faster; problem.Unavailable while this one is not linked.
 func (c *Client) DeleteAccount(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
+		switch {
+		case c.account.rec.Removed:
+			return ErrDeviceRemoved
+		case c.account.rec.Link != nil:
+			return c.complete()
+		}
 		if c.account.rec.Deleting == deleteNothing {
 			if err := c.update(c.beginDeletion); err != nil {
 				return err
@@ -75,29 +87,48 @@ func (c *Client) beginDeletion(tx Tx) error {
 func (c *Client) leaveForGood(tx Tx, g *group) error {
 	g.rec.Outgoing, g.rec.Tasks, g.rec.Again = nil, nil, nil
 	own := 0
-	if g.mls != nil {
+	if g.member() {
 		own = len(g.leavesOf(c.account.rec.User))
 	}
 	switch {
 	case g.rec.State == GroupLeaving:
-	case g.mls == nil || own == len(g.rec.Leaves):
+	case !g.member():
+		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
+	case g.rec.Devices && own > 1:
+		g.rec.Tasks = append(g.rec.Tasks, c.removalOfAll()) // by which the others learn of it
+	case own == len(g.rec.Leaves):
 		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
 	default:
 		if own > 1 {
-			t := newTask(taskRemove)
-			t.User = c.account.rec.User
-			g.rec.Tasks = append(g.rec.Tasks, t)
+			g.rec.Tasks = append(g.rec.Tasks, c.removalOfAll())
 		}
 		g.rec.Tasks = append(g.rec.Tasks, newTask(taskLeave))
 	}
 	return c.putGroup(tx, g)
 }
 
-// goOnDeleting does what is left of a deletion, and closes the client when all of it is done.
+// removalOfAll is the task that removes the user's other clients.
+func (c *Client) removalOfAll() *task {
+	t := newTask(taskRemove)
+	t.User = c.account.rec.User
+	return t
+}
+
+// goOnDeleting does what is left of a deletion, and closes the client when all of it is done. If it turns out that this client was removed meanwhile, the account is not its
+// to delete any more.
 func (c *Client) goOnDeleting(ctx context.Context) error {
 	if c.account.rec.Deleting == deleteGroups {
+		if c.account.rec.QueueMade {
+			_, _ = c.readQueue(ctx) // for the removal; what else is in it is of no matter
+		}
 		_ = c.workAll(ctx) // a group that cannot be left now is given up
 		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if c.account.rec.Removed {
+			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
+		}
+		if err := c.dismissDevices(ctx); err != nil {
 			return err
 		}
 		if err := c.saveAccount(func(r *accountRecord) { r.Deleting = deleteServers }); err != nil {
@@ -112,19 +143,30 @@ func (c *Client) goOnDeleting(ctx context.Context) error {
 	return c.eraseStore()
 }
 
+// dismissDevices sees to it that the user's other clients are out of their group, before their account is gone.
+func (c *Client) dismissDevices(ctx context.Context) error {
+	local, err := c.deviceGroupID()
+	if err != nil || local == "" {
+		return err
+	}
+	if err := c.work(ctx, local); err != nil {
+		return err
+	}
+	g, err := c.group(local)
+	if errors.Is(err, ErrUnknownGroup) || errors.Is(err, errDamagedGroup) || err == nil && !g.hasTask(taskRemove) {
+		return nil // nothing can be done in it, or it is done
+	}
+	return errors.Join(err, problem.New(problem.Unavailable, "the user's other devices could not be told: the next sync goes on with it"))
+}
+
 func (c *Client) deleteIndex(ctx context.Context) error {
 	if c.account.rec.Certificate == nil {
 		return nil // nothing was ever registered under the write key
 	}
-	s, err := c.kpStore(ctx, c.account.user.Domain())
-	if err != nil {
-		return err
-	}
-	_, err = call(ctx, s.DeleteIndex, &mimimiv1.DeleteIndexRequest{
-		WriteKey: c.account.writeKey.Public(), Signed: c.signedStore(opDeleteIndex, newRequestID(), nil),
-	})
-	if err != nil {
-		return fmt.Errorf("delete KeyPackages: %w", err)
+	for _, key := range append([]mls.SignatureKey{c.account.writeKey}, c.account.oldWriteKeys...) {
+		if err := c.deleteIndexOf(ctx, key); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -160,18 +202,8 @@ func (c *Client) eraseStore() error {
 	clear(c.groups)
 	err := c.store.update(func(tx Tx) error {
 		for _, b := range buckets {
-			var keys [][]byte
-			err := tx.Each(b, nil, func(k, _ []byte) error {
-				keys = append(keys, append([]byte(nil), k...))
-				return nil
-			})
-			if err != nil {
+			if err := clearBucket(tx, b); err != nil {
 				return err
-			}
-			for _, k := range keys {
-				if err := tx.Delete(b, k); err != nil {
-					return err
-				}
 			}
 		}
 		return nil

@@ -29,15 +29,15 @@ type approvalRecord struct {
 // Errors: ErrUnknownDevice, ErrAmbiguousCode, problem.Limited if the user has too many clients.
 func (c *Client) ApproveDevice(ctx context.Context, code string) error {
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
-		offer, err := c.findOffer(ctx, code)
+		offer, err := c.findOffer(ctx, func(o *mimimi.LinkOffer) bool { return o.HasCode(code) })
 		if err != nil {
 			return err
 		}
 		if c.clientCount() >= maxDevices {
-			return problem.New(problem.Limited, "a user has at most 16 devices")
+			return problem.New(problem.Limited, "a user has at most 10 devices")
 		}
 		id := offer.Client.Wire()
 		c.tap(TapClient, []byte(id))
@@ -63,8 +63,8 @@ func (c *Client) ApproveDevice(ctx context.Context, code string) error {
 	})
 }
 
-// findOffer returns the one offer in the mailbox that has the code.
-func (c *Client) findOffer(ctx context.Context, code string) (*mimimi.LinkOffer, error) {
+// findOffer returns the one offer in the mailbox that has the code which the user typed.
+func (c *Client) findOffer(ctx context.Context, typed func(o *mimimi.LinkOffer) bool) (*mimimi.LinkOffer, error) {
 	links, err := c.listLinks(ctx)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (c *Client) findOffer(ctx context.Context, code string) (*mimimi.LinkOffer,
 	var found *mimimi.LinkOffer
 	for _, l := range links {
 		o, err := mimimi.ParseLinkOffer(l.Offer)
-		if err != nil || o.User != c.account.user || o.Client.Wire() != l.Client || !bytes.Equal(o.SignatureKey, l.SignatureKey) || !o.HasCode(code) {
+		if err != nil || o.User != c.account.user || o.Client.Wire() != l.Client || !bytes.Equal(o.SignatureKey, l.SignatureKey) || !typed(o) {
 			continue
 		}
 		if found != nil {

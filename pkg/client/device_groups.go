@@ -31,6 +31,10 @@ type bringRecord struct {
 	Package []byte `json:"package"`
 	LinkKey []byte `json:"link_key"`
 	Due     int64  `json:"due"` // nanoseconds since 1970
+	// Instead says that the client cannot use the leaf that it may have in the group: it is removed first.
+	Instead bool `json:"instead,omitempty"`
+	// Said is when its client said that it is not in the group, by the log of the own clients' group.
+	Said int64 `json:"said,omitempty"`
 }
 
 func bringKey(group []byte, client string) []byte {
@@ -168,9 +172,9 @@ func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
 		return err
 	}
 	switch {
-	case g != nil && g.rec.State != GroupOver && g.mls != nil && s.Over:
+	case g != nil && g.rec.State != GroupOver && g.member() && s.Over:
 		return c.leaveToo(tx, g)
-	case g != nil && g.rec.State != GroupOver && g.mls != nil:
+	case g != nil && g.rec.State != GroupOver && g.member():
 		if s.Number > g.rec.NameNumber || s.Number == g.rec.NameNumber && s.Name > g.rec.Name {
 			g.rec.Name, g.rec.NameNumber = s.Name, s.Number
 			return c.putGroup(tx, g)
@@ -194,7 +198,7 @@ func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
 	if !found || r.Left != 0 {
 		r = &sharedGroupRecord{GroupID: s.GroupId, Due: c.now().Unix()}
 		if slices.Contains(s.Clients, c.account.rec.Client) {
-			r.Due = c.now().Add(welcomeWait).Unix()
+			r.Due, r.Said = c.now().Add(welcomeWait).Unix(), true
 		}
 	}
 	if s.Number > r.Number || s.Number == r.Number && s.Name > r.Name {
@@ -244,12 +248,16 @@ func (c *Client) workShared(ctx context.Context) error {
 	now := c.now()
 	var due []*sharedGroupRecord
 	for _, r := range all {
+		welcomed, err := c.welcomed(r.GroupID)
+		if err != nil {
+			return err
+		}
 		switch {
 		case r.Left != 0 && now.Sub(timeOf(r.Left)) > leftFor:
 			if err := c.update(func(tx Tx) error { return tx.Delete(bucketShared, r.GroupID) }); err != nil {
 				return err
 			}
-		case r.Left == 0 && r.Due <= now.Unix() && (r.Handed == 0 || now.Sub(timeOf(r.Handed)) > handAgain):
+		case !welcomed && r.Left == 0 && r.Pseudonym != "" && r.Due <= now.Unix() && (r.Handed == 0 || now.Sub(timeOf(r.Handed)) > handAgain):
 			due = append(due, r)
 		}
 	}
@@ -259,6 +267,19 @@ func (c *Client) workShared(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// welcomed says whether a Welcome to a group waits for its tree.
+func (c *Client) welcomed(id []byte) (bool, error) {
+	local, found, err := c.groupByID(id)
+	if err != nil || !found {
+		return false, err
+	}
+	r, found, err := get[groupRecord](c.store, bucketGroups, []byte(local))
+	if errors.Is(err, ErrStore) {
+		return false, nil
+	}
+	return found && (r.Welcome != nil || r.Again != nil), err
 }
 
 // hand makes a KeyPackage for each group and posts them, in one transaction with their private halves.
@@ -275,7 +296,7 @@ func (c *Client) hand(ctx context.Context, groups []*sharedGroupRecord) error {
 			return err
 		}
 		made = append(made, own)
-		msg.Packages = append(msg.Packages, &mimimiv1.GroupPackage{GroupId: r.GroupID, KeyPackage: own.kp.Marshal(), LinkKey: own.linkKey.Bytes()})
+		msg.Packages = append(msg.Packages, &mimimiv1.GroupPackage{GroupId: r.GroupID, KeyPackage: own.kp.Marshal(), LinkKey: own.linkKey.Bytes(), Instead: r.Said || r.Lost != 0})
 	}
 	return c.update(func(tx Tx) error {
 		for i, r := range groups {
@@ -288,8 +309,8 @@ func (c *Client) hand(ctx context.Context, groups []*sharedGroupRecord) error {
 	})
 }
 
-// applyPackages stores the KeyPackages that another own client made for groups. Each is added after a time of its own, since a burst would link the groups (§8).
-func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) error {
+// applyPackages stores the KeyPackages that another own client made for groups. Each is added at a time of its own, since a burst would link the groups (§8).
+func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages, at int64) error {
 	if p.Client != from || len(p.Packages) > maxHanded {
 		return nil
 	}
@@ -297,8 +318,11 @@ func (c *Client) applyPackages(tx Tx, from string, p *mimimiv1.GroupPackages) er
 		if _, err := mimimi.ParseGroupID(one.GroupId); err != nil || len(one.KeyPackage) > maxSync || bytes.Equal(one.GroupId, c.account.rec.DeviceGroup) {
 			continue
 		}
-		r := bringRecord{GroupID: one.GroupId, Client: from, Package: one.KeyPackage, LinkKey: one.LinkKey,
-			Due: c.now().Add(c.spread() + c.turnAfter()).UnixNano()}
+		r := bringRecord{GroupID: one.GroupId, Client: from, Package: one.KeyPackage, LinkKey: one.LinkKey, Instead: one.Instead,
+			Due: c.now().Add(c.turnAfter()).UnixNano(), Said: at}
+		if !one.Instead { // one that takes a leaf's place is handed at a time of its own
+			r.Due += int64(c.spread())
+		}
 		if err := write(tx, bucketBring, bringKey(r.GroupID, from), r); err != nil {
 			return err
 		}
@@ -341,10 +365,14 @@ func (c *Client) bring(r *bringRecord) error {
 		return drop()
 	case g == nil || g.mls == nil || g.rec.State == GroupJoining:
 		return nil
-	case g.rec.State != GroupActive || slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+	case g.rec.State != GroupActive:
 		return drop()
-	case g.usable() != nil:
+	case g.usable() != nil || c.now().Unix() < g.rec.QuietUntil:
 		return nil
+	case !r.Instead && c.stranded(g, r):
+		return c.removeLeaf(local, r.Client) // it is added anew when that is done
+	case !r.Instead && slices.Contains(g.ownClients(c.account.rec.User), r.Client):
+		return drop()
 	}
 	kp, err := mls.ParseKeyPackage(r.Package)
 	if err != nil {
@@ -354,12 +382,58 @@ func (c *Client) bring(r *bringRecord) error {
 	if err != nil || cert.Client.Wire() != r.Client {
 		return drop()
 	}
+	if did, in, err := c.makeRoom(g, r.Client, kp); err != nil || did || in {
+		if in {
+			err = errors.Join(err, drop())
+		}
+		return err
+	}
 	t := newTask(taskAddOwn)
 	t.Adds = []*adding{{User: c.account.rec.User, Packages: [][]byte{r.Package}, LinkKeys: [][]byte{link.Bytes()}}}
 	return c.change(g, func(tx Tx) error {
 		g.rec.Tasks = append(g.rec.Tasks, t)
 		return tx.Delete(bucketBring, key)
 	})
+}
+
+// makeRoom stores the tasks that remove the leaves in whose place a KeyPackage of another own client comes: no commit both adds and removes. did says that it waits for
+// them; in says that the KeyPackage is in the group already.
+func (c *Client) makeRoom(g *group, client string, kp *mls.KeyPackage) (did, in bool, err error) {
+	cred, err := mimimi.ParsePseudonymousCredential(kp.Leaf().Credential())
+	if err != nil {
+		return false, false, err
+	}
+	var old []string
+	for _, i := range g.leavesOfClient(c.account.rec.User, client) {
+		if p := g.rec.Leaves[i].ClientPseudonym; p == cred.ClientPseudonym.Wire() {
+			in = true
+		} else {
+			old = append(old, p)
+		}
+	}
+	if in || len(old) == 0 {
+		return false, in, nil
+	}
+	return true, false, c.change(g, func(Tx) error {
+		for _, p := range old {
+			if slices.ContainsFunc(g.rec.Tasks, func(t *task) bool { return t.Kind == taskRemoveOwn && t.Pseudonym == p }) {
+				continue
+			}
+			t := newTask(taskRemoveOwn)
+			t.Client, t.Pseudonym, t.Duty = client, p, true
+			g.rec.Tasks = append(g.rec.Tasks, t)
+		}
+		return nil
+	})
+}
+
+// stranded says whether a client's leaf in a group is of no use to it: the client said that it is not in the group long after the leaf came in, so its Welcome was lost.
+func (c *Client) stranded(g *group, r *bringRecord) bool {
+	for _, i := range g.leavesOfClient(c.account.rec.User, r.Client) {
+		entered := max(g.rec.Leaves[i].Entered, g.rec.Created) // one that was there first came no later than this client
+		return timeOf(r.Said).After(timeOf(entered).Add(welcomeWait - clockSlack))
+	}
+	return false
 }
 
 // lacking leaves of what a task adds only those KeyPackages whose client is not in the group: others may have come first.

@@ -156,10 +156,10 @@ func (c *Client) linkExpired(l *linkRecord) bool {
 	return c.now().Sub(timeOf(l.Made)) >= linkFor-time.Minute
 }
 
-// offerLink leaves the offer, unless it was left just now.
+// offerLink leaves the offer, unless it was left just now. One that has expired is not left again: its code would be good for as long as this client is on.
 func (c *Client) offerLink(ctx context.Context) error {
 	l := c.account.rec.Link
-	if l.Answer != nil || c.now().Sub(timeOf(l.Offered)) < offerAgain {
+	if l.Answer != nil || c.linkExpired(l) || c.now().Sub(timeOf(l.Offered)) < offerAgain {
 		return nil
 	}
 	body := append(append([]byte(c.account.rec.User), 0), l.Offer...)

@@ -34,7 +34,7 @@ func (c *Client) RemoveDevice(ctx context.Context, id string) error {
 		return ErrUnknownDevice
 	}
 	return c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		if client == c.account.client {
@@ -118,7 +118,7 @@ func (c *Client) removeLeaf(local, client string) error {
 	if g.rec.State != GroupActive || g.mls == nil || !slices.Contains(g.ownClients(c.account.rec.User), client) {
 		return nil
 	}
-	if slices.ContainsFunc(g.rec.Tasks, func(t *task) bool { return t.Kind == taskRemoveOwn && t.Client == client }) {
+	if slices.ContainsFunc(g.rec.Tasks, func(t *task) bool { return t.Kind == taskRemoveOwn && t.Client == client && t.Pseudonym == "" }) {
 		return nil
 	}
 	t := newTask(taskRemoveOwn)
@@ -159,7 +159,7 @@ func (c *Client) deviceGone(tx Tx, client string) error {
 	for _, k := range brings {
 		err = errors.Join(err, tx.Delete(bucketBring, k))
 	}
-	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
+	return errors.Join(err, c.replaceTokens(tx), c.addEvent(tx, eventRecord{Kind: EventDeviceRemoved, Device: client}))
 }
 
 // workRemovals does what is left of removals: provider, group of the own clients, every other group, and, once the client cannot read it, new secrets. Each step is looked
@@ -227,7 +227,7 @@ func (c *Client) workRemoval(ctx context.Context, r *removalRecord) error {
 
 // rotateAll replaces everything of the user's that a removed client knew, and tells the other clients: the connection key, whose successor contacts are told at once, with new
 // tokens; the write key, and so the index at the store, which is filled anew; the own token; the key of the connection record. Contacts' requests that are under way can
-// still be opened. The tokens that contacts had are revoked when they have new ones; until then they lead to the sets of the former index.
+// still be opened. The tokens that contacts had lead to the former index, which is deleted as soon as they have new ones, or an hour later.
 func (c *Client) rotateAll(tx Tx) error {
 	writeKey, err1 := mimimi.Suite.GenerateSignatureKey()
 	recordKey, err2 := mimimi.Suite.GenerateHPKEKey()
@@ -248,7 +248,8 @@ func (c *Client) rotateAll(tx Tx) error {
 		return err
 	}
 	return c.shareSecrets(tx, func(r *accountRecord) {
-		r.OldWriteKey, r.OldRecordKey = r.WriteKey, r.RecordKey
+		r.leaveIndex(c.now())
+		r.OldRecordKey = r.RecordKey
 		r.WriteKey, r.RecordKey, r.SelfToken = write, record, token.Bytes()
 		r.AliasMade, r.RecordStale = false, true
 	})
@@ -262,7 +263,7 @@ func (c *Client) removedHere(tx Tx) error {
 	)
 }
 
-// erase forgets everything of a removed client's but the list of events: keys, contacts, groups, KeyPackages. Its queue is deleted if the provider answers; otherwise it expires.
+// erase forgets everything of a removed client's but the list of events. Its queue is deleted if the provider answers; otherwise it expires.
 func (c *Client) erase(ctx context.Context) error {
 	if c.account.rec.Erased {
 		return nil
@@ -273,15 +274,14 @@ func (c *Client) erase(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return c.update(func(tx Tx) error {
-		for _, b := range []string{bucketContacts, bucketRequests, bucketPackages, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketApprovals,
-			bucketShared, bucketBring, bucketRemovals, bucketGone} {
-			var keys [][]byte
-			err := tx.Each(b, nil, func(k, _ []byte) error {
-				keys = append(keys, slices.Clone(k))
-				return nil
-			})
-			for _, k := range keys {
-				err = errors.Join(err, tx.Delete(b, k))
+		for _, b := range buckets {
+			var err error
+			switch b {
+			case bucketEvents:
+			case bucketMeta:
+				err = clearBucket(tx, b, keyFormat, keyAccount, keySequence)
+			default:
+				err = clearBucket(tx, b)
 			}
 			if err != nil {
 				return err

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,6 +24,9 @@ type sharedGroupRecord struct {
 	Left      int64  `json:"left,omitempty"` // when the user left it
 	Due       int64  `json:"due"`            // when this client hands its KeyPackage to the others, if it is not in by then
 	Handed    int64  `json:"handed,omitempty"`
+	// Said says that another client was just adding this one; Lost is when this client lost the group. In both cases it may have a leaf there that it cannot use.
+	Said bool  `json:"said,omitempty"`
+	Lost int64 `json:"lost,omitempty"`
 }
 
 // encoded is a change in the one encoding by which two with one number are told apart.
@@ -38,8 +43,8 @@ func newer(number uint64, came proto.Message, known uint64, is proto.Message) bo
 	return number > known || number == known && bytes.Compare(encoded(came), encoded(is)) > 0
 }
 
-// receiveSync handles a message of another own client.
-func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte) error {
+// receiveSync handles a message of another own client, which has its place in the log of their group since at.
+func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte, at int64) error {
 	if !g.rec.Devices || from.User != c.account.rec.User || c.account.rec.Removed {
 		return nil
 	}
@@ -48,15 +53,18 @@ func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte) err
 		return c.warn(tx, "", "a message of another device could not be read")
 	}
 	c.applied++
+	if g.rec.TellAllAt != 0 && slices.ContainsFunc(s.Also, func(one *mimimiv1.DeviceSync) bool { return one.GetSecrets() != nil }) {
+		g.rec.TellAll, g.rec.TellAllAt = false, 0 // another has told everything
+	}
 	for _, one := range append([]*mimimiv1.DeviceSync{s}, s.Also...) {
-		if err := c.applySync(tx, g, from, one); err != nil {
+		if err := c.applySync(tx, g, from, one, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.DeviceSync) error {
+func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.DeviceSync, at int64) error {
 	switch ch := s.Change.(type) {
 	case *mimimiv1.DeviceSync_Secrets:
 		return c.applySecrets(tx, ch.Secrets)
@@ -67,23 +75,47 @@ func (c *Client) applySync(tx Tx, g *group, from *leafRecord, s *mimimiv1.Device
 	case *mimimiv1.DeviceSync_Group:
 		return c.applyGroup(tx, ch.Group)
 	case *mimimiv1.DeviceSync_Packages:
-		return c.applyPackages(tx, from.Client, ch.Packages)
+		return c.applyPackages(tx, from.Client, ch.Packages, at)
 	case *mimimiv1.DeviceSync_Ask:
-		if first := c.firstBut(from.Client); ch.Ask && first == c.account.rec.Client {
+		if ch.Ask && !g.rec.TellAll {
 			g.rec.TellAll = true
+			if turn := c.turnBut(from.Client); turn > 0 {
+				g.rec.TellAllAt = c.now().Add(time.Duration(turn) * tellTurn).Unix()
+			}
 		}
 	}
 	return nil // a change of a later version
 }
 
-// firstBut is the first own client that is not the given one.
-func (c *Client) firstBut(client string) string {
-	for _, id := range c.own {
-		if id != client {
-			return id
+// turnBut is this client's place among the own ones but the given one.
+func (c *Client) turnBut(client string) int {
+	others := slices.DeleteFunc(slices.Clone(c.own), func(id string) bool { return id == client })
+	return max(0, slices.Index(others, c.account.rec.Client))
+}
+
+// askDevices asks the user's other clients for everything that they share: the first of them tells it, or each later one after a turn.
+func (c *Client) askDevices(tx Tx) error {
+	return c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Ask{Ask: true}})
+}
+
+// noteRead takes note of the day on which the queue was read. What came to one that was not read for long may be gone, Welcomes too, so the other clients are asked.
+func (c *Client) noteRead() error {
+	last, now := int64(0), c.now()
+	err := c.view(func(tx Tx) error {
+		if b := tx.Get(bucketMeta, keyRead); len(b) == 8 {
+			last = int64(fromBigEndian(b))
 		}
+		return nil
+	})
+	if err != nil || now.Sub(timeOf(last)) < readDay && !now.Before(timeOf(last)) {
+		return err
 	}
-	return ""
+	return c.update(func(tx Tx) error {
+		if err := tx.Put(bucketMeta, keyRead, bigEndian(uint64(now.Unix()))); err != nil || last == 0 || now.Sub(timeOf(last)) < queueKeeps {
+			return err
+		}
+		return c.askDevices(tx)
+	})
 }
 
 // sharedSecrets is the account as it is told to the other clients.
@@ -104,9 +136,11 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 			}
 		}
 		if linked || newer(s.Number, s, r.SecretsNumber, r.sharedSecrets()) {
-			stock = stock || !bytes.Equal(r.WriteKey, s.WriteKey)
-			if !linked && !bytes.Equal(r.WriteKey, s.WriteKey) {
-				r.OldWriteKey = r.WriteKey
+			if !bytes.Equal(r.WriteKey, s.WriteKey) {
+				stock = true
+				if !linked {
+					r.leaveIndex(c.now())
+				}
 			}
 			if !linked && !bytes.Equal(r.RecordKey, s.RecordKey) {
 				r.OldRecordKey = r.RecordKey
@@ -126,6 +160,11 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 	c.tapAccount()
 	if stock {
 		if err := dueStock(tx); err != nil {
+			return err
+		}
+	}
+	if stock && !linked { // the client that did it may not come to it
+		if err := c.replaceTokens(tx); err != nil {
 			return err
 		}
 	}
@@ -281,9 +320,10 @@ func (c *Client) mergeContact(tx Tx, k *contactRecord, s *mimimiv1.SharedContact
 			}
 		}
 	}
-	if ContactState(s.State) == ContactAccepting {
+	if state := ContactState(s.State); state == ContactAccepting || state == ContactRequested {
 		next.Since = c.now().Unix()
 	}
+	next.Retry = next.Retry && ContactState(s.State) == ContactAccepting
 	next.State, next.Version, next.Key, next.Token, next.OwnToken, next.AliasMade = ContactState(s.State), s.Number, s.Key, s.Token, s.OwnToken, true
 	next.Number, next.OldKeys, next.Told, next.SharedGroup = s.KeyNumber, s.OldKeys, max(next.Told, s.Told), s.GroupId
 	_, err := mimimi.ConnectionTokenFrom(next.OwnToken)
@@ -410,6 +450,7 @@ func (c *Client) everything(tx Tx) ([]*mimimiv1.DeviceSync, error) {
 			return nil // a damaged group is not told
 		}
 		if s := r.shared(c.account.rec.Client); s != nil {
+			s.Clients = (&group{rec: r}).ownClients(c.account.rec.User)
 			all = append(all, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Group{Group: s}})
 		}
 		return nil

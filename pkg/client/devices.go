@@ -36,7 +36,7 @@ type Device struct {
 func (c *Client) clientCount() int { return max(1, len(c.own)) }
 
 // leads says whether this client is the one of the user's clients that does what one of them has to do for all, such as monthly rotation.
-func (c *Client) leads() bool { return c.rank() == 0 }
+func (c *Client) leads() bool { return c.rank() == 0 && !c.account.rec.CutOff }
 
 // rank is this client's place among the user's clients, by their leaves in their own group: the first leads, each later one waits one turn longer.
 func (c *Client) rank() int { return max(0, slices.Index(c.own, c.account.rec.Client)) }
@@ -128,7 +128,7 @@ func (g *group) postSync(s *mimimiv1.DeviceSync) error {
 	}
 	if len(g.rec.Outgoing) >= maxOutgoing {
 		g.rec.Outgoing = slices.DeleteFunc(g.rec.Outgoing, func(o *outgoing) bool { return o.Type == mimimi.EnvelopeDeviceSync && o.Message == nil })
-		g.rec.TellAll = true
+		g.rec.TellAll, g.rec.TellAllAt = true, 0
 	}
 	g.post(&outgoing{Type: mimimi.EnvelopeDeviceSync, Body: body})
 	return nil
@@ -257,7 +257,7 @@ func (c *Client) syncDevice(ctx context.Context) (done bool, err error) {
 
 // workDevices does what this client owes the user's other clients.
 func (c *Client) workDevices(ctx context.Context) error {
-	if c.account.rec.Removed {
+	if c.account.rec.Removed || c.account.rec.CutOff {
 		return nil
 	}
 	return distinct([]error{c.workApprovals(ctx), c.workShared(ctx), c.workBrings(ctx), c.workRemovals(ctx)})

@@ -244,7 +244,7 @@ func killDevices(t *testing.T, rng *rand.Rand) {
 			t.Errorf("%s was warned: %s", p.name, e.Text)
 		}
 	}
-	id := client.DeviceID(phone.c)
+	id, index := client.DeviceID(phone.c), client.WriteKey(alice.c)
 	removed := false
 	sync("removed", func() bool {
 		if !removed {
@@ -253,6 +253,7 @@ func killDevices(t *testing.T, rng *rand.Rand) {
 		}
 		return alice.clients(alice.named("group")) == 1 && len(phone.events(client.EventDeviceRemoved)) == 1
 	})
+	sync("its index deleted", func() bool { return client.IndexSize(t.Context(), alice.c, index) == 0 && !client.OldIndexes(alice.c) })
 	if k.n == 0 {
 		t.Error("nobody was killed")
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"mimimi.example/pkg/mimimi"
 )
@@ -76,7 +77,7 @@ func (c *Client) leaveContact(tx Tx, g *group) error {
 		return nil
 	}
 	g.rec.Outgoing, g.rec.Again = nil, nil
-	if g.mls == nil || len(g.leavesOf(g.rec.Peer)) == 0 {
+	if !g.member() || len(g.leavesOf(g.rec.Peer)) == 0 {
 		return errors.Join(c.over(tx, g, leftSentence, 0), c.putGroup(tx, g))
 	}
 	if !g.hasTask(taskLeave) {
@@ -116,21 +117,35 @@ func (c *Client) forget(ctx context.Context, k *contactRecord) error {
 func (c *Client) expired(k *contactRecord) bool {
 	switch k.State {
 	case ContactRequested:
-		return k.Ask != nil && !c.now().Before(timeOf(k.Ask.NotAfter))
+		if k.Ask == nil { // another own client asked, which may be gone
+			return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor+removalTurn*time.Duration(1+c.rank())))
+		}
+		return !c.now().Before(timeOf(k.Ask.NotAfter))
 	case ContactAccepting:
 		return k.Since != 0 && !c.now().Before(timeOf(k.Since).Add(requestFor))
 	}
 	return false
 }
 
-// expire gives a connection up: the token is revoked, and the user may be asked again (§5).
+const uncompleted = "a connection could not be completed: ask again"
+
+// expire gives a connection up: the token is revoked, and the user may be asked again (§5). One that another of the user's clients completes is only not expected any more:
+// that client may still come to it.
 func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 	if k.Before != nil {
 		return c.restore(k)
 	}
 	err := c.update(func(tx Tx) (err error) {
-		k, err = c.endContact(tx, k)
-		return err
+		if k.State == ContactAccepting && k.Group == "" && (!k.Retry || len(c.own) > 1) {
+			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens(), Version: k.Version}
+			return write(tx, bucketContacts, []byte(k.User), k)
+		}
+		if k.State == ContactAccepting {
+			err = c.warn(tx, "", uncompleted)
+		}
+		var eerr error
+		k, eerr = c.endContact(tx, k)
+		return errors.Join(err, eerr)
 	})
 	if err != nil {
 		return err
@@ -170,7 +185,11 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 	}
 	k.Group = "" // it is over already
 	if !c.leads() {
-		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key
+		k.State, k.Told = ContactAccepting, 0 // every own client sees the contact go: the first of them changes the key, or each other one after a turn
+		due := c.now().Add(time.Duration(c.rank()) * (tellTurn - slowTurn))
+		if err := c.putAccount(tx, func(r *accountRecord) { r.RotateAt = min(r.RotateAt, due.Unix()) }); err != nil {
+			return err
+		}
 	}
 	if _, err := c.endContact(tx, k); err != nil {
 		return err
@@ -193,7 +212,7 @@ func (c *Client) askContact(ctx context.Context, user mimimi.User, k *contactRec
 	if err != nil || g.mls == nil || g.rec.State != GroupActive {
 		return k, nil // nothing can be learned: the set stays what it is
 	}
-	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) {
+	if err := c.catchUp(ctx, g); err != nil && !isFinal(err) && !errors.Is(err, errLater) && !errors.Is(err, errWithheld) {
 		return nil, err
 	}
 	return c.connected(user)

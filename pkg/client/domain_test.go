@@ -44,34 +44,50 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		ctx := context.Background()
-		w := &world{dir: dir}
-		for _, d := range []struct {
-			to          **domain.Domain
-			operator    **operator
-			name, other string
-		}{{&w.a, &w.opA, "a.localhost", "b.localhost"}, {&w.b, &w.opB, "b.localhost", "a.localhost"}} {
-			*d.operator = newOperator(filepath.Join(dir, d.name))
-			*d.to, err = domain.Start(ctx, (*d.operator).options(domain.Options{
-				Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
-				TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey,
-			}))
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		}
-		theWorld = w
-		if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
+		if theWorld, err = newWorld(ctx, dir, quotas); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		code := m.Run()
-		if err := errors.Join(w.a.Stop(ctx), w.b.Stop(ctx)); err != nil {
+		if err := theWorld.stop(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return code
 	}())
+}
+
+// newWorld starts two domains with quotas and waits until they have met. Their state is in a folder.
+func newWorld(ctx context.Context, dir string, quotas map[mimimi.TokenOperation]uint16) (w *world, err error) {
+	w = &world{dir: dir}
+	for _, d := range []struct {
+		to          **domain.Domain
+		operator    **operator
+		name, other string
+	}{{&w.a, &w.opA, "a.localhost", "b.localhost"}, {&w.b, &w.opB, "b.localhost", "a.localhost"}} {
+		*d.operator = newOperator(filepath.Join(dir, d.name))
+		*d.to, err = domain.Start(ctx, (*d.operator).options(domain.Options{
+			Domain: d.name, Peers: []string{filepath.Join(dir, d.other, "peer.json")},
+			TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey,
+		}))
+		if err != nil {
+			return nil, errors.Join(err, w.stop(ctx))
+		}
+	}
+	if err := meet(filepath.Join(dir, "probe"), w, time.Now); err != nil {
+		return nil, errors.Join(err, w.stop(ctx))
+	}
+	return w, nil
+}
+
+// stop stops the domains that run.
+func (w *world) stop(ctx context.Context) (err error) {
+	for _, d := range []*domain.Domain{w.a, w.b} {
+		if d != nil {
+			err = errors.Join(err, d.Stop(ctx))
+		}
+	}
+	return err
 }
 
 // meet waits until each domain reaches the other.

@@ -50,6 +50,8 @@ var (
 	ErrLinkExpired = errors.New("client: the code has expired")
 	// ErrDeviceRemoved says that this device was removed at another one of the user's.
 	ErrDeviceRemoved = errors.New("client: this device was removed")
+	// ErrCutOff says that this device lost the group of the user's devices: remove it at another one and link it again.
+	ErrCutOff = errors.New("client: this device cannot reach the user's others any more")
 	// ErrBanned says that a user is on the group's ban list.
 	ErrBanned = errors.New("client: banned from this group")
 	// ErrRefused says that the user has refused the group: Unrefuse takes that back.

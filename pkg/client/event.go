@@ -28,11 +28,13 @@ const (
 	EventLinked        EventKind = "linked"         // Device (this client): it is one of the user's clients now
 	EventDeviceAdded   EventKind = "device_added"   // Device: another client of the user's was let in
 	EventDeviceRemoved EventKind = "device_removed" // Device: a client of the user's was removed; if it is this one, it has forgotten everything
+	EventCutOff        EventKind = "cut_off"        // Device (this client), Text: it cannot reach the user's other clients any more, and has to be linked again
 	EventPolicy        EventKind = "policy"         // Group, User (who changed it): the group's policy changed
 	EventBanned        EventKind = "banned"         // Group, User: a user is on the group's ban list now
 	EventUnbanned      EventKind = "unbanned"       // Group, User: a user is not on it any more
 	EventWarning       EventKind = "warning"        // Text, Group if it is about one: something that the user should know
 	EventKeyDocument   EventKind = "key_document"   // Domain, Text: a domain's keys are not what others are shown, so they are not used
+	EventUncompared    EventKind = "uncompared"     // Domain, Text: a domain's keys are used though nobody could be asked for a day whether others are shown the same; see DomainKeys
 )
 
 // Event is one entry of the durable list of what happened. A zero User means that the person is not identified.

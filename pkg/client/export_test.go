@@ -1,8 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
+	"reflect"
 	"time"
 
 	"connectrpc.com/connect"
@@ -15,15 +18,12 @@ import (
 // SetFault makes every write of c's store ask f, before it and after it is durable.
 func SetFault(c *Client, f func(persisted bool) error) { c.store.fault = f }
 
-// LoseRatchet makes c lose what it knows of a group's present epoch, as a restored backup does.
+// LoseRatchet makes c lose a group's ratchet state.
 func LoseRatchet(c *Client, group string) error {
-	g, err := c.group(group)
-	if err != nil {
-		return err
-	}
-	c.scheduleResync(g)
-	g.rec.Resync.Due = 0
-	return c.update(func(tx Tx) error { return c.putGroup(tx, g) })
+	return c.lockedFor(context.Background(), func() error {
+		delete(c.groups, group)
+		return c.update(func(tx Tx) error { return tx.Delete(bucketRatchets, []byte(group)) })
+	})
 }
 
 // Lost says whether c is still to enter a group anew.
@@ -85,11 +85,11 @@ func (q *ackQueue) Ack(ctx context.Context, req *mimimiv1.AckQueueRequest) (*mim
 	return q.QueueServiceClient.Ack(ctx, req)
 }
 
-// DamageGroup makes a group's ratchets unreadable in the file.
-func DamageGroup(c *Client, group string) error {
+// DamageGroup makes what c keeps of a group in one of its buckets unreadable in the file.
+func DamageGroup(c *Client, bucket, group string) error {
 	return c.lockedFor(context.Background(), func() error {
 		delete(c.groups, group)
-		return c.update(func(tx Tx) error { return tx.Put(bucketRatchets, []byte(group), []byte("damaged")) })
+		return c.update(func(tx Tx) error { return tx.Put(bucket, []byte(group), []byte("damaged")) })
 	})
 }
 
@@ -259,4 +259,59 @@ func IssuerEpoch(c *Client) uint64 {
 		}
 	}
 	return 0
+}
+
+// TokenOf is the token that c has of user, empty if none.
+func TokenOf(c *Client, user mimimi.User) string {
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	return string(k.Token)
+}
+
+// QueueReader reads c's queue as c does, also when c is gone.
+func QueueReader(ctx context.Context, c *Client) func() error {
+	h, err := newHTTPClient(c.account.rec.Provider.CA)
+	if err != nil {
+		return func() error { return err }
+	}
+	queue, id, key := mimimiv1connect.NewQueueServiceClient(h, c.account.rec.Provider.AnonymousURL, connectOptions()...), c.account.queueID, c.account.queueKey
+	return func() error {
+		_, err := call(ctx, queue.Read, &mimimiv1.ReadQueueRequest{QueueId: id.Bytes(), Signed: c.signedBy(id, key, opQueueRead, newRequestID(), bigEndian(0))})
+		return err
+	}
+}
+
+// Left is what a client that was removed keeps beside its events: how many records in which bucket.
+func Left(c *Client) map[string]int {
+	left := make(map[string]int)
+	err := c.view(func(tx Tx) error {
+		for _, b := range buckets {
+			err := tx.Each(b, nil, func(k, v []byte) error {
+				switch {
+				case b == bucketEvents, b == bucketMeta && (bytes.Equal(k, keyFormat) || bytes.Equal(k, keySequence)):
+				case b == bucketMeta && bytes.Equal(k, keyAccount):
+					var r accountRecord
+					if err := json.Unmarshal(v, &r); err != nil {
+						return err
+					}
+					if !reflect.DeepEqual(r, accountRecord{Provider: r.Provider, User: r.User, Client: r.Client, Removed: true, Erased: true}) {
+						left["account"]++
+					}
+				default:
+					left[b]++
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		left["error"]++
+	}
+	return left
 }

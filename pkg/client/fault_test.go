@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -121,6 +122,59 @@ func TestAnswerIsOfItsEpoch(t *testing.T) {
 	g.rec.Leaves[2] = &leafRecord{User: "mallory"}
 	if g.onlyPeer("bob") {
 		t.Error("a third one is overlooked")
+	}
+}
+
+// TestLostAtOnce: where several groups are lost at once, one is handed to the user's other clients now and the rest at times of their own.
+func TestLostAtOnce(t *testing.T) {
+	c := bare(t)
+	c.cfg.Spread = spreadOver
+	now := c.now()
+	var due []time.Time
+	for i := range 20 {
+		r := &sharedGroupRecord{GroupID: []byte{byte(i)}}
+		if err := c.update(func(tx Tx) error { return c.bringBack(tx, r) }); err != nil {
+			t.Fatal(err)
+		}
+		due = append(due, timeOf(r.Due))
+	}
+	later := due[1:]
+	if due[0].After(now.Add(time.Minute)) || slices.MaxFunc(later, time.Time.Compare).Before(now.Add(spreadOver/4)) || slices.MaxFunc(later, time.Time.Compare).After(now.Add(spreadOver+time.Minute)) {
+		t.Errorf("they are due at %v", due)
+	}
+}
+
+// TestPauses: what a hub can bring about comes later each time, and is not put off for ever.
+func TestPauses(t *testing.T) {
+	for _, x := range []struct {
+		n, burst    int
+		first, most time.Duration
+		want        time.Duration
+	}{
+		{0, 4, time.Minute, time.Hour, 0}, {3, 4, time.Minute, time.Hour, 0}, {4, 4, time.Minute, time.Hour, time.Minute}, {7, 4, time.Minute, time.Hour, 8 * time.Minute},
+		{10, 4, time.Minute, time.Hour, time.Hour}, {1 << 30, 4, time.Minute, time.Hour, time.Hour}, {0, 0, time.Minute, time.Hour, time.Minute},
+	} {
+		if got := pauseAfter(x.n, x.burst, x.first, x.most); got != x.want {
+			t.Errorf("after %d times, %d of them free: %v, want %v", x.n, x.burst, got, x.want)
+		}
+	}
+	c, now := bare(t), time.Now()
+	c.cfg.Now = func() time.Time { return now }
+	var last time.Duration
+	for n := range 12 {
+		g := &group{rec: &groupRecord{}}
+		for range n {
+			g.rec.Returns = append(g.rec.Returns, now.Add(-time.Hour).Unix())
+		}
+		c.scheduleResync(g)
+		pause := time.Unix(0, g.rec.Resync.Due).Sub(now)
+		if n > 1 && n < 9 && pause < last || pause > pauseMost+maxResyncPause || n == 0 && pause > maxResyncPause {
+			t.Errorf("after %d entries anew in a day the next comes in %v, the one before in %v", n, pause, last)
+		}
+		last = pause
+	}
+	if got := lastDay([]int64{now.Add(-25 * time.Hour).Unix(), now.Add(-time.Hour).Unix()}, now); len(got) != 1 {
+		t.Errorf("%d times of the last day, want 1", len(got))
 	}
 }
 

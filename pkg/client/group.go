@@ -70,7 +70,7 @@ func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyC
 		return "", err
 	}
 	err = c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		gid, err := mimimi.NewGroupID(c.account.user.Domain())
@@ -91,11 +91,17 @@ func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyC
 func (c *Client) made(ctx context.Context, id string) error {
 	err := c.work(ctx, id)
 	g, gerr := c.group(id)
-	if gerr != nil {
+	switch {
+	case err != nil && errors.Is(gerr, ErrUnknownGroup):
+		return err // it was given up
+	case gerr != nil:
 		return errors.Join(err, gerr)
 	}
 	if g.mls != nil && g.rec.Create == nil {
 		return nil // entered; what else failed is the next Sync's
+	}
+	if err == nil && g.rec.State != GroupOver {
+		err = ErrNotReady // it is to be entered anew first
 	}
 	return err
 }
@@ -275,7 +281,7 @@ func (c *Client) Join(ctx context.Context, link string) (id string, err error) {
 		return "", err
 	}
 	err = c.lockedFor(ctx, func() error {
-		if err := c.complete(); err != nil {
+		if err := c.linked(); err != nil {
 			return err
 		}
 		local, found, err := c.groupByID([]byte(inv.Group.Wire()))

@@ -26,10 +26,11 @@ type groupRecord struct {
 	NameNumber uint64 `json:"name_number,omitempty"`
 	// Others are the user's other clients in the set that this client entered with: they are added next.
 	Others []ownPart `json:"others,omitempty"`
-	// TellAll says that everything is to be told to the other clients, once nothing else waits.
-	TellAll bool       `json:"tell_all,omitempty"`
-	Created int64      `json:"created"`
-	State   GroupState `json:"state"`
+	// TellAll says that everything is to be told to the other clients, once nothing else waits, but not before TellAllAt.
+	TellAll   bool       `json:"tell_all,omitempty"`
+	TellAllAt int64      `json:"tell_all_at,omitempty"`
+	Created   int64      `json:"created"`
+	State     GroupState `json:"state"`
 
 	// Last is the place in the log up to which everything is processed.
 	Last   uint64               `json:"last"`
@@ -55,6 +56,15 @@ type groupRecord struct {
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
 	Resync    *resyncState `json:"resync,omitempty"`
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
+	// Named is when the log was read under the own leaf's name in the last day, NameAt when it may be next; ReadAt is when it is looked at again that gave nothing Fruitless times.
+	// DeniedSince is since when the hub refuses it, Denied how often; Returns is when this client entered anew in the last day.
+	Named       []int64 `json:"named,omitempty"`
+	NameAt      int64   `json:"name_at,omitempty"`
+	ReadAt      int64   `json:"read_at,omitempty"`
+	Fruitless   int     `json:"fruitless,omitempty"`
+	DeniedSince int64   `json:"denied_since,omitempty"`
+	Denied      int     `json:"denied,omitempty"`
+	Returns     []int64 `json:"returns,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
@@ -70,6 +80,8 @@ type groupRecord struct {
 	Respond bool `json:"respond,omitempty"`
 	Linked  bool `json:"linked,omitempty"`
 	Idle    bool `json:"idle,omitempty"`
+	// Anew says that it is to take the place of another connection group, which one of the two has lost.
+	Anew bool `json:"anew,omitempty"`
 	// Queue numbers the queue that the own leaf names.
 	Queue int `json:"queue,omitempty"`
 	// Polled is when the log was read last for want of deliveries.
@@ -119,6 +131,9 @@ type leafRecord struct {
 	Told     bool  `json:"told,omitempty"`
 	// Asked is what a resynced leaf asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
+	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
+	External bool `json:"external,omitempty"`
+	Shown    bool `json:"shown,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }
@@ -146,11 +161,15 @@ type heldMessage struct {
 // resyncState says that the group's state is lost and when it is to be entered anew.
 type resyncState struct {
 	Due     int64  `json:"due"`
+	Since   int64  `json:"since,omitempty"` // when it was first put off
+	Said    string `json:"said,omitempty"`  // why, as it was said last
 	Request []byte `json:"request,omitempty"`
 	Commit  []byte `json:"commit,omitempty"`
 	Proof   []byte `json:"proof,omitempty"`
 	Info    []byte `json:"info,omitempty"`
 	Tries   int    `json:"tries,omitempty"`
+	// Damaged says that the ratchet state was found missing or unreadable, and that this is still to be said.
+	Damaged bool `json:"damaged,omitempty"`
 	// Blame is the commit that could not be processed, if its author or the hub is at fault.
 	Blame *blameRecord `json:"blame,omitempty"`
 }
@@ -159,9 +178,11 @@ type resyncState struct {
 type group struct {
 	rec   *groupRecord
 	id    mimimi.GroupID
-	mls   *mls.Group    // nil while joining and when over
-	rules *mimimi.State // nil with mls
+	mls   *mls.Group    // nil while joining, when over, and with lost
+	rules *mimimi.State // nil with mls, but not with lost
 	own   *ownPackage   // leaf secrets; nil until there is a leaf
+	// lost is the public state of a group whose ratchet state is gone, as far as it was followed: a resync goes on from there (§7).
+	lost *mls.PublicGroup
 
 	staged *mls.StagedCommit // rec.Staged, once it was needed; ownCommit checks that it is that
 
@@ -216,16 +237,57 @@ func loadGroup(tx Tx, id string) (*group, error) {
 			return nil, err
 		}
 	}
-	if b := tx.Get(bucketRatchets, []byte(id)); b != nil {
-		if g.mls, err = mls.ParseGroupParts(slices.Clone(tx.Get(bucketPublics, []byte(id))), slices.Clone(b), protocolRules()); err != nil {
-			return nil, errDamagedGroup
-		}
-		if g.rules, err = mimimi.ParseState(roster.Rules); err != nil {
-			return nil, errDamagedGroup
-		}
-		g.storedPublic = g.mls.Public()
+	return g, g.loadState(tx, roster.Rules)
+}
+
+// loadState reads the MLS state. Where the private half is missing or damaged, the public one and the leaf's secrets are enough to enter anew; without these the
+// group is damaged.
+func (g *group) loadState(tx Tx, rules []byte) error {
+	public, private := slices.Clone(tx.Get(bucketPublics, []byte(g.rec.ID))), slices.Clone(tx.Get(bucketRatchets, []byte(g.rec.ID)))
+	if private == nil && !g.rec.inside() {
+		return nil
 	}
-	return g, nil
+	var err error
+	if g.rules, err = mimimi.ParseState(rules); err != nil {
+		return errDamagedGroup
+	}
+	if g.own == nil {
+		return errDamagedGroup
+	}
+	if g.mls, err = mls.ParseGroupParts(public, private, protocolRules()); err == nil {
+		g.storedPublic = g.mls.Public()
+		return nil
+	}
+	if g.lost, err = mls.ParsePublicGroup(public, protocolRules()); err != nil || g.rec.State == GroupLeaving || !g.rec.inside() {
+		return errDamagedGroup
+	}
+	g.mls, g.storedPublic = nil, g.lost
+	if g.rec.Resync == nil {
+		g.rec.Resync = &resyncState{Damaged: true}
+	}
+	return nil
+}
+
+// inside says whether the client has a leaf in the group, as far as it knows.
+func (r *groupRecord) inside() bool {
+	switch r.State {
+	case GroupActive, GroupLeaving:
+		return true
+	case GroupJoining:
+		return r.Create == nil && r.Welcome == nil && (r.Join == nil || r.Join.Entered)
+	}
+	return false
+}
+
+// member says whether the client has a leaf in the group, be its state lost or not.
+func (g *group) member() bool { return g.mls != nil || g.lost != nil }
+
+// public is the group's public state as far as it was followed.
+func (g *group) public() *mls.PublicGroup {
+	if g.mls != nil {
+		return g.mls.Public()
+	}
+	return g.lost
 }
 
 // readRoster reads a group's roster and gives its record the leaves, which it is stored without. stored is the roster as it is stored.
@@ -265,7 +327,7 @@ func (c *Client) change(g *group, f func(tx Tx) error) error {
 func (c *Client) putGroup(tx Tx, g *group) error {
 	id := []byte(g.rec.ID)
 	if g.rec.State == GroupOver {
-		g.mls, g.rules, g.own = nil, nil, nil
+		g.mls, g.lost, g.rules, g.own = nil, nil, nil, nil
 		g.rec.Staged, g.rec.Tasks, g.rec.Outgoing, g.rec.Held, g.rec.Invitations = nil, nil, nil, nil, nil
 		g.rec.Bans, g.rec.Missing = nil, nil
 		g.rec.Create, g.rec.Join, g.rec.Welcome, g.rec.Resync, g.rec.Others, g.rec.Heard = nil, nil, nil, nil, nil, nil
@@ -282,14 +344,16 @@ func (c *Client) putGroup(tx Tx, g *group) error {
 	}
 	if g.mls != nil {
 		errs = append(errs, tx.Put(bucketRatchets, id, g.mls.MarshalPrivate()))
-		if public := g.mls.Public(); public != g.storedPublic {
-			errs = append(errs, tx.Put(bucketPublics, id, public.Marshal()))
-			g.storedPublic = public
-		}
 	} else {
-		errs = append(errs, tx.Delete(bucketRatchets, id), tx.Delete(bucketPublics, id))
-		g.storedPublic = nil
+		errs = append(errs, tx.Delete(bucketRatchets, id))
 	}
+	switch public := g.public(); {
+	case public == nil:
+		errs = append(errs, tx.Delete(bucketPublics, id))
+	case public != g.storedPublic:
+		errs = append(errs, tx.Put(bucketPublics, id, public.Marshal()))
+	}
+	g.storedPublic = g.public()
 	if g.own != nil {
 		leaf, err := g.own.leaf()
 		errs = append(errs, err, write(tx, bucketLeaves, id, leaf))
@@ -349,8 +413,11 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 		return nil
 	}
 	g.rec.State = GroupOver
+	if g.rec.Devices {
+		return c.cutOff(tx, g.rec.Leaves)
+	}
 	if g.rec.hidden() {
-		return nil
+		return c.voidAsk(tx, g)
 	}
 	return c.addEvent(tx, eventRecord{Kind: EventGroupOver, Group: g.rec.ID, Text: sentence, Time: at})
 }
@@ -454,109 +521,6 @@ func hubExtensions(next *mls.Group) ([]mls.Extension, error) {
 		return nil, err
 	}
 	return []mls.Extension{s.Extension()}, nil
-}
-
-// learn takes note of a leaf's link key and identifies the leaf with it. trusted says that the key is what the leaf itself or whoever added it
-// showed, so that a wrong one is that leaf's fault. at is when the certificate must be valid; zero means the start of the leaf's week (§3).
-func (c *Client) learn(tx Tx, g *group, leaf uint32, key mimimi.LinkKey, at time.Time, trusted bool) error {
-	node, ok := g.mls.Public().Member(leaf)
-	r := g.rec.Leaves[leaf]
-	if !ok || r == nil || r.User != "" || r.Bad {
-		return nil
-	}
-	cert, err := identify(tx, node, key, at)
-	switch {
-	case errors.Is(err, errUnmet):
-		r.LinkKey = key.Bytes()
-		return nil
-	case errors.Is(err, ErrIdentity):
-		r.Bad = r.Bad || trusted
-		return nil
-	case err != nil:
-		return err
-	}
-	bad, err := revoked(tx, cert)
-	if err != nil {
-		return err
-	}
-	if bad && !at.IsZero() && c.now().Before(at.Add(entryFor)) {
-		r.Bad = true // it must not have come in
-		return nil
-	}
-	if r.Was != "" && (r.Was != cert.User.Wire() || r.WasClient != cert.Client.Wire()) {
-		r.Bad = true // a credential is replaced by another of the same client
-		return nil
-	}
-	if r.Entered != 0 && g.rec.Bans.has(cert.User.Wire()) || g.conflicts(leaf, cert.User.Wire()) {
-		r.Bad = true
-		return nil
-	}
-	return c.named(tx, g, leaf, cert, key)
-}
-
-// conflicts says whether a leaf is at fault against one that is identified: one user pseudonym stands for one user, and one user for one user pseudonym. The
-// one that entered later is at fault, whichever was identified first; if that is the other, it is not identified any more.
-func (g *group) conflicts(leaf uint32, user string) bool {
-	r := g.rec.Leaves[leaf]
-	var later []*leafRecord
-	for i, other := range g.rec.Leaves {
-		if other.User == "" || (other.User == user) == (other.UserPseudonym == r.UserPseudonym) {
-			continue
-		}
-		if other.Place <= r.Place || i == g.mls.OwnIndex() {
-			return true
-		}
-		later = append(later, other)
-	}
-	for _, other := range later {
-		other.User, other.Bad = "", true
-	}
-	return false
-}
-
-// named makes a leaf identified and says what follows: a member joined, its content is shown, an own entry is complete.
-func (c *Client) named(tx Tx, g *group, leaf uint32, cert *mimimi.ClientCertificate, key mimimi.LinkKey) error {
-	r := g.rec.Leaves[leaf]
-	first := !g.hasUser(cert.User.Wire())
-	r.User, r.Client, r.Fingerprint, r.LinkKey = cert.User.Wire(), cert.Client.Wire(), cert.Fingerprint(), key.Bytes()
-	r.Certificate = hashName(cert)
-	c.tap(TapLinkKey, r.LinkKey)
-	c.tap(TapUser, []byte(r.User))
-	g.rec.PeerIn = g.rec.PeerIn || r.User == g.rec.Peer
-	if g.rec.Devices && r.Entered != 0 && r.Was == "" && leaf != g.mls.OwnIndex() && r.User == c.account.rec.User {
-		c.tap(TapClient, []byte(r.Client))
-		if err := c.addEvent(tx, eventRecord{Kind: EventDeviceAdded, Device: r.Client}); err != nil {
-			return err
-		}
-	}
-	if r.Entered != 0 && first && r.Was == "" && !g.rec.hidden() && leaf != g.mls.OwnIndex() {
-		if err := c.addEvent(tx, eventRecord{Kind: EventJoined, Group: g.rec.ID, User: r.User}); err != nil {
-			return err
-		}
-	}
-	if err := c.showHeld(tx, g); err != nil {
-		return err
-	}
-	return c.entered(tx, g)
-}
-
-// entered completes an own entry once every leaf is identified, and this client by the others.
-func (c *Client) entered(tx Tx, g *group) error {
-	if g.rec.State != GroupJoining || g.mls == nil || g.rec.Create != nil || !g.identified() || g.rec.Join != nil && !g.rec.Join.Answered {
-		return nil
-	}
-	joined := g.rec.Join != nil
-	g.rec.State, g.rec.Join = GroupActive, nil
-	var err error
-	switch {
-	case g.rec.Peer != "" && joined:
-		err = c.connectionEntered(tx, g)
-	case g.rec.Peer != "":
-		err = c.connectionShared(tx, g)
-	case !g.rec.Devices:
-		err = c.addEvent(tx, eventRecord{Kind: EventGroupJoined, Group: g.rec.ID})
-	}
-	return errors.Join(err, c.bringOthers(tx, g, joined))
 }
 
 func (g *group) hasUser(user string) bool {

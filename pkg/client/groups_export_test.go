@@ -307,35 +307,42 @@ func CutOff(ctx context.Context, c *Client, user mimimi.User) error {
 // SetAddsPerCommit changes how many Adds c puts into one commit.
 func SetAddsPerCommit(c *Client, n int) { c.perCommit = n }
 
-// SkipQueue acknowledges everything that waits in c's queue without a look at it.
+// SkipQueue makes c lose everything that waits in its queue, up to a Welcome.
 func SkipQueue(ctx context.Context, c *Client) error {
 	return c.lockedFor(context.Background(), func() error {
-		for {
-			after, err := c.position()
-			if err != nil {
-				return err
-			}
-			res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
-				QueueId: c.account.rec.QueueID, After: after, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
-			})
-			if err != nil {
-				return err
-			}
-			welcome := false
-			for _, e := range res.Entries {
-				welcome = welcome || e.Delivery != nil && e.Delivery.Kind == mimimiv1.Delivery_KIND_WELCOME
-				if err := c.pass(e.Position); err != nil {
-					return err
-				}
-			}
-			if welcome {
-				return nil
-			}
-			if err := ctx.Err(); err != nil {
+		return skip(ctx, c, func(e *mimimiv1.QueueEntry) bool {
+			return e.Delivery != nil && e.Delivery.Kind == mimimiv1.Delivery_KIND_WELCOME
+		})
+	})
+}
+
+// skip passes over what comes in c's queue without a look at it, up to a page with an entry for which last holds.
+func skip(ctx context.Context, c *Client, last func(e *mimimiv1.QueueEntry) bool) error {
+	for {
+		after, err := c.position()
+		if err != nil {
+			return err
+		}
+		res, err := call(ctx, c.channels.queue.Read, &mimimiv1.ReadQueueRequest{
+			QueueId: c.account.rec.QueueID, After: after, Signed: c.signedQueue(opQueueRead, newRequestID(), bigEndian(after)),
+		})
+		if err != nil {
+			return err
+		}
+		found := false
+		for _, e := range res.Entries {
+			found = found || last(e)
+			if err := c.pass(e.Position); err != nil {
 				return err
 			}
 		}
-	})
+		if found {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
 }
 
 // ResyncNow takes the random time from a resync that is to come.

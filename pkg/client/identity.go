@@ -19,6 +19,12 @@ type pinRecord struct {
 	Document    []byte `json:"document,omitempty"`
 	Compared    bool   `json:"compared,omitempty"`   // Document is what another domain's provider has too
 	CompareAt   int64  `json:"compare_at,omitempty"` // when it is to be compared, seconds since 1970
+	// Uncompared is since when documents of the domain are in use that nobody was asked about, Unanswered since when those who were have not answered; both over changes of
+	// the document. Told and ToldAlone say when, and whether, that was said.
+	Uncompared int64 `json:"uncompared,omitempty"`
+	Unanswered int64 `json:"unanswered,omitempty"`
+	Told       int64 `json:"told,omitempty"`
+	ToldAlone  bool  `json:"told_alone,omitempty"`
 }
 
 // document returns a domain's key document, verified. The identity key is pinned when the domain is first met; the own one came with ProviderInfo.
@@ -61,8 +67,8 @@ func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte
 	if old != nil && bytes.Equal(res.Document, old.Marshal()) {
 		return d, nil
 	}
-	if c.refusedBefore(domain, res.Document) {
-		return nil, fmt.Errorf("get key document: %w", ErrIdentity)
+	if refused, err := c.refusedBefore(domain, res.Document); err != nil || refused {
+		return nil, fmt.Errorf("get key document: %w", errors.Join(err, ErrIdentity))
 	}
 	result, err := c.compare(ctx, d, pinned)
 	if err != nil {
@@ -72,11 +78,7 @@ func (c *Client) fetchDocument(ctx context.Context, domain string, pinned []byte
 		err := c.update(func(tx Tx) error { return c.refuse(tx, domain, res.Document) })
 		return nil, errors.Join(fmt.Errorf("get key document: %w", ErrIdentity), err)
 	}
-	err = c.update(func(tx Tx) error {
-		return write(tx, bucketPins, []byte(domain), pinRecord{IdentityKey: d.IdentityKey, Document: res.Document, Compared: result == agreed,
-			CompareAt: c.now().Add(c.spread()).Unix()})
-	})
-	return d, err
+	return d, c.update(func(tx Tx) error { return c.adopt(tx, d, result) })
 }
 
 // pinned returns a domain's identity key if the domain was met before.

@@ -155,9 +155,15 @@ func TestInvitations(t *testing.T) {
 // clocked starts a domain of its own whose clock, and that of its clients, is ahead of the real one by what is stored.
 func clocked(t *testing.T) (ahead *atomic.Int64, here func(name string) *person) {
 	t.Helper()
+	return clockedBy(t, newOperator(t.TempDir()))
+}
+
+// clockedBy is clocked with an operator.
+func clockedBy(t *testing.T, o *operator) (ahead *atomic.Int64, here func(name string) *person) {
+	t.Helper()
 	ahead = new(atomic.Int64)
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	d, err := domain.Start(t.Context(), domain.Options{Dir: t.TempDir(), Domain: "c.localhost", Now: now, TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey})
+	d, err := domain.Start(t.Context(), o.options(domain.Options{Domain: "c.localhost", Now: now, TokenQuotas: quotas, NewIssuerKey: redeemtest.IssuerKey}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,16 +27,26 @@ type invitationRecord struct {
 	By       string `json:"by,omitempty"`      // the member who told of it
 	Used     int    `json:"used,omitempty"`    // joiners who showed themselves to this client
 	Revoked  bool   `json:"revoked,omitempty"` // the hub is to be told
+	Again    bool   `json:"again,omitempty"`   // a removal has voided it at the hub, which is to be told of it anew
 }
 
-// parseLink reads an invitation link.
-func parseLink(link string, now time.Time) (*mimimi.Invitation, error) {
+// readLink reads an invitation link.
+func readLink(link string) (*mimimi.Invitation, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(link, linkPrefix))
 	if err != nil || !strings.HasPrefix(link, linkPrefix) {
 		return nil, ErrBadInvitation
 	}
 	inv, err := mimimi.ParseInvitation(b)
-	if err != nil || !now.Before(inv.NotAfter) || inv.Policy == nil {
+	if err != nil || inv.Policy == nil {
+		return nil, ErrBadInvitation
+	}
+	return inv, nil
+}
+
+// parseLink reads an invitation link that is to be used.
+func parseLink(link string, now time.Time) (*mimimi.Invitation, error) {
+	inv, err := readLink(link)
+	if err != nil || !now.Before(inv.NotAfter) {
 		return nil, ErrBadInvitation
 	}
 	return inv, nil
@@ -160,7 +170,7 @@ func (c *Client) registerInvitation(ctx context.Context, g *group, inv *mimimi.I
 		if !isStale(err) {
 			break
 		}
-		if err := c.catchUp(ctx, g); err != nil {
+		if err := c.catchUpAs(ctx, g, named); err != nil {
 			return err
 		}
 		if err := g.usable(); err != nil {

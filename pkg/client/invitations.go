@@ -35,6 +35,15 @@ func (r *invitationRecord) id() (string, error) {
 	return hex.EncodeToString(h[:8]), nil
 }
 
+// InvitationID returns the ID under which Invitations has the invitation of a link. Errors: ErrBadInvitation for what is no link.
+func InvitationID(link string) (string, error) {
+	inv, err := readLink(link)
+	if err != nil {
+		return "", err
+	}
+	return (&invitationRecord{Secret: inv.Secret.Bytes()}).id()
+}
+
 // Invitations returns the open invitations of a group that this client knows, those that end first first. One that was used up may still be among
 // another member's. Errors: as Policy.
 func (c *Client) Invitations(ctx context.Context, group string) (all []Invitation, err error) {
@@ -125,6 +134,80 @@ func (c *Client) RevokeInvitation(ctx context.Context, group, id string) error {
 	})
 }
 
+// left is how many an invitation still lets in, as far as this client knows.
+func (r *invitationRecord) left() (int, error) {
+	body, err := mimimi.ParseInvitation(r.Body)
+	if err != nil {
+		return 0, errDamagedGroup
+	}
+	return max(0, int(body.Uses)-r.Used), nil
+}
+
+// voidInvitations takes note of a removal, which voids all invitations at the hub, since whoever was in the group knows their secrets (§7). Leaves that came in by themselves
+// and never showed whose they are were told nothing: where only such are removed the invitations stay, and each inviter has the hub take its own again. So whoever lets itself
+// in, be it the hub, does not end an invitation by that.
+func (c *Client) voidInvitations(tx Tx, g *group, gone map[uint32]*leafRecord) error {
+	for _, r := range gone {
+		if !r.External || r.Shown || r.User != "" {
+			g.rec.Invitations = nil
+			if g.rec.PeerIn {
+				return nil
+			}
+			return c.voidAsk(tx, g)
+		}
+	}
+	for i := range g.rec.Invitations {
+		r := &g.rec.Invitations[i]
+		r.Again = r.By == c.account.rec.User && !r.Revoked
+	}
+	return nil
+}
+
+// toRegister is an invitation that the hub is to be told of anew.
+func (g *group) toRegister() *invitationRecord {
+	for i := range g.rec.Invitations {
+		if g.rec.Invitations[i].Again {
+			return &g.rec.Invitations[i]
+		}
+	}
+	return nil
+}
+
+// registerAgain tells the hub of an invitation anew, for as many as are left of it.
+func (c *Client) registerAgain(ctx context.Context, g *group, r *invitationRecord) error {
+	inv, err := mimimi.ParseInvitation(r.Body)
+	if err != nil {
+		return errDamagedGroup
+	}
+	left, err := r.left()
+	if err != nil {
+		return err
+	}
+	over := left == 0 || r.NotAfter <= c.now().Unix() || g.rec.PeerIn
+	if !over {
+		inv.Uses = uint16(left)
+		err = c.registerInvitation(ctx, g, inv)
+		if over = errors.Is(err, ErrDenied); over {
+			err = nil // the policy is another now
+		}
+	}
+	if err != nil {
+		return err
+	}
+	secret := bytes.Clone(r.Secret)
+	return c.change(g, func(Tx) error {
+		for i := range g.rec.Invitations {
+			if bytes.Equal(g.rec.Invitations[i].Secret, secret) {
+				g.rec.Invitations[i].Again = false
+			}
+		}
+		if over {
+			g.rec.Invitations = slices.DeleteFunc(g.rec.Invitations, func(x invitationRecord) bool { return bytes.Equal(x.Secret, secret) })
+		}
+		return nil
+	})
+}
+
 // toRevoke is a revoked invitation of which the hub is not told yet.
 func (g *group) toRevoke() *invitationRecord {
 	for i := range g.rec.Invitations {
@@ -151,7 +234,11 @@ func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) erro
 	})
 	switch {
 	case isStale(err):
-		return c.catchUp(ctx, g)
+		before := g.rec.Last
+		if err := c.catchUpAs(ctx, g, named); err != nil || g.rec.Last > before {
+			return err
+		}
+		return ErrBusy // the hub says that there is more, and does not show it
 	case err != nil && problem.KindOf(err) != problem.NotFound && !isFinal(err):
 		return fmt.Errorf("revoke invitation: %w", err)
 	}

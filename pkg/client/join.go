@@ -459,7 +459,10 @@ func (c *Client) keepWelcome(g *group, d *mimimiv1.Delivery, position uint64) er
 		return c.pass(position)
 	}
 	return c.change(g, func(tx Tx) error {
-		g.rec.Again, g.rec.Behind, g.rec.Resync = c.newWelcome(d, ref), true, nil
+		g.rec.Again, g.rec.Behind = c.newWelcome(d, ref), true
+		if g.mls != nil { // the log can be read; otherwise it is the resync that finds the leaf gone
+			g.rec.Resync = nil
+		}
 		return setPosition(tx, position)
 	})
 }
@@ -527,6 +530,11 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		c.waiting[g.rec.ID] = c.applied
 		return nil
 	case !ok:
+		if len(c.own) > 1 { // the others may know whose it is, and add this client anew
+			if err := c.update(c.askDevices); err != nil {
+				return err
+			}
+		}
 		return c.dropGroup(g)
 	}
 	return c.change(g, func(tx Tx) error {

@@ -36,6 +36,8 @@ const (
 	maxOutgoing = 1024
 	// maxRequests bounds the connection requests that wait for the user's answer; later ones are dropped.
 	maxRequests = 1024
+	// maxVoided bounds how often a connection request whose invitation was voided is made anew: each time costs a token and room in the other's inbox.
+	maxVoided = 3
 	// maxInvitations bounds the open invitations that are remembered for one group.
 	maxInvitations = 64
 	// maxShown bounds to how many leaves one who comes in seals its link at a time, and maxAsked to how many one that resynced seals its question: each
@@ -111,19 +113,30 @@ const (
 	maxHanded = 12
 	// welcomeWait is how long a Welcome waits for what another own client has to say of its group or its sender, and a client that is being added for its Welcome.
 	welcomeWait = time.Hour
+	// readDay is how exactly it is noted when the queue was read last; queueKeeps is after how long what came to it may be gone: a provider keeps it for 45 days.
+	readDay    = 24 * time.Hour
+	queueKeeps = 40 * 24 * time.Hour
 	// handAgain is when a KeyPackage for a group is made anew that nobody has used: before the one before it is too old to enter.
 	handAgain = 60 * 24 * time.Hour
 	// leftFor is how long it is remembered that the user left a group that this client was not in yet.
 	leftFor = 24 * time.Hour
-	// acceptedElsewhere is how long a client that could not complete an accepted request waits for another of the user's to say that it did.
-	acceptedElsewhere = 10 * time.Minute
+	// acceptAgain is how long a client that could not complete an accepted request waits for another of the user's to say that it did, and for the other user to ask anew,
+	// which it does when somebody else came in by the request, a little after the ten minutes for which one may stay unidentified.
+	acceptAgain = 24 * time.Hour
 	// removalTurn is how long the client at which another was removed goes first; rotateTurn is how much longer it has for the user's new secrets.
 	removalTurn = time.Minute
 	rotateTurn  = 10 * time.Minute
-	// recordTurn is how much later than the one before it each own client publishes a connection record that is old.
-	recordTurn = 3 * 24 * time.Hour
+	// tellTurn is how much later than the one before it each own client tells contacts what another one was to tell: all turns end long before the key
+	// changes though a contact was not told (switchAfter).
+	tellTurn = time.Hour
+	// slowTurn is how much later than the one before it each own client does what time brings about for all of them: a new connection record, the monthly
+	// change of the connection key.
+	slowTurn = 3 * 24 * time.Hour
 	// maxWitnesses bounds how many other domains are asked about one key document before it is put off.
 	maxWitnesses = 3
+	// uncomparedFor is how long keys are in use without having been compared before that is said, and uncomparedAgain how often it is said again: a domain may be down for a day.
+	uncomparedFor   = 24 * time.Hour
+	uncomparedAgain = 7 * 24 * time.Hour
 	// compareAgain is how long a key document that could not be compared, or was refused, is left alone.
 	compareAgain = time.Hour
 

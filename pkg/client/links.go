@@ -74,7 +74,15 @@ func (c *Client) receiveJoinerLink(tx Tx, g *group, leaf uint32, from *leafRecor
 		if err != nil || len(keys) != 1 || keys[0] == nil {
 			continue
 		}
+		left, err := inv.left()
+		if err != nil {
+			return err
+		}
+		from.Shown = true
 		if from.Secret == nil {
+			if left == 0 {
+				return nil // the hub let in more than it lets in
+			}
 			inv.Used++
 		}
 		from.Secret, from.Answer = inv.Secret, true

@@ -121,7 +121,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 		})
 	case isStale(err):
 		refused := false
-		switch err := c.catchUpAs(ctx, g, false); {
+		switch err := c.catchUpAs(ctx, g, nameless); {
 		case problem.KindOf(err) == problem.Denied: // the queue brings the commit
 			refused = true
 		case err != nil:
@@ -291,7 +291,7 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 			return nil
 		}
 		if r := g.rec.Leaves[j.Leaf]; r != nil { // by a link with all members' keys others may answer than the inviter
-			r.Told = true
+			r.Told, r.Shown = true, true
 		}
 		return c.learn(tx, g, j.Leaf, j.Key, timeOf(d.Accepted), false)
 	case mimimi.EnvelopeInvitation:
@@ -301,7 +301,7 @@ func (c *Client) receiveEnvelope(tx Tx, g *group, d *mimimiv1.Delivery, sender m
 	case mimimi.EnvelopeConnectionResponse:
 		return c.receiveResponse(tx, g, from, e.Body)
 	case mimimi.EnvelopeDeviceSync:
-		return c.receiveSync(tx, g, from, e.Body)
+		return c.receiveSync(tx, g, from, e.Body, d.Accepted)
 	case mimimi.EnvelopeRotation:
 		return c.receiveRotation(tx, g, from, e.Body)
 	}

@@ -87,7 +87,7 @@ func (c *Client) nextQueue(ctx context.Context) error {
 			c.behindAll(tx, func(g *groupRecord) {
 				g.RefreshAt, g.RefreshPutOff = c.now().Add(c.spread()).Unix(), true
 			}),
-			c.warn(tx, "", "the provider had lost this device's queue: it has a new one"))
+			c.askDevices(tx), c.warn(tx, "", "the provider had lost this device's queue: it has a new one"))
 	})
 	if err == nil {
 		c.account = next

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
@@ -61,7 +59,7 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		return c.pass(position)
 	case g.rec.Again != nil:
 		return c.pass(position) // it belongs to the membership that begins there, which reads it from the log
-	case g.mls == nil:
+	case !g.member():
 		if j := g.rec.Join; j != nil && d.Kind == mimimiv1.Delivery_KIND_COMMIT && bytes.Equal(d.Message, j.Message) {
 			return c.joined(g, d.Sequence, d.Accepted, position)
 		}
@@ -75,18 +73,12 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && !isFinal(err):
-			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups
+		case err != nil && (!isFinal(err) || problem.KindOf(err) == problem.Denied):
+			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups, nor one that gives too little
 		case g.rec.State == GroupOver:
 			return c.pass(position)
 		case d.Previous > g.rec.Last && g.rec.Last > before:
 			return c.fallBehind(g, position) // there is more than is read in one go
-		case d.Previous > g.rec.Last && d.Kind == mimimiv1.Delivery_KIND_COMMIT && g.rec.Resync == nil:
-			// The hub does not give what is missing.
-			return c.change(g, func(tx Tx) error {
-				c.scheduleResync(g)
-				return errors.Join(c.leftOut(tx, g), setPosition(tx, position))
-			})
 		}
 	}
 	return c.receive(ctx, g, d, position)
@@ -127,7 +119,7 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 	case !fits(d):
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
-			return errors.Join(c.warn(tx, g.rec.ID, "the group's hub delivered something that is not what it says: it is not read"), setPosition(tx, position))
+			return errors.Join(c.warn(tx, g.rec.ID, misdelivered), setPosition(tx, position))
 		})
 	case d.Kind == mimimiv1.Delivery_KIND_COMMIT:
 		return c.receiveCommit(ctx, g, d, position)
@@ -206,7 +198,17 @@ func (c *Client) receiveProposal(tx Tx, g *group, d *mimimiv1.Delivery) error {
 // receiveCommit handles a commit: the own one that was stored, or another's, which overtakes it. It is checked by every rule that the hub should have
 // checked and by those that only members can. The order: stage (changes nothing), meet the domains of new leaves (network), then one transaction.
 func (c *Client) receiveCommit(ctx context.Context, g *group, d *mimimiv1.Delivery, position uint64) error {
-	if m, err := mls.Peek(d.Message); err == nil && m.Sender.Type == mls.SenderMember && !g.trusts(m.Sender.Leaf) {
+	m, err := mls.Peek(d.Message)
+	switch {
+	case err != nil: // fits has seen it
+	case m.Epoch > g.mls.Epoch():
+		return c.withheld(g, position)
+	case m.Epoch < g.mls.Epoch(): // of an epoch that is over: whoever takes it, it changes nothing
+		return c.change(g, func(tx Tx) error {
+			g.rec.Last = d.Sequence
+			return errors.Join(c.warn(tx, g.rec.ID, misdelivered), setPosition(tx, position))
+		})
+	case m.Sender.Type == mls.SenderMember && !g.trusts(m.Sender.Leaf):
 		return c.cannotProcess(g, d, position, errRefused) // before it is opened: nobody enters anew over one that must not be followed
 	}
 	staged, err := c.stagedFor(g, d)
@@ -275,9 +277,30 @@ func (g *group) trusts(leaf uint32) bool {
 	return r != nil && (r.User != "" || r.Entered == 0 && (g.rec.State == GroupJoining || g.rec.Missing != nil))
 }
 
-// cannotProcess handles a commit that is in the log and cannot be followed. One that breaks a rule is not followed: the group ends for this client, and
+const misdelivered = "the group's hub delivered something that is not what it says: it is not read"
+
+// withheld handles a commit before which something is missing. It stays where it is in the log, so that all can be followed once the hub gives it; the log is looked at again, later and later.
+func (c *Client) withheld(g *group, position uint64) error {
+	err := c.change(g, func(tx Tx) error {
+		g.rec.Behind = true
+		return errors.Join(c.leftOut(tx, g), setPosition(tx, position))
+	})
+	if err == nil && position == 0 {
+		err = errWithheld
+	}
+	return err
+}
+
+// cannotProcess handles a commit that is in the log and cannot be followed. What the queue brought is looked for in the log first, since somebody between may have changed it, and what
+// lacks something before it waits for that. A commit that breaks a rule is not followed: the group ends for this client, and
 // it never enters anew over it. One that cannot be opened leads to a resync (§7).
 func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, why error) error {
+	switch {
+	case position != 0:
+		return c.fallBehind(g, position)
+	case d.Previous > g.rec.Last:
+		return c.withheld(g, 0)
+	}
 	refused := errors.Is(why, errRefused) || errors.Is(why, mls.ErrInvalid) || errors.Is(why, mimimi.ErrInvalid) || errors.Is(why, mimimi.ErrDenied)
 	return c.change(g, func(tx Tx) error {
 		if refused {
@@ -290,9 +313,11 @@ func (c *Client) cannotProcess(g *group, d *mimimiv1.Delivery, position uint64, 
 	})
 }
 
+// scheduleResync begins an entry anew: after a random time, and the later the more often that was in the last day.
 func (c *Client) scheduleResync(g *group) {
 	if g.rec.Resync == nil {
-		g.rec.Resync = &resyncState{Due: c.now().Add(rand.N(maxResyncPause)).UnixNano()}
+		pause := pauseAfter(len(lastDay(g.rec.Returns, c.now())), 1, pauseFirst, pauseMost)
+		g.rec.Resync = &resyncState{Due: c.now().Add(rand.N(maxResyncPause) + pause).UnixNano()}
 	}
 }
 
@@ -311,6 +336,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return fmt.Errorf("merge commit: %w", err)
 	}
 	g.rules, g.rec.Last, g.rec.PendingSince = next, d.Sequence, 0
+	g.rec.Fruitless, g.rec.ReadAt = 0, 0
 	epochs := g.epochs()
 	epochs.Commit(ch.Epoch, d.Accepted, len(ch.Removed) > 0)
 	g.rec.Epochs = epochs.Records()
@@ -320,6 +346,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	g.inherit(ch, gone)
+	if r := g.rec.Leaves[ch.Committer.Index]; r != nil && ch.Sender.Type == mls.SenderNewMemberCommit && r.Place == d.Sequence {
+		r.External = true
+	}
 	g.forgetReplaced(ch, d.Accepted)
 	if err := c.takeRenewed(g, renewed); err != nil {
 		return err
@@ -331,7 +360,9 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	if len(ch.Removed) > 0 && len(gone) > 0 {
-		g.rec.Invitations = nil // every removal voids them (§7)
+		if err := c.voidInvitations(tx, g, gone); err != nil {
+			return err
+		}
 	}
 	for i, r := range g.rec.Leaves {
 		r.Leaving = false
@@ -340,7 +371,7 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		}
 	}
 	if own && g.rec.Devices && len(ch.Added) > 0 {
-		g.rec.TellAll = true
+		g.rec.TellAll, g.rec.TellAllAt = true, 0
 	}
 	if err := c.peerChanged(tx, g); err != nil {
 		return err
@@ -507,59 +538,4 @@ func (g *group) externalPub() ([]byte, error) {
 	}
 	pub, _ := gi.Extension(mls.ExtensionExternalPub)
 	return pub, nil
-}
-
-// catchUp reads the group's log from where this client is to its end.
-func (c *Client) catchUp(ctx context.Context, g *group) error { return c.catchUpAs(ctx, g, true) }
-
-// catchUpAs is catchUp. Unless it may be named, this client does not read under its leaf's name, even if the hub takes no other proof: right before or after
-// a message the hub would know whose it is (§9).
-func (c *Client) catchUpAs(ctx context.Context, g *group, named bool) error {
-	after := g.rec.Last
-	for range maxLogPages {
-		res, err := c.readLog(ctx, g, after, named)
-		if err != nil {
-			return err
-		}
-		for _, e := range res.Entries {
-			d := new(mimimiv1.Delivery)
-			if err := proto.Unmarshal(e.Delivery, d); err != nil {
-				return fmt.Errorf("read log: %w", mimimi.ErrMalformed)
-			}
-			if err := c.receive(ctx, g, d, 0); err != nil {
-				return err
-			}
-			if g.mls == nil || g.rec.Resync != nil {
-				return nil
-			}
-			after = d.Sequence
-		}
-		after = max(after, res.Next)
-		if !res.More {
-			return nil
-		}
-	}
-	return nil
-}
-
-// readLog reads a page of the group's log.
-func (c *Client) readLog(ctx context.Context, g *group, after uint64, named bool) (*mimimiv1.ReadLogResponse, error) {
-	hub, err := c.hub(ctx, g.id.Domain())
-	if err != nil {
-		return nil, err
-	}
-	proof, err := c.memberProof(g, mimimi.OpReadLog)
-	if err != nil {
-		return nil, err
-	}
-	req := &mimimiv1.ReadLogRequest{GroupId: g.rec.GroupID, After: after, Proof: proof}
-	res, err := call(ctx, hub.ReadLog, req)
-	if problem.KindOf(err) == problem.Denied && named {
-		req.Proof = c.leafProof(g, mimimi.OpReadLog, nil)
-		res, err = call(ctx, hub.ReadLog, req)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
-	}
-	return res, nil
 }

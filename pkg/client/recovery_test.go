@@ -1,12 +1,15 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
@@ -35,11 +38,39 @@ func TestResyncMissing(t *testing.T) {
 	until(t, "talk", func() bool {
 		return slices.Contains(dave.read(dave.group()), "who is there?") && slices.Contains(alice.read(group[alice]), "who is there?")
 	}, alice, bob, dave, erin)
-	for _, p := range []*person{alice, bob, carol, dave, erin} {
+	if w := bob.events(client.EventWarning); len(w) != 1 {
+		t.Errorf("bob was told %d times that messages may be missing, want once", len(w))
+	}
+	for _, p := range []*person{alice, carol, dave, erin} {
 		if w := p.events(client.EventWarning, client.EventGroupOver); len(w) != 0 {
 			t.Errorf("%s was told: %s", p.name, w[0].Text)
 		}
 	}
+}
+
+// TestResyncOvertaken: a client that enters anew over a log with commits in it, and is overtaken by more of them, rolls on from where it was.
+func TestResyncOvertaken(t *testing.T) {
+	alice, bob, carol, group := trio(t)
+	check(t, client.LoseRatchet(bob.c, group[bob]))
+	check(t, alice.c.Commit(t.Context(), group[alice]))
+	tries := 0
+	meddle(t, theWorld.opA, mimimiv1connect.HubServiceCommitProcedure, func(ctx context.Context, req *mimimiv1.CommitRequest,
+		honest func(context.Context, *mimimiv1.CommitRequest) (*mimimiv1.CommitResponse, error)) (*mimimiv1.CommitResponse, error) {
+		if len(req.ResyncSignature) > 0 {
+			if tries++; tries <= 3 {
+				if err := alice.c.Commit(ctx, group[alice]); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return honest(ctx, req)
+	})
+	until(t, "bob is back", func() bool { return !client.Lost(bob.c, group[bob]) }, bob)
+	if tries != 4 || len(bob.events(client.EventGroupOver)) != 0 {
+		t.Errorf("%d tries; %+v", tries, bob.events(client.EventGroupOver, client.EventWarning))
+	}
+	bob.send(group[bob], "back")
+	until(t, "talk", func() bool { return slices.Contains(carol.read(group[carol]), "back") }, alice, bob, carol)
 }
 
 // TestBrokenCommit: a member makes a commit that the hub takes and nobody can follow. The others come back over it, and remove the member.

@@ -85,7 +85,7 @@ func TestDamagedGroup(t *testing.T) {
 	connect(t, alice, bob)
 	bad, good := pair(t, alice, bob), pair(t, alice, bob)
 	there := bob.groups()
-	if err := client.DamageGroup(bob.c, there[0].ID); err != nil {
+	if err := client.DamageGroup(bob.c, "leaves", there[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	alice.send(bad, "lost")

@@ -18,17 +18,20 @@ import (
 // old leaf's key. The public state is rolled forward from this client's own over the log, by the same rules as ever, so that the hub can put
 // nothing into the group that a member would have refused; of the hub's GroupInfo only external_pub is new.
 func (c *Client) resync(ctx context.Context, g *group) error {
-	if g.rec.Resync.Tries >= maxCommitTries {
-		return c.giveUp(g, "the group could not be entered anew")
-	}
 	if g.rec.Resync.Commit == nil {
-		if err := c.makeResync(ctx, g); err != nil {
-			if problem.KindOf(err) == problem.Denied {
-				return errors.Join(err, c.giveUp(g, "the group's hub says that you are no longer in it"))
-			}
-			if isFinal(err) || errors.Is(err, errRefused) {
-				return errors.Join(err, c.giveUp(g, "the group's hub shows a group that does not follow from its log"))
-			}
+		err := c.makeResync(ctx, g)
+		switch {
+		case errors.Is(err, errRefused): // the hub took what breaks a rule: nobody enters anew over that
+			return errors.Join(err, c.loseNow(g, inconsistent))
+		case errors.Is(err, errWithheld) || problem.KindOf(err) == problem.Invalid:
+			return c.postpone(g, inconsistent)
+		case problem.KindOf(err) == problem.Denied && g.rec.Again != nil: // removed, and added again
+			return c.giveUp(g, removedSentence)
+		case problem.KindOf(err) == problem.Denied:
+			return c.postpone(g, deniedSentence)
+		case problem.KindOf(err) == problem.NotFound:
+			return errors.Join(err, c.loseNow(g, tooLongAway))
+		case err != nil || g.rec.Resync == nil || g.rec.Resync.Commit == nil:
 			return err
 		}
 	}
@@ -47,25 +50,23 @@ func (c *Client) resync(ctx context.Context, g *group) error {
 	switch {
 	case err == nil:
 		return c.resynced(g, staged, res.Sequence, res.Accepted)
-	case isStale(err) || isFinal(err):
-		return errors.Join(retry(err), c.change(g, func(Tx) error {
-			r.Commit, r.Proof, r.Request = nil, nil, nil
-			return nil
-		}))
-	}
-	return fmt.Errorf("resync: %w", err)
-}
-
-// retry hides an error after which the next step simply tries again.
-func retry(err error) error {
-	if isStale(err) {
-		return nil
+	case isStale(err):
+		return c.postpone(g, "")
+	case problem.KindOf(err) == problem.Denied:
+		return c.postpone(g, deniedSentence)
+	case isFinal(err):
+		return c.postpone(g, unenterable)
 	}
 	return fmt.Errorf("resync: %w", err)
 }
 
 func (c *Client) giveUp(g *group, sentence string) error {
 	return c.change(g, func(tx Tx) error { return c.over(tx, g, sentence, 0) })
+}
+
+// loseNow ends a group that this client cannot come back into by itself.
+func (c *Client) loseNow(g *group, why string) error {
+	return c.change(g, func(tx Tx) error { return c.lose(tx, g, why) })
 }
 
 // makeResync makes and stores the commit.
@@ -89,11 +90,11 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 		return fmt.Errorf("get group: %w", err)
 	}
 	if res.Epoch != rolled.public.Epoch() {
-		return nil // another entry came between: the next step rolls on
+		return c.postpone(g, "") // another entry came between: it is rolled on
 	}
 	shown, err := mls.NewPublicGroup(res.GroupInfo, res.RatchetTree, protocolRules())
 	if err != nil || !bytes.Equal(shown.GroupContext(), rolled.public.GroupContext()) || own == nil {
-		return errRefused
+		return errWithheld
 	}
 	staged, err := mls.JoinExternal(mls.ExternalJoinConfig{
 		GroupInfo: res.GroupInfo, Tree: rolled.public.Tree(), Pending: res.PendingProposals, KeyPackage: g.own.kp, Secrets: &g.own.secrets,
@@ -109,12 +110,23 @@ func (c *Client) makeResync(ctx context.Context, g *group) error {
 		}
 		r.Commit, r.Request = staged.Marshal(), newRequestID()
 		r.Proof = mimimi.SignResync(g.own.secrets.SignatureKey, g.id, rolled.public.Epoch(), staged.Message)
-		r.Tries++
-		// What is rolled over is in force for this client from here on: leaves that came meanwhile are not identified, those that went are gone.
-		g.rules, g.rec.Last, g.rec.Epochs = rolled.rules, rolled.last, rolled.epochs.Records()
-		return g.follow(rolled.public)
+		if r.Damaged {
+			r.Damaged = false
+			if err := c.warn(tx, g.rec.ID, damagedSentence); err != nil {
+				return err
+			}
+		}
+		// What is rolled over is in force for this client from here on, also if another entry comes first and it rolls on: leaves that came meanwhile are not
+		// identified, those that went are gone. The former ratchet state is of no more use.
+		if err := g.follow(rolled.public); err != nil {
+			return err
+		}
+		g.mls, g.lost, g.rules, g.rec.Last, g.rec.Epochs = nil, rolled.public, rolled.rules, rolled.last, rolled.epochs.Records()
+		return nil
 	})
 }
+
+const damagedSentence = "what this device keeps of the group was damaged: the group is entered anew, and messages may be missing here"
 
 // rolledState is the public state of a group rolled forward.
 type rolledState struct {
@@ -137,10 +149,11 @@ func (r *rolledState) ownLeaf(g *group) (*mls.LeafNode, uint32, bool) {
 
 // roll reads the log from where this client is and follows the public state.
 func (c *Client) roll(ctx context.Context, g *group) (*rolledState, error) {
-	r := &rolledState{public: g.mls.Public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
+	r := &rolledState{public: g.public(), rules: g.rules, epochs: g.epochs(), last: g.rec.Last}
 	after := r.last
 	for range maxLogPages {
-		res, err := c.readLog(ctx, g, after, true)
+		how := named // the entry itself names the leaf
+		res, err := c.readLog(ctx, g, after, &how)
 		if err != nil {
 			return nil, err
 		}
@@ -172,7 +185,16 @@ func (r *rolledState) step(d *mimimiv1.Delivery) error {
 		}
 		r.public = next
 	case mimimiv1.Delivery_KIND_COMMIT:
+		if m, err := mls.Peek(d.Message); err == nil && m.Epoch != r.public.Epoch() {
+			if m.Epoch > r.public.Epoch() {
+				return errWithheld
+			}
+			break // of an epoch that is over: it changes nothing
+		}
 		ch, err := r.public.StageCommit(d.Message, timeOf(d.Accepted))
+		if err != nil && d.Previous > r.last {
+			return errWithheld // perhaps a proposal that it takes up
+		}
 		if err != nil {
 			return errRefused
 		}
@@ -190,7 +212,7 @@ func (r *rolledState) step(d *mimimiv1.Delivery) error {
 // follow makes the leaf records match a tree that was rolled forward; a credential that is in both keeps its identity.
 func (g *group) follow(public *mls.PublicGroup) error {
 	known := make(map[string]*leafRecord)
-	for _, m := range g.mls.Public().Members() {
+	for _, m := range g.public().Members() {
 		if r := g.rec.Leaves[m.Index]; r != nil {
 			known[string(m.Leaf.Credential().Body)] = r
 		}
@@ -217,7 +239,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 	accepted = c.boundAhead(accepted)
 	next, err := g.rules.CheckCommit(staged.Change, timeOf(accepted))
 	if err != nil {
-		return errors.Join(errRefused, c.giveUp(g, "the group could not be entered anew"))
+		return errors.Join(errRefused, c.loseNow(g, unenterable))
 	}
 	return c.change(g, func(tx Tx) error {
 		if err := (*mls.Group)(nil).Merge(staged); err != nil {
@@ -225,8 +247,16 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 		}
 		epochs := g.epochs()
 		epochs.Commit(staged.Change.Epoch, accepted, true)
-		g.mls, g.rules, g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = staged.Group(), next, sequence, epochs.Records(), nil, nil
+		g.mls, g.lost, g.rules = staged.Group(), nil, next
+		g.rec.Last, g.rec.Epochs, g.rec.Resync, g.rec.Staged = sequence, epochs.Records(), nil, nil
 		g.rec.Heard = nil // what came while the group was lost is not heard
+		g.rec.Returns = append(lastDay(g.rec.Returns, c.now()), c.now().Unix())
+		g.rec.Fruitless, g.rec.ReadAt, g.rec.NameAt, g.rec.DeniedSince, g.rec.Denied = 0, 0, 0, 0, 0
+		if len(g.rec.Returns) == oftenReturns {
+			if err := c.warn(tx, g.rec.ID, oftenSentence); err != nil {
+				return err
+			}
+		}
 		gone := g.takeGone(staged.Change)
 		if err := g.syncLeaves(0); err != nil {
 			return err

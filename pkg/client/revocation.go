@@ -161,7 +161,13 @@ func (c *Client) watchRevocations(ctx context.Context) error {
 			errs = append(errs, c.markRevoked(r.ID))
 		}
 	}
-	errs = append(errs, c.update(func(tx Tx) error { return tx.Put(bucketMeta, keyLooked, bigEndian(uint64(c.now().Unix()))) }))
+	errs = append(errs, c.update(func(tx Tx) error {
+		// A client that was away for so long that its removal is not in its queue any more reads it in the list that its domain has signed.
+		if bad, err := revoked(tx, c.account.certificate); bad || err != nil {
+			return errors.Join(err, c.removedHere(tx))
+		}
+		return tx.Put(bucketMeta, keyLooked, bigEndian(uint64(c.now().Unix())))
+	}))
 	return distinct(errs)
 }
 

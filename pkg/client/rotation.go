@@ -14,7 +14,8 @@ import (
 // A user's connection key changes in two steps, so that no contact ever gets KeyPackages that it cannot identify (docs/protocol.md §5). First each contact is told
 // the next key in the connection group, at a random time within Config.Spread; the key in use stays, and a contact keeps both. When every contact knows
 // the next key, it takes the place of the one in use, and KeyPackages that were made under that are withdrawn and made anew. All of the user's clients read the
-// connection groups, so each of them sees who was told and comes to the same end.
+// connection groups, so each of them sees who was told and comes to the same end. The client that began a change tells the contacts; what it leaves untold each of the others
+// tells at a turn of its own, so that a change does not wait for a client that is away.
 
 // rotation says what a change of the connection key brings with it.
 type rotation struct {
@@ -35,17 +36,47 @@ func (c *Client) rotateKey(tx Tx, how rotation) error {
 	if err != nil {
 		return err
 	}
+	at := c.now()
+	if !how.now {
+		at = at.Add(c.spread())
+	}
 	return c.eachContact(tx, func(k *contactRecord) bool {
-		if k.State != ContactConnected {
-			return false
+		tell := k.State == ContactConnected
+		if tell {
+			k.TellAt = at.Unix()
 		}
-		k.TellAt = c.now().Unix()
-		if !how.now {
-			k.TellAt = c.now().Add(c.spread()).Unix()
-		}
-		k.GiveToken, k.AskToken = k.GiveToken || how.tokens, k.AskToken || how.tokens
-		return true
+		return how.tokens && k.newTokens(at) || tell
 	})
+}
+
+// newTokens has a contact's token replaced at a time, and theirs, both of which a removed client knows. One that is not connected yet gets its new one once it is.
+func (k *contactRecord) newTokens(at time.Time) bool {
+	switch k.State {
+	case ContactDisconnecting:
+		return false
+	case ContactConnected:
+		k.AskToken, k.TellAt = true, at.Unix()
+	default:
+		k.TellAt = 0
+	}
+	k.GiveToken = true
+	return true
+}
+
+// tellLater is when this client tells a contact what another of the user's clients is to tell, if that does not come to it: soon where what a removed client knew is replaced.
+func (c *Client) tellLater(soon bool) int64 {
+	wait, turn := c.spread(), tellTurn
+	if soon {
+		wait, turn = 0, rotateTurn
+	}
+	return c.now().Add(wait + time.Duration(c.rank()+1)*turn).Unix()
+}
+
+// replaceTokens takes note that a client which knew them is gone: every contact is to get a new token and is asked for one. The client at which it was removed does so first, and
+// the others in turn if it does not come to it.
+func (c *Client) replaceTokens(tx Tx) error {
+	at := c.now().Add(removalTurn + time.Duration(c.rank()+1)*rotateTurn)
+	return c.eachContact(tx, func(k *contactRecord) bool { return k.newTokens(at) })
 }
 
 // nextRotation chooses when the key is changed next: a month after it was due last, give or take some days, so that users' changes do not fall together; or a month
@@ -58,14 +89,25 @@ func (c *Client) nextRotation() int64 {
 	return from.Add(rotateEvery - rotateAround/2 + rand.N(rotateAround)).Unix()
 }
 
-// takeKey takes note of a later key of the own user, from another of its clients.
+// takeKey takes note of a later key of the own user, from another of its clients, which tells the contacts. This one does so later where that one does not come to it.
 func (c *Client) takeKey(tx Tx, number uint64, key []byte) error {
 	r := c.account.rec
 	if !later(number, key, r.KeyNumber, r.ConnectionKey) || r.NextKey != nil && !later(number, key, r.NextNumber, r.NextKey) {
 		return nil
 	}
-	return c.putAccount(tx, func(r *accountRecord) {
+	err := c.putAccount(tx, func(r *accountRecord) {
 		r.NextNumber, r.NextKey, r.RotateAt, r.SwitchAt = number, key, c.nextRotation(), c.lastSwitch()
+	})
+	if err != nil {
+		return err
+	}
+	soon := len(r.OldIndexes) > 0 // what a removed client knew is replaced
+	return c.eachContact(tx, func(k *contactRecord) bool {
+		if k.State != ContactConnected || k.Told >= number {
+			return false
+		}
+		k.TellAt = c.tellLater(soon)
+		return true
 	})
 }
 
@@ -85,14 +127,18 @@ func (r *accountRecord) newestKey() ([]byte, uint64) {
 	return r.ConnectionKey, r.KeyNumber
 }
 
-// rotateIfDue begins the monthly change, by one of the user's clients, and ends one whose every contact was told.
+// rotateIfDue begins the monthly change, at this client's turn among the user's, and ends one whose every contact was told.
 func (c *Client) rotateIfDue() error {
 	r := c.account.rec
 	if r.RotateAt == 0 {
 		return c.saveAccount(func(r *accountRecord) { r.RotateAt = c.nextRotation() })
 	}
-	if r.NextKey == nil && c.leads() && c.now().Unix() >= r.RotateAt {
-		if err := c.update(func(tx Tx) error { return c.rotateKey(tx, rotation{}) }); err != nil {
+	if r.NextKey == nil && !c.now().Before(timeOf(r.RotateAt).Add(time.Duration(c.rank())*slowTurn)) {
+		err := c.update(func(tx Tx) error {
+			// The own alias, too, is registered again: the store keeps for a while only what shows no sign of life.
+			return errors.Join(c.rotateKey(tx, rotation{}), c.putAccount(tx, func(r *accountRecord) { r.AliasMade = false }))
+		})
+		if err != nil {
 			return err
 		}
 		r = c.account.rec
@@ -138,17 +184,27 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 	if err := c.revokeReplaced(ctx, k); err != nil {
 		return err
 	}
-	if !c.owes(k) || !c.leads() || c.now().Unix() < k.TellAt {
+	if !c.owes(k) || c.account.rec.CutOff || c.now().Unix() < k.TellAt {
 		return nil
+	}
+	if k.TellAt == 0 && c.rank() > 0 { // the client that leads goes first
+		_, err := c.changeContact(k.User, func(_ Tx, k *contactRecord) error {
+			k.TellAt = c.now().Add(time.Duration(c.rank()) * rotateTurn).Unix()
+			return nil
+		})
+		return err
 	}
 	g, err := c.group(k.Group)
 	if err != nil || g.rec.State != GroupActive || g.saysRotation() {
 		return nil // what is on its way is sent by work; a group that is over tells nobody anything
 	}
 	if k.GiveToken {
-		if k, err = c.makeNextToken(ctx, k); err != nil {
-			return err
-		}
+		k, err = c.makeNextToken(ctx, k)
+	} else {
+		err = c.renewAlias(ctx, k)
+	}
+	if err != nil {
+		return err
 	}
 	key, number := c.account.rec.newestKey()
 	r := &mimimi.Rotation{Number: number, TokenWanted: k.AskToken}
@@ -177,6 +233,18 @@ func (c *Client) owes(k *contactRecord) bool {
 // saysRotation says whether a rotation waits to be sent.
 func (g *group) saysRotation() bool {
 	return slices.ContainsFunc(g.rec.Outgoing, func(o *outgoing) bool { return o.Type == mimimi.EnvelopeRotation })
+}
+
+// renewAlias registers a contact's token again, which the store keeps for a while only without a sign of life (§8).
+func (c *Client) renewAlias(ctx context.Context, k *contactRecord) error {
+	token, err := mimimi.ConnectionTokenFrom(k.OwnToken)
+	if err != nil {
+		return ErrStore
+	}
+	if err := c.registerAlias(ctx, token); !isFinal(err) {
+		return err
+	}
+	return nil // the store refuses this token for good: the contact asks for another when it needs one
 }
 
 // makeNextToken makes a contact's new token and registers it, before it is handed out (§5).
@@ -241,6 +309,9 @@ func (c *Client) rotationSent(tx Tx, g *group, body []byte) error {
 		if !bytes.Equal(k.OwnToken, r.Token.Bytes()) {
 			k.Revoke = append(k.Revoke, k.OwnToken)
 		}
+		if k.NextMade && !bytes.Equal(k.NextToken, r.Token.Bytes()) && !g.saysRotation() {
+			k.Revoke = append(k.Revoke, k.NextToken) // another own client was faster with its own
+		}
 		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken = r.Token.Bytes(), true, nil, false, false
 	}
 	return write(tx, bucketContacts, []byte(k.User), k)
@@ -272,7 +343,7 @@ func (c *Client) receiveRotation(tx Tx, g *group, from *leafRecord, body []byte)
 		k.Token = r.Token.Bytes()
 	}
 	if r.TokenWanted {
-		k.GiveToken, k.TellAt = true, 0
+		k.GiveToken, k.TellAt = true, c.now().Add(time.Duration(c.rank())*tellTurn).Unix()
 	}
 	return write(tx, bucketContacts, []byte(k.User), k)
 }

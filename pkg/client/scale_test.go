@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -29,51 +30,80 @@ import (
 // of each step. Every leaf is a registered client's, with its own KeyPackages and queue; docs/benchmarks.md says how to read it.
 func BenchmarkThousand(b *testing.B) {
 	for b.Loop() {
-		playLarge(b, 1000, 200)
+		playLarge(b, 1000, 200, 464)
 	}
 }
 
 // TestSixtyFour is BenchmarkThousand in seconds.
-func TestSixtyFour(t *testing.T) { playLarge(t, 64, 24) }
+func TestSixtyFour(t *testing.T) { playLarge(t, 64, 24, 56) }
 
-// crowd is a large group in the making: alice, who acts, and others of two domains who are added in commits of a batch.
+// crowd is a large group in the making: alice, who acts, and others of two domains who are added in commits of a batch. An adder adds two batches, for which
+// a week's quota is enough; then another member goes on.
 type crowd struct {
 	tb      testing.TB
+	w       *world
 	rows    []row
 	alice   *person
-	wire    *client.Traffic // alice's
+	adder   *client.Client  // alice, or a member
+	wire    *client.Traffic // the adder's, or whoever's acts alone
 	members []*client.Client
+	batch   int
 	added   int
 	group   string
 }
+
+// batchesEach is how many batches one adder adds.
+const batchesEach = 2
 
 // row is a line of the table.
 type row struct {
 	step           string
 	time           time.Duration
+	processor      time.Duration // of everybody: clients, services and NATS are one process
 	up, down, disk int64
 }
 
-func playLarge(tb testing.TB, leaves, batch int) {
-	c := &crowd{tb: tb}
+// playLarge plays it at two domains that give each client tokens for so many claims a week.
+func playLarge(tb testing.TB, leaves, batch int, claims uint16) {
+	w, err := newWorld(tb.Context(), tb.TempDir(), map[mimimi.TokenOperation]uint16{
+		mimimi.TokenClaim: claims, mimimi.TokenQueue: 2, mimimi.TokenUpload: 16, mimimi.TokenGroup: 8, mimimi.TokenConnect: 8,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := &crowd{tb: tb, w: w, batch: batch}
+	tb.Cleanup(func() { c.must("stop", w.stop(context.Background())) })
 	defer c.print()
-	c.alice = c.person(theWorld.a, "alice")
-	dave := c.person(theWorld.b, "dave")
-	c.step("register, upload, connect", func() { c.populate(leaves - 2) }) // alice and dave are leaves too
-	c.wire = client.Meter(c.alice.c)
-	var err error
+	c.step("register alice: certificate, queue, tokens, upload", func() { c.alice = c.person(w.a, "alice") })
+	dave := c.person(w.b, "dave")
+	c.step("register the others", func() { c.populate(leaves - 2) }) // alice and dave are leaves too
+	c.act(c.alice.c)
 	c.step("create", func() { c.group, err = c.alice.c.CreateGroup(c.ctx(), "crowd") })
 	c.must("create", err)
 
 	var watchers []*member
+	adder := &member{c: c.alice.c, group: c.group}
 	for c.added < len(c.members) {
-		watchers = append(watchers, c.addBatch(batch))
+		if n := len(watchers); n > 0 && n%batchesEach == 0 {
+			c.sync("another goes on", watchers[n-1].c)
+			adder = watchers[n-1]
+			c.act(adder.c)
+		}
+		watchers = append(watchers, c.addBatch(adder))
 	}
+	c.act(c.alice.c)
+	c.sync("alice catches up", c.alice.c)
 	c.all(c.alice.c, c.group, leaves-1)
 	c.talk(watchers)
 	c.remove(watchers)
 	c.join(dave, leaves-1, watchers)
 }
+
+// act makes somebody the one whose traffic is counted.
+func (c *crowd) act(who *client.Client) { c.adder, c.wire = who, client.Meter(who) }
+
+// acts says whether the i-th of the crowd takes part later: the last one of each batch enters, and some of these go on to add others.
+func (c *crowd) acts(i int) bool { return (i+1)%c.batch == 0 || i == len(c.members)-1 }
 
 func (c *crowd) ctx() context.Context { return c.tb.Context() }
 
@@ -94,7 +124,7 @@ type member struct {
 // person registers somebody whose state is in a file, as it is in an app.
 func (c *crowd) person(d *domain.Domain, name string) *person {
 	c.tb.Helper()
-	cfg := client.Config{Dir: c.tb.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 2, LastResort: 1}}
+	cfg := client.Config{Dir: c.tb.TempDir(), Provider: d.Info(), Stock: client.Stock{OneTime: 2, LastResort: 1}, Spread: -1}
 	cl, err := client.Register(c.ctx(), cfg, fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 	c.must("register", err)
 	c.tb.Cleanup(func() {
@@ -105,36 +135,47 @@ func (c *crowd) person(d *domain.Domain, name string) *person {
 	return &person{name: name, cfg: cfg, c: cl}
 }
 
-// populate registers n users of the two domains, and makes them alice's contacts. The first of each domain keeps its state in a file.
+// populate registers n users of the two domains, and makes each a contact of who will add it.
 func (c *crowd) populate(n int) {
 	c.members = make([]*client.Client, n)
 	run := fmt.Sprint(time.Now().UnixNano())
+	register := func(ctx context.Context, i int) (err error) {
+		d := []*domain.Domain{c.w.a, c.w.b}[i%2]
+		cfg := client.Config{Store: newMemory(), Provider: d.Info(), Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1}
+		if !c.acts(i) {
+			if err := errors.Join(fill(cfg.Store, d, mimimi.TokenQueue), fill(cfg.Store, d, mimimi.TokenUpload)); err != nil {
+				return err
+			}
+		}
+		c.members[i], err = client.Register(ctx, cfg, "m"+run+"-"+strconv.Itoa(i))
+		return err
+	}
 	g, ctx := errgroup.WithContext(c.ctx())
 	g.SetLimit(4)
 	for i := range n {
+		if c.acts(i) { // one at a time: each takes two seconds of signing
+			c.must("populate", register(c.ctx(), i))
+		} else {
+			g.Go(func() error { return register(ctx, i) })
+		}
+	}
+	c.must("populate", g.Wait())
+	g, ctx = errgroup.WithContext(c.ctx())
+	g.SetLimit(4)
+	for i, m := range c.members {
 		g.Go(func() error {
-			d := []*domain.Domain{theWorld.a, theWorld.b}[i%2]
-			store := newMemory()
-			if err := errors.Join(fill(store, d, mimimi.TokenQueue, 1), fill(store, d, mimimi.TokenUpload, 1)); err != nil {
-				return err
+			adder := c.alice.c
+			if first := i / (c.batch * batchesEach) * c.batch * batchesEach; first > 0 {
+				adder = c.members[first-1]
 			}
-			m, err := client.Register(ctx, client.Config{Store: store, Provider: d.Info(), Stock: client.Stock{OneTime: 1, LastResort: 1}},
-				"m"+run+"-"+strconv.Itoa(i))
-			if err != nil {
-				return err
-			}
-			if err := client.Acquaint(ctx, c.alice.c, m); err != nil {
+			if err := client.Acquaint(ctx, adder, m); err != nil {
 				return err
 			}
 			client.Rest(m)
-			c.members[i] = m
 			return nil
 		})
 	}
-	c.must("populate", g.Wait())
-	for i, d := range []*domain.Domain{theWorld.a, theWorld.b} {
-		c.must("tokens", fill(client.StoreOf(c.alice.c), d, mimimi.TokenClaim, (n+1-i)/2))
-	}
+	c.must("acquaint", g.Wait())
 	c.tb.Cleanup(func() {
 		for _, m := range c.members {
 			if err := m.Close(); err != nil {
@@ -144,23 +185,16 @@ func (c *crowd) populate(n int) {
 	})
 }
 
-// fill gives a client tokens that a domain redeems, as its quota would in the course of some weeks: the signing is measured elsewhere.
-func fill(s client.Store, d *domain.Domain, o mimimi.TokenOperation, n int) error {
-	name, now := d.Info().Domain, time.Now()
-	var tokens [][]byte
-	for range n {
-		seed := make([]byte, 32)
-		if _, err := rand.Read(seed); err != nil {
-			return err
-		}
-		tokens = append(tokens, redeemtest.Token(o, name, name, now, seed))
-	}
-	return client.FillPurse(s, o, name, now, tokens)
+// fill gives a client that does nothing but hold a queue one token for an operation of its own domain. A whole quota for each would be half an hour of signing.
+func fill(s client.Store, d *domain.Domain, o mimimi.TokenOperation) error {
+	name, now, seed := d.Info().Domain, time.Now(), make([]byte, 32)
+	_, _ = rand.Read(seed) // never fails
+	return client.FillPurse(s, o, name, now, [][]byte{redeemtest.Token(o, name, name, now, seed)})
 }
 
 // addBatch adds some by one commit, and returns the last of them, who enters by its Welcome.
-func (c *crowd) addBatch(most int) *member {
-	batch := c.members[c.added:min(c.added+most, len(c.members))]
+func (c *crowd) addBatch(by *member) *member {
+	batch := c.members[c.added:min(c.added+c.batch, len(c.members))]
 	var users []mimimi.User
 	for _, m := range batch {
 		users = append(users, m.User())
@@ -168,15 +202,17 @@ func (c *crowd) addBatch(most int) *member {
 	name := fmt.Sprintf("add %d to %d", len(batch), c.added+1)
 	before := c.delivered()
 	var err error
-	c.step(name, func() { err = c.alice.c.Add(c.ctx(), c.group, users...) })
+	c.step(name, func() { err = by.c.Add(c.ctx(), by.group, users...) })
 	c.must(name, err)
 	c.step("  … until all are told", func() { c.await(before + c.added + len(batch)) })
 	c.added += len(batch)
 	last := &member{c: batch[len(batch)-1]}
 	wire := client.Meter(last.c)
-	c.rows = append(c.rows, row{step: "  … one newcomer enters", time: c.timed(func() { c.enter(last) }), up: wire.Up.Load(), down: wire.Down.Load()})
-	c.step("  … the others confirm", func() { c.confirm(batch, last) })
-	c.sync("alice hears of it", c.alice.c)
+	r := c.timed("  … one newcomer enters", func() { c.enter(last) })
+	r.up, r.down = wire.Up.Load(), wire.Down.Load()
+	c.rows = append(c.rows, r)
+	c.step("  … the others confirm", func() { c.confirm(batch, by, last) })
+	c.sync("the adder hears of it", by.c)
 	return last
 }
 
@@ -195,7 +231,7 @@ func (c *crowd) enter(m *member) {
 }
 
 // confirm makes queues take the group's entries, as they do for clients that have entered it.
-func (c *crowd) confirm(batch []*client.Client, but *member) {
+func (c *crowd) confirm(batch []*client.Client, by, but *member) {
 	g, ctx := errgroup.WithContext(c.ctx())
 	g.SetLimit(4)
 	for _, m := range batch {
@@ -204,7 +240,7 @@ func (c *crowd) confirm(batch []*client.Client, but *member) {
 		}
 		g.Go(func() error {
 			defer client.Rest(m)
-			return client.ConfirmGroup(ctx, m, c.alice.c, c.group)
+			return client.ConfirmGroup(ctx, m, by.c, by.group)
 		})
 	}
 	c.must("confirm", g.Wait())
@@ -261,8 +297,9 @@ func (c *crowd) join(dave *person, leaves int, watchers []*member) {
 	c.step("invite", func() { link, err = c.alice.c.Invite(c.ctx(), c.group, client.InviteOptions{}) })
 	c.must("invite", err)
 	wire := client.Meter(dave.c)
-	c.rows = append(c.rows, row{step: "join from outside: the joiner's commit", time: c.timed(func() { id, err = dave.c.Join(c.ctx(), link) }),
-		up: wire.Up.Load(), down: wire.Down.Load()})
+	r := c.timed("join from outside: the joiner's commit", func() { id, err = dave.c.Join(c.ctx(), link) })
+	r.up, r.down = wire.Up.Load(), wire.Down.Load()
+	c.rows = append(c.rows, r)
 	c.must("join", err)
 	in := func() bool {
 		groups, err := dave.c.Groups(c.ctx())
@@ -329,13 +366,21 @@ func (c *crowd) heard(m *member) (all []string) {
 
 // sync is a step in which somebody takes what waits.
 func (c *crowd) sync(name string, who *client.Client) {
-	c.rows = append(c.rows, row{step: name, time: c.timed(func() { c.must(name, who.Sync(c.ctx())) })})
+	c.rows = append(c.rows, c.timed(name, func() { c.must(name, who.Sync(c.ctx())) }))
 }
 
-func (c *crowd) timed(f func()) time.Duration {
-	t := time.Now()
+// timed does something and notes how long it took, and how much of the processors: a machine with other work beside changes the second little.
+func (c *crowd) timed(name string, f func()) row {
+	t, used := time.Now(), c.used()
 	f()
-	return time.Since(t)
+	return row{step: name, time: time.Since(t), processor: c.used() - used}
+}
+
+// used is the processor time of this process.
+func (c *crowd) used() time.Duration {
+	var u syscall.Rusage
+	c.must("rusage", syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // step does something and notes how long it took, what alice sent and received, and what the domains have stored since.
@@ -345,7 +390,7 @@ func (c *crowd) step(name string, f func()) {
 		up, down = c.wire.Up.Load(), c.wire.Down.Load()
 	}
 	disk := c.stored()
-	r := row{step: name, time: c.timed(f)}
+	r := c.timed(name, f)
 	if c.wire != nil {
 		r.up, r.down = c.wire.Up.Load()-up, c.wire.Down.Load()-down
 	}
@@ -355,7 +400,7 @@ func (c *crowd) step(name string, f func()) {
 
 // stored is what the domains hold on disk.
 func (c *crowd) stored() (n int64) {
-	err := filepath.WalkDir(theWorld.dir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(c.w.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return nil // a file that has just gone
 		}
@@ -370,7 +415,7 @@ func (c *crowd) stored() (n int64) {
 
 // delivered is how many entries the providers have written to queues.
 func (c *crowd) delivered() (n int) {
-	for _, d := range []*domain.Domain{theWorld.a, theWorld.b} {
+	for _, d := range []*domain.Domain{c.w.a, c.w.b} {
 		c.must("metrics", d.Metrics(func(service string, scrape []byte) {
 			for s := bufio.NewScanner(bytes.NewReader(scrape)); s.Scan(); {
 				if value, ok := strings.CutPrefix(s.Text(), "provider_deliveries_total"); ok {
@@ -385,7 +430,7 @@ func (c *crowd) delivered() (n int) {
 	return n
 }
 
-// await waits until so many entries are written to queues. Other tests' groups rest meanwhile.
+// await waits until so many entries are written to queues.
 func (c *crowd) await(want int) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -404,9 +449,9 @@ func (c *crowd) await(want int) {
 func (c *crowd) print() {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "step\ttime\tsent\treceived\tstored by all services\t\n")
+	fmt.Fprintf(w, "step\ttime\tprocessors\tsent\treceived\tstored by all services\t\n")
 	for _, r := range c.rows {
-		fmt.Fprintf(w, "%s\t%v\t%s\t%s\t%s\t\n", r.step, r.time.Round(100*time.Microsecond), size(r.up), size(r.down), size(r.disk))
+		fmt.Fprintf(w, "%s\t%v\t%v\t%s\t%s\t%s\t\n", r.step, r.time.Round(100*time.Microsecond), r.processor.Round(100*time.Microsecond), size(r.up), size(r.down), size(r.disk))
 	}
 	_ = w.Flush() // into memory
 	if !c.tb.Failed() && testing.Short() {

@@ -86,6 +86,9 @@ func (c *Client) withdrawStale(ctx context.Context) error { return c.fillStock(c
 // refillStock looks at the stock when there is a reason: the store or another part of the client said so, half of it is known to be used, the number of the
 // user's clients changed, or an hour has passed. Otherwise it asks nobody.
 func (c *Client) refillStock(ctx context.Context) error {
+	if c.account.rec.CutOff {
+		return nil // the sets are the other clients'
+	}
 	var s *stockRecord
 	err := c.view(func(tx Tx) (err error) {
 		s, err = readStock(tx)

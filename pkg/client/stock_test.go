@@ -78,6 +78,17 @@ func checkStock(t *testing.T, when string, want client.Stock, clients ...*person
 	if len(oneTime) != want.OneTime || len(lastResort) != want.LastResort {
 		t.Errorf("%s: %d one-time and %d last-resort sets, want %d and %d", when, len(oneTime), len(lastResort), want.OneTime, want.LastResort)
 	}
+	checkSets(t, when, clients...)
+	return slices.Concat(oneTime, lastResort)
+}
+
+// checkSets checks that every set that the store lists has one KeyPackage of each of a user's clients, whose private halves that client has.
+func checkSets(t *testing.T, when string, clients ...*person) {
+	t.Helper()
+	oneTime, lastResort := clients[0].sets()
+	if len(oneTime) == 0 || len(lastResort) == 0 {
+		t.Errorf("%s: %d one-time and %d last-resort sets, want some of both", when, len(oneTime), len(lastResort))
+	}
 	all := slices.Concat(oneTime, lastResort)
 	held := make([]map[string]string, len(clients))
 	for i, p := range clients {
@@ -102,7 +113,6 @@ func checkStock(t *testing.T, when string, want client.Stock, clients ...*person
 			}
 		}
 	}
-	return all
 }
 
 func pseudonyms(sets []*mimimiv1.SetSummary) (all []string) {

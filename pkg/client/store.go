@@ -1,10 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // What the store holds. Records are JSON, so that fields can be added; what is large or must be erased alone stands in a bucket of its own.
@@ -30,6 +32,7 @@ import (
 //	bring     group id ‖ client URI → bringRecord: other own clients that are to be added
 //	removals  client URI → removalRecord
 //	gone      user URI → goneRecord: contacts that ended
+//	refused   domain → refusalRecord: key documents that are not used
 const storeFormat = 2
 
 const (
@@ -52,6 +55,7 @@ const (
 	bucketBring     = "bring"
 	bucketRemovals  = "removals"
 	bucketGone      = "gone"
+	bucketRefused   = "refused"
 	bucketPurses    = "purses"
 	bucketSpending  = "spending"
 )
@@ -60,7 +64,7 @@ const (
 var buckets = []string{
 	bucketMeta, bucketContacts, bucketRequests, bucketPackages, bucketPins, bucketGroups, bucketGroupIDs, bucketRatchets, bucketLeaves, bucketEvents,
 	bucketMessages, bucketRevocations, bucketApprovals, bucketShared, bucketBring, bucketRemovals, bucketGone,
-	bucketPurses, bucketSpending, bucketRosters, bucketPublics,
+	bucketPurses, bucketSpending, bucketRosters, bucketPublics, bucketRefused,
 }
 
 var (
@@ -69,6 +73,7 @@ var (
 	keyPosition = []byte("position")
 	keyAcked    = []byte("acked")
 	keyStock    = []byte("stock")
+	keyRead     = []byte("read")  // when the queue was read last
 	keyInbox    = []byte("inbox") // up to where the inbox was fetched and not acknowledged
 	keyWallet   = []byte("wallet")
 	keySequence = []byte("sequence") // of the last event
@@ -222,3 +227,18 @@ func (s *store) update(f func(tx Tx) error) error {
 
 // view runs f on the store as it is.
 func (c *Client) view(f func(tx Tx) error) error { return c.store.View(f) }
+
+// clearBucket deletes everything in a bucket but the keys to keep.
+func clearBucket(tx Tx, bucket string, keep ...[]byte) error {
+	var keys [][]byte
+	err := tx.Each(bucket, nil, func(k, _ []byte) error {
+		if !slices.ContainsFunc(keep, func(kept []byte) bool { return bytes.Equal(kept, k) }) {
+			keys = append(keys, bytes.Clone(k))
+		}
+		return nil
+	})
+	for _, k := range keys {
+		err = errors.Join(err, tx.Delete(bucket, k))
+	}
+	return err
+}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,10 +25,15 @@ func (c *Client) Sync(ctx context.Context) error {
 			return err
 		}
 		renewal := c.renewIfDue(ctx) // before the connection record, which holds the present certificate
-		if err := c.completeAccount(ctx); err != nil {
+		err := c.completeAccount(ctx)
+		if err != nil && !c.account.rec.QueueMade {
 			return errors.Join(renewal, err)
 		}
-		errs := []error{renewal, c.keepWallet(ctx), c.readInbox(ctx)}
+		// What the provider refuses may be because this client was removed: that stands in the queue.
+		errs := []error{renewal, err, c.keepWallet(ctx)}
+		if !c.account.rec.CutOff { // what only this client had would be lost to the others
+			errs = append(errs, c.readInbox(ctx))
+		}
 		for range maxSyncRounds {
 			got, err := c.readQueue(ctx)
 			if errors.Is(err, errNoQueue) {
@@ -37,16 +41,22 @@ func (c *Client) Sync(ctx context.Context) error {
 					got, err = c.readQueue(ctx)
 				}
 			}
+			if err == nil {
+				err = c.noteRead()
+			}
 			errs = append(errs, err, c.workContacts(ctx), c.workDevices(ctx), c.workAll(ctx))
 			if err != nil || got == 0 || ctx.Err() != nil || c.account.rec.Removed {
 				break
 			}
 		}
+		if !c.account.rec.Removed {
+			errs = append(errs, c.keepUp(ctx))
+		}
 		if c.account.rec.Removed {
 			return errors.Join(ErrDeviceRemoved, c.erase(ctx))
 		}
-		errs = append(errs, c.keepUp(ctx), c.refillStock(ctx), c.compareDocuments(ctx))
-		_, err := c.flushDevices(ctx)
+		errs = append(errs, c.refillStock(ctx), c.deleteOldIndexes(ctx), c.compareDocuments(ctx))
+		_, err = c.flushDevices(ctx)
 		errs = append(errs, err)
 		return distinct(errs)
 	})
@@ -144,14 +154,17 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 	}
 	delete(c.groups, local) // it may be ahead of the file
 	g, err := c.group(local)
-	if err != nil {
-		if err := c.update(func(tx Tx) error { return c.endDamaged(tx, local, group) }); err != nil {
+	if errors.Is(err, ErrStore) {
+		if err := c.loseGroup(local, group); err != nil {
 			return err
 		}
 		if d := e.Delivery; d != nil && d.Kind == mimimiv1.Delivery_KIND_WELCOME {
 			return c.receiveWelcome(ctx, d, e.Position)
 		}
 		return c.pass(e.Position)
+	}
+	if err != nil {
+		return err
 	}
 	return c.change(g, func(tx Tx) error {
 		var err error
@@ -161,16 +174,6 @@ func (c *Client) setAside(ctx context.Context, group []byte, e *mimimiv1.QueueEn
 		g.rec.Behind = true
 		return errors.Join(err, setPosition(tx, e.Position))
 	})
-}
-
-// endDamaged ends a group that cannot be loaded. One whose very record cannot be read is not found by its id any more.
-func (c *Client) endDamaged(tx Tx, local string, id []byte) error {
-	rec, found, err := read[groupRecord](tx, bucketGroups, []byte(local))
-	if err != nil || !found || !bytes.Equal(rec.GroupID, id) {
-		return errors.Join(tx.Delete(bucketGroupIDs, id), c.warn(tx, "", "a group is damaged in this client's store"))
-	}
-	g := &group{rec: rec}
-	return errors.Join(c.over(tx, g, "the group is damaged in this client's store", 0), c.putGroup(tx, g))
 }
 
 // lost takes note that the queue lost entries of a group: they are read from the group's log.
@@ -209,10 +212,8 @@ func (c *Client) acknowledge(ctx context.Context) error {
 func (c *Client) workAll(ctx context.Context) error {
 	var ids []string
 	err := c.view(func(tx Tx) error {
-		return each(tx, bucketGroups, func(k []byte, r *groupRecord) error {
-			if r.State != GroupOver || r.Again != nil {
-				ids = append(ids, string(k))
-			}
+		return tx.Each(bucketGroupIDs, nil, func(_, local []byte) error {
+			ids = append(ids, string(local))
 			return nil
 		})
 	})
@@ -221,7 +222,14 @@ func (c *Client) workAll(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		errs = append(errs, c.work(ctx, id))
+		r, found, err := get[groupRecord](c.store, bucketGroups, []byte(id))
+		switch {
+		case errors.Is(err, ErrStore):
+			err = c.loseGroup(id, nil)
+		case err == nil && found && (r.State != GroupOver || r.Again != nil):
+			err = c.work(ctx, id)
+		}
+		errs = append(errs, err)
 	}
 	clear(c.results) // nobody waits for these
 	return distinct(errs)
@@ -233,6 +241,9 @@ func (c *Client) work(ctx context.Context, id string) error {
 		g, err := c.group(id)
 		if errors.Is(err, ErrUnknownGroup) {
 			return nil // it was dropped
+		}
+		if errors.Is(err, ErrStore) {
+			return c.loseGroup(id, nil)
 		}
 		if err != nil {
 			return err
@@ -257,7 +268,9 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.endIdle(g)
 	case r.Create != nil:
 		return true, c.enter(ctx, g, c.create)
-	case r.Join != nil && g.mls == nil:
+	case r.Join != nil && !r.Join.Entered && c.now().Unix() < r.QuietUntil:
+		return false, nil
+	case r.Join != nil && !r.Join.Entered:
 		return true, c.enter(ctx, g, c.join)
 	case r.Welcome != nil:
 		if seen, waits := c.waiting[r.ID]; waits && seen == c.applied && c.now().Before(timeOf(r.Welcome.Received).Add(welcomeWait)) {
@@ -265,7 +278,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		}
 		delete(c.waiting, r.ID)
 		return true, c.welcome(ctx, g)
-	case g.mls == nil:
+	case !g.member():
 		return false, nil
 	case r.Refused != r.Told:
 		return true, c.tellRefused(ctx, g)
@@ -276,7 +289,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 			return false, nil
 		}
 		return true, c.resync(ctx, g)
-	case r.Behind:
+	case r.Behind && !c.now().Before(g.readDue()):
 		return true, c.recover(ctx, g)
 	case c.pollDue(g):
 		return true, c.poll(g)
@@ -288,6 +301,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
+	case g.toRegister() != nil && r.State == GroupActive && g.identified():
+		return true, c.registerAgain(ctx, g, g.toRegister())
 	case c.missingDue(g):
 		return true, c.askMissing(g)
 	}
@@ -297,9 +312,9 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	if o := g.nextOutgoing(); o != nil {
 		return true, c.sendMessage(ctx, g, o)
 	}
-	if g.rec.TellAll && g.rec.State == GroupActive && g.identified() {
+	if g.rec.TellAll && c.now().Unix() >= g.rec.TellAllAt && g.rec.State == GroupActive && g.identified() {
 		return true, c.change(g, func(tx Tx) error {
-			g.rec.TellAll = false
+			g.rec.TellAll, g.rec.TellAllAt = false, 0
 			return c.tellAll(tx, g)
 		})
 	}
@@ -315,25 +330,42 @@ func (c *Client) enter(ctx context.Context, g *group, f func(context.Context, *g
 	if err == nil || !lasting(err) && !errors.Is(err, ErrBadInvitation) && !errors.Is(err, ErrBusy) {
 		return err
 	}
+	if again, aerr := c.enterLater(g); again || aerr != nil {
+		return errors.Join(err, aerr)
+	}
 	return errors.Join(err, c.dropGroup(g))
 }
 
 // recover reads the log after something was passed over.
 func (c *Client) recover(ctx context.Context, g *group) error {
+	before := g.rec.Last
 	err := c.catchUp(ctx, g)
-	if err != nil && !isFinal(err) {
+	switch {
+	case errors.Is(err, errLater):
+		return nil
+	case errors.Is(err, errWithheld):
+		return c.change(g, func(Tx) error {
+			c.looked(g, g.rec.Last > before)
+			return nil
+		})
+	case err != nil && !isFinal(err):
 		return err
 	}
 	return c.change(g, func(tx Tx) error {
 		g.rec.Behind = false
+		c.looked(g, g.rec.Last > before)
 		switch {
 		case g.rec.State == GroupOver:
 		case err != nil && g.rec.Again != nil: // the leaf is gone, so the log is not shown to it
 			return c.over(tx, g, removedSentence, c.now().Unix())
+		case problem.KindOf(err) == problem.Denied:
+			g.rec.Behind = true
+			return c.deny(tx, g)
 		case err != nil:
 			c.scheduleResync(g)
 		default:
 			g.rec.Again = nil // still a member: nobody added this client again
+			g.rec.DeniedSince, g.rec.Denied = 0, 0
 		}
 		return nil
 	})
@@ -495,8 +527,13 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			return next, err
 		}
 		quiet = timeOf(g.rec.QuietUntil)
+		if j := g.rec.Join; j != nil && !j.Entered && g.rec.QuietUntil != 0 {
+			note(quiet)
+		}
 		if g.rec.Resync != nil {
 			note(time.Unix(0, g.rec.Resync.Due))
+		} else if g.rec.Behind {
+			note(g.readDue())
 		}
 		if g.mls == nil || g.rec.State != GroupActive {
 			continue

@@ -168,6 +168,9 @@ func call[Req, Res any](ctx context.Context, f func(context.Context, *Req) (*Res
 		if p, ok := errors.AsType[*problem.Error](err); ok { // from the relay: no service has answered
 			return nil, p
 		}
+		if errors.As(err, new(*net.OpError)) { // its text holds addresses
+			return nil, problem.Wrap(problem.Unavailable, "the provider cannot be reached: try again", err)
+		}
 		return nil, problem.FromConnect(err)
 	}
 	return res, nil

@@ -1,10 +1,14 @@
 package client_test
 
 import (
+	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/client"
 )
 
@@ -61,6 +65,35 @@ func TestKeyChangesWhileOthersAdd(t *testing.T) {
 	}
 	if err := alice.c.Add(t.Context(), group, users(bob)...); err != nil {
 		t.Fatalf("alice adds bob by the token that he was asked for: %v", err)
+	}
+}
+
+// TestAliasesAreRenewed: with the monthly change of the connection key every token is registered at the store again, which keeps it for a while only.
+func TestAliasesAreRenewed(t *testing.T) {
+	o := newOperator(t.TempDir())
+	ahead, here := clockedBy(t, o)
+	alice, bob := here("alice"), here("bob")
+	connect(t, alice, bob)
+	var mu sync.Mutex
+	registered := make(map[string]int)
+	meddle(t, o, mimimiv1connect.KeyPackageServiceRegisterAliasProcedure, func(ctx context.Context, req *mimimiv1.AliasRequest,
+		honest func(context.Context, *mimimiv1.AliasRequest) (*mimimiv1.AliasResponse, error),
+	) (*mimimiv1.AliasResponse, error) {
+		mu.Lock()
+		registered[string(req.TokenHash)]++
+		mu.Unlock()
+		return honest(ctx, req)
+	})
+	old := client.OwnKey(alice.c)
+	ahead.Add(int64(33 * 24 * time.Hour))
+	until(t, "the keys change", func() bool {
+		return client.OwnKey(alice.c) != old && !client.OwesContacts(alice.c) && !client.OwesContacts(bob.c)
+	}, alice, bob)
+	until(t, "the own tokens", func() bool { mu.Lock(); defer mu.Unlock(); return len(registered) >= 4 }, alice, bob)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(registered) != 4 { // each one's own, and the one for the other
+		t.Errorf("%d tokens were registered again, want 4", len(registered))
 	}
 }
 

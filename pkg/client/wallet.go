@@ -455,17 +455,18 @@ func (c *Client) exchange(ctx context.Context, x *exchangeRecord) error {
 	if len(res.BlindSignatures) != mimimi.TokenExchange {
 		return c.falseSignatures()
 	}
-	got := make([][]byte, mimimi.TokenExchange)
+	got := make(map[string][][]byte) // by redeeming domain
 	for i, s := range res.BlindSignatures {
-		t, err := mimimi.FinishToken(&x.Key, own, x.origin(i, own), mimimi.TokenSeed(x.Seed, x.Key.Operation, i), s)
+		origin := x.origin(i, own)
+		t, err := mimimi.FinishToken(&x.Key, own, origin, mimimi.TokenSeed(x.Seed, x.Key.Operation, i), s)
 		if err != nil {
 			return c.falseSignatures()
 		}
-		got[i] = t.Marshal()
+		got[origin] = append(got[origin], t.Marshal())
 	}
 	return c.closeExchange(x, func(tx Tx) error {
-		for i, t := range got {
-			if err := putInto(tx, x.Key.Operation, x.Key.Epoch, x.origin(i, own), [][]byte{t}); err != nil {
+		for origin, tokens := range got { // a purse is written as a whole
+			if err := putInto(tx, x.Key.Operation, x.Key.Epoch, origin, tokens); err != nil {
 				return err
 			}
 		}

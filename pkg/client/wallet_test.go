@@ -118,6 +118,33 @@ func TestTokenQuota(t *testing.T) {
 	}
 }
 
+// TestAddWithoutTokens: when the tokens for claims are used up in the middle, those who are claimed come in, and the error says who else does not and why.
+func TestAddWithoutTokens(t *testing.T) {
+	alice, bob, carol := register(t, theWorld.a, "alice"), register(t, theWorld.a, "bob"), register(t, theWorld.a, "carol")
+	connect(t, alice, bob)
+	connect(t, alice, carol)
+	group, err := alice.c.CreateGroup(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func() int { return len(client.Tokens(alice.c, mimimi.TokenClaim, alice.c.User().Domain())) }
+	for claim := client.Deeds(alice.c)[mimimi.TokenClaim]; left() > 1; {
+		if err := claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = alice.c.Add(t.Context(), group, users(bob, carol)...)
+	some, ok := errors.AsType[*client.AddError](err)
+	none, dated := errors.AsType[*client.NoTokensError](err)
+	if !ok || !dated || none.Operation != string(mimimi.TokenClaim) || !slices.Equal(some.Users, users(carol)) {
+		t.Fatalf("add with one token for two: %v", err)
+	}
+	if n := alice.members(group); n != 2 {
+		t.Errorf("%d members, want alice and bob", n)
+	}
+	until(t, "bob in", func() bool { return bob.group() != "" }, bob)
+}
+
 // toTuesday sets a clock to the middle of the next Tuesday, so that a day later is the same week.
 func toTuesday(ahead *atomic.Int64) {
 	now := time.Now()

@@ -174,8 +174,16 @@ func TestCheckKeyPackageRefuses(t *testing.T) {
 			wantErr(t, err, ErrInvalid, c.rule)
 		})
 	}
+	// Suite 3 has the keys of suite 1: nothing but its number tells a leaf of the two apart.
+	other, _ := keyPackageWith(t, dev, func(c *mls.KeyPackageConfig) {
+		c.Suite = mls.X25519_CHACHA20POLY1305_SHA256_Ed25519
+		c.SignatureKey = must(c.Suite.DeriveSignatureKey(must(c.SignatureKey.MarshalBinary())[2:]))
+		c.Capabilities.CipherSuites = []mls.CipherSuite{c.Suite}
+	})
+	_, err := CheckKeyPackage(other, "a.example", false, noon)
+	wantErr(t, err, ErrInvalid, "cipher suite 1")
 	kp, _ := keyPackageWith(t, dev, func(c *mls.KeyPackageConfig) { c.LeafExtensions[0].Data = append(c.LeafExtensions[0].Data, 0) })
-	_, err := CheckKeyPackage(kp, "a.example", false, noon)
+	_, err = CheckKeyPackage(kp, "a.example", false, noon)
 	wantErr(t, err, ErrMalformed, "")
 }
 

@@ -54,6 +54,7 @@ func equalCapabilities(a, b mls.Capabilities) bool {
 // rules about whole commits need a State and are in State.CheckCommit.
 func MLSRules() *mls.Rules {
 	return &mls.Rules{
+		Suites: []mls.CipherSuite{Suite},
 		Proposals: map[mls.ProposalType]mls.ProposalRule{
 			ProposalIdentityLinkUpdate: {NeedsPath: false, AllowExternal: false, ByReference: false},
 		},

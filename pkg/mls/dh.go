@@ -9,7 +9,7 @@ import (
 	"github.com/cloudflare/circl/dh/x448"
 )
 
-// x25519Group is X25519 of RFC 7748. circl's is faster than crypto/ecdh's by a third.
+// x25519Group is X25519 of RFC 7748. circl's takes a quarter less time than crypto/ecdh's to exchange, and half to make a key.
 type x25519Group struct{}
 
 type x25519Key struct{ secret, point x25519.Key }

@@ -51,6 +51,13 @@
 //     proposal type is one opaque<V>.
 //   - Errors, panics and formatted keys never hold a secret, an identifier, or bytes of a message.
 //   - A tree that has passed validation has unique keys, valid leaf signatures and valid parent hashes.
+//   - MACs, confirmation and membership tags are compared in constant time. Everything else that is compared is public: identifiers, public keys,
+//     hashes, tags of the public state. Secret keys cannot be compared at all. How constant the time of a key operation is, is its library's
+//     matter; crypto/ecdh, crypto/ecdsa, crypto/ed25519 and circl say that theirs is.
+//   - A secret is erased when it has served: a message key and its ratchet's secret with the message, a node of the secret tree when it is
+//     expanded, path secrets, commit_secret, psk_secret, joiner_secret and epoch_secret when the next one is derived, shared secrets and keys of HPKE
+//     and of sender data after one use, replaced keys of the tree, keys of Updates that were not committed and the epoch's secrets when the next
+//     epoch is merged, and what late messages need when the epoch is forgotten. No marshalled state holds any of them from then on.
 //   - A group that a ReInit has ended sends and takes nothing any more but late messages of the epochs before.
 //
 // # Non-guarantees
@@ -60,7 +67,9 @@
 //   - It keeps no time and stores nothing. Lifetimes are checked only where a time is passed in, and forward secrecy
 //     holds only if the caller stores the new state over the old one.
 //   - It does not know which groups a client is in, but for what JoinConfig.Groups tells it.
-//   - Go cannot promise that erased key material leaves no copy in memory.
+//   - Go cannot promise that erased key material leaves no copy in memory. The private keys of crypto/ecdh and crypto/ecdsa and what circl expands
+//     an X-Wing key to are dropped without being overwritten, since there is no way to them; so are the secrets of a StagedCommit that is never merged.
+//     Secrets that the caller holds are the caller's: KeyPackageSecrets, signature keys, PSKs, and what Marshal and Export return.
 //
 // The package has no network, log, clock or goroutine that outlives a call.
 package mls

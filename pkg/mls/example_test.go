@@ -54,6 +54,20 @@ func (d *device) create(id string) {
 	d.group = must(mls.NewGroup(mls.GroupConfig{GroupID: []byte(id), KeyPackage: d.keyPackage, Secrets: d.secrets}))
 }
 
+// newPair makes a group of two, as Example does.
+func newPair() (alice, bob *device) {
+	alice, bob = newDevice("alice"), newDevice("bob")
+	alice.create("a group")
+	staged := must(alice.group.Commit(mls.CommitOptions{
+		Proposals: []mls.Proposal{{Type: mls.ProposalAdd, KeyPackage: bob.keyPackage}}, TreeInWelcome: true,
+	}))
+	check(alice.group.Merge(staged))
+	var err error
+	bob.group, _, err = mls.Join(mls.JoinConfig{Welcome: staged.Welcome, KeyPackage: bob.keyPackage, Secrets: bob.secrets})
+	check(err)
+	return alice, bob
+}
+
 // Two clients become a group and talk.
 func Example() {
 	alice, bob := newDevice("alice"), newDevice("bob")
@@ -134,22 +148,14 @@ func ExamplePublicGroup() {
 
 // A member leaves: it proposes that, and another member's commit removes it.
 func ExampleGroup_Propose() {
-	alice, bob := newDevice("alice"), newDevice("bob")
-	alice.create("a group")
-	staged := must(alice.group.Commit(mls.CommitOptions{
-		Proposals: []mls.Proposal{{Type: mls.ProposalAdd, KeyPackage: bob.keyPackage}}, TreeInWelcome: true,
-	}))
-	check(alice.group.Merge(staged))
-	var err error
-	bob.group, _, err = mls.Join(mls.JoinConfig{Welcome: staged.Welcome, KeyPackage: bob.keyPackage, Secrets: bob.secrets})
-	check(err)
+	alice, bob := newPair()
 
 	msg := must(bob.group.Propose(mls.Proposal{Type: mls.ProposalSelfRemove}, mls.ProposeOptions{}))
 	got := must(alice.group.Process(msg, mls.ProcessOptions{}))
 	fmt.Println("self_remove:", got.Proposal.Type == mls.ProposalSelfRemove)
 
 	// A commit takes up what is pending.
-	staged = must(alice.group.Commit(mls.CommitOptions{}))
+	staged := must(alice.group.Commit(mls.CommitOptions{}))
 	removal := must(bob.group.Process(staged.Message, mls.ProcessOptions{}))
 	fmt.Println("bob is out:", removal.Commit.RemovesSelf())
 	check(alice.group.Merge(staged))
@@ -162,17 +168,9 @@ func ExampleGroup_Propose() {
 
 // A group is ended, and another with other parameters takes its place.
 func ExampleGroup_Successor() {
-	alice, bob := newDevice("alice"), newDevice("bob")
-	alice.create("a group")
-	staged := must(alice.group.Commit(mls.CommitOptions{
-		Proposals: []mls.Proposal{{Type: mls.ProposalAdd, KeyPackage: bob.keyPackage}}, TreeInWelcome: true,
-	}))
-	check(alice.group.Merge(staged))
-	var err error
-	bob.group, _, err = mls.Join(mls.JoinConfig{Welcome: staged.Welcome, KeyPackage: bob.keyPackage, Secrets: bob.secrets})
-	check(err)
+	alice, bob := newPair()
 
-	staged = must(alice.group.Commit(mls.CommitOptions{Proposals: []mls.Proposal{{
+	staged := must(alice.group.Commit(mls.CommitOptions{Proposals: []mls.Proposal{{
 		Type: mls.ProposalReInit, ReInit: &mls.ReInit{GroupID: []byte("the next group"), Suite: suite},
 	}}}))
 	got := must(bob.group.Process(staged.Message, mls.ProcessOptions{}))
@@ -191,6 +189,7 @@ func ExampleGroup_Successor() {
 	// Alice says which groups she is in; Join tells her that the new one takes the place of one of them.
 	mine := map[string]*mls.Group{"a group": alice.group}
 	var info *mls.GroupInfo
+	var err error
 	nextAlice.group, info, err = mls.Join(mls.JoinConfig{
 		Welcome: staged.Welcome, KeyPackage: nextAlice.keyPackage, Secrets: nextAlice.secrets,
 		Groups: func(id []byte) *mls.Group { return mine[string(id)] },

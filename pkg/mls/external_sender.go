@@ -109,6 +109,9 @@ func (g *GroupInfo) NewMemberAdd(kp *KeyPackage, secrets *KeyPackageSecrets, aut
 	if err := checkOwn(kp, secrets); err != nil {
 		return nil, err
 	}
+	if err := kp.Validate(noTime); err != nil {
+		return nil, err
+	}
 	var context groupContext
 	if err := parse(g.GroupContext, &context); err != nil {
 		return nil, err

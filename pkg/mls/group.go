@@ -47,6 +47,9 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err := checkOwn(cfg.KeyPackage, cfg.Secrets); err != nil {
 		return nil, err
 	}
+	if err := cfg.Rules.checkSuite(cfg.KeyPackage.suite); err != nil {
+		return nil, err
+	}
 	context := groupContext{
 		version:                 mls10,
 		suite:                   cfg.KeyPackage.suite,
@@ -65,6 +68,9 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 		return nil, err
 	}
 	leaf := &cfg.KeyPackage.leaf
+	if !leaf.verify(context.suite, nil, 0) { // nobody could join
+		return nil, ErrUnauthenticated
+	}
 	if err := leaf.checkGroup(context.extensions); err != nil {
 		return nil, err
 	}
@@ -78,12 +84,12 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	return &Group{newGroupState(public, newTreePrivate(0, cfg.Secrets.EncryptionKey.clone()), cfg.Secrets.SignatureKey, secrets, encryption, keepPast(cfg.PastEpochs))}, nil
 }
 
-// checkOwn checks a KeyPackage of our own and that the secrets are its.
+// checkOwn checks a KeyPackage of our own and that the secrets are its. Its signatures are for others to verify.
 func checkOwn(kp *KeyPackage, secrets *KeyPackageSecrets) error {
 	if kp == nil || secrets == nil || !secrets.matches(kp) {
 		return broken("10", "a KeyPackage comes with its secrets")
 	}
-	return kp.Validate(noTime)
+	return kp.check(noTime)
 }
 
 func keepPast(n int) int {

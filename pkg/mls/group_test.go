@@ -489,3 +489,12 @@ func TestResumptionPSK(t *testing.T) {
 		}
 	}
 }
+
+// TestNewGroupNeedsSignedLeaf: others verify the creator's leaf when they join, so a group with a bad one would stay alone.
+func TestNewGroupNeedsSignedLeaf(t *testing.T) {
+	c := newClient(t, "alice")
+	c.kp.leaf.signature[0] ^= 1
+	if _, err := NewGroup(GroupConfig{GroupID: []byte("group"), KeyPackage: c.kp, Secrets: c.secrets}); err != ErrUnauthenticated {
+		t.Errorf("got %v", err)
+	}
+}

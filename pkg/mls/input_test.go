@@ -61,10 +61,10 @@ func TestInputsAreNotKept(t *testing.T) {
 		"GroupInfo": {info, func(in []byte) func() []byte {
 			return must(NewPublicGroup(in, nil, w.rules))(t).Marshal
 		}},
-		"KeyPackage": {dave.kp.Marshal(), func(in []byte) func() []byte { return must(ParseKeyPackage(in))(t).Marshal }},
-		"group":      {bob.group.Marshal(), func(in []byte) func() []byte { return must(ParseGroup(in, w.rules))(t).Marshal }},
-		"server":     {w.server.Marshal(), func(in []byte) func() []byte { return must(ParsePublicGroup(in, w.rules))(t).Marshal }},
-		"staged":     {staged.Marshal(), func(in []byte) func() []byte { return must(ParseStagedCommit(in, w.rules))(t).Marshal }},
+		"KeyPackage":             {dave.kp.Marshal(), func(in []byte) func() []byte { return must(ParseKeyPackage(in))(t).Marshal }},
+		"group":                  {bob.group.Marshal(), func(in []byte) func() []byte { return must(ParseGroup(in, w.rules))(t).Marshal }},
+		"server":                 {w.server.Marshal(), func(in []byte) func() []byte { return must(ParsePublicGroup(in, w.rules))(t).Marshal }},
+		"staged":                 {staged.Marshal(), func(in []byte) func() []byte { return must(ParseStagedCommit(in, w.rules))(t).Marshal }},
 		"refs of a Welcome":      {staged.Welcome, refs},
 		"refs of a bare Welcome": {staged.Welcome[4:], refs},
 	} {

@@ -94,6 +94,18 @@ func (kp *KeyPackage) Extensions() []Extension { return kp.extensions }
 // and encryption key differ, the leaf's own rules and its lifetime at now. A zero now leaves the lifetime out. It
 // returns ErrUnsupported, ErrUnauthenticated or a RuleError.
 func (kp *KeyPackage) Validate(now time.Time) error {
+	if err := kp.check(now); err != nil {
+		return err
+	}
+	if !kp.suite.VerifyWithLabel(kp.leaf.signatureKey, labelKeyPackage, kp.toBeSigned(), kp.signature) ||
+		!kp.leaf.verify(kp.suite, nil, 0) {
+		return ErrUnauthenticated
+	}
+	return nil
+}
+
+// check is Validate but for the signatures.
+func (kp *KeyPackage) check(now time.Time) error {
 	if kp.version != mls10 || !kp.suite.Supported() {
 		return ErrUnsupported
 	}
@@ -111,10 +123,6 @@ func (kp *KeyPackage) Validate(now time.Time) error {
 	}
 	if !now.IsZero() && !kp.leaf.lifetime.contains(now) {
 		return broken("7.3", "the leaf is within its lifetime")
-	}
-	if !kp.suite.VerifyWithLabel(kp.leaf.signatureKey, labelKeyPackage, kp.toBeSigned(), kp.signature) ||
-		!kp.leaf.verify(kp.suite, nil, 0) {
-		return ErrUnauthenticated
 	}
 	return nil
 }

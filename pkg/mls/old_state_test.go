@@ -17,7 +17,7 @@ func TestOldStates(t *testing.T) {
 	staged := must(ParseStagedCommit(read("staged"), testRules()))(t)
 
 	// The states are as good when they are stored anew.
-	alice = must(ParseGroup(alice.Marshal(), testRules()))(t)
+	alice = must(ParseGroupParts(alice.Public().Marshal(), alice.MarshalPrivate(), testRules()))(t)
 	staged = must(ParseStagedCommit(staged.Marshal(), testRules()))(t)
 	got := must(alice.Process(staged.Message, ProcessOptions{}))(t)
 	if err := alice.Merge(got.Commit); err != nil {

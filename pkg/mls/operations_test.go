@@ -428,3 +428,16 @@ func TestLastResort(t *testing.T) {
 		w.run("dave: says hello")
 	}
 }
+
+// TestPrivateProposalsUseKeysOnce sends two handshakes in PrivateMessages: one key for both could open the first one only.
+func TestPrivateProposalsUseKeysOnce(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	w.proposePrivate(bob, Proposal{Type: testProposal, Body: []byte("one")})
+	w.proposePrivate(bob, Proposal{Type: testProposal, Body: []byte("two")})
+	staged := w.stage(bob, CommitOptions{Private: true})
+	if len(staged.Change.Proposals) != 2 {
+		t.Errorf("committed %+v", staged.Change.Proposals)
+	}
+	w.acceptPrivate(bob, staged)
+	w.say(alice, "hello")
+}

@@ -121,6 +121,7 @@ func TestMemberLists(t *testing.T) {
 		"two context changes":                {byValue(a, gce, gce), "12.2", "at most one GroupContextExtensions"},
 		"reinit with others":                 {byValue(a, reinit, custom), "12.2", "stands alone"},
 		"reinit to an older version":         {byValue(a, oldVersion), "12.1.5", "version"},
+		"reinit by reference with others":    {append(byValue(a, custom), byRef(b, 1, reinit)), "12.2", "stands alone"},
 		"external init":                      {byValue(a, Proposal{Type: ProposalExternalInit, kemOutput: []byte{}}), "12.2", "only an external commit"},
 		"external init by nobody":            {[]CommittedProposal{byRef(a, 1, Proposal{Type: ProposalExternalInit})}, "12.2", "only an external commit"},
 		"unknown type":                       {byValue(a, Proposal{Type: 0xF0FF}), "12.2", "known"},

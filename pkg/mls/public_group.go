@@ -67,6 +67,9 @@ func NewPublicGroup(groupInfo, tree []byte, rules *Rules) (*PublicGroup, error) 
 
 // openPublicGroup is NewPublicGroup after parsing.
 func openPublicGroup(info *groupInfo, treeBytes []byte, rules *Rules) (*PublicGroup, error) {
+	if err := rules.checkSuite(info.context.suite); err != nil {
+		return nil, err
+	}
 	if treeBytes == nil {
 		carried, ok := findExtension(info.extensions, ExtensionRatchetTree)
 		if !ok {
@@ -282,6 +285,9 @@ func (g *PublicGroup) checkStandaloneLeaf(p *Proposal, sender Sender) error {
 		}
 		if err := tree.validateChange(g.treeContext(), []leafIndex{i}); err != nil {
 			return err
+		}
+		if !p.Leaf.verify(g.context.suite, g.context.groupID, i) {
+			return ErrUnauthenticated
 		}
 		return g.rules.checkLeaf(old, p.Leaf)
 	case ProposalAdd:

@@ -1,6 +1,9 @@
 package mls
 
-import "iter"
+import (
+	"iter"
+	"slices"
+)
 
 // ProposalRule gives a custom proposal type its rules, RFC 9420 §12.2 and §13.2.
 type ProposalRule struct {
@@ -15,6 +18,9 @@ type ProposalRule struct {
 //
 // Lifetimes are checked only where a time is passed in, and only of leaves that enter by Add or in a KeyPackage.
 type Rules struct {
+	// Suites are the cipher suites that a group of the application may have; nil: every supported one. A group of another is refused with ErrUnsupported
+	// before anything of it is verified: in some suites that takes fifty times as long as in others.
+	Suites []CipherSuite
 	// Proposals names the custom proposal types that the application knows. A commit or proposal of another type that is not
 	// of RFC 9420 (or self_remove) is refused.
 	Proposals map[ProposalType]ProposalRule
@@ -34,6 +40,14 @@ type Rules struct {
 	CheckProposal func(g *PublicGroup, sender Sender, p Proposal) error
 	// CheckCommit is called for a commit that has passed all else, before it takes effect.
 	CheckCommit func(c *Change) error
+}
+
+// checkSuite returns ErrUnsupported for a suite that groups may not have.
+func (r *Rules) checkSuite(cs CipherSuite) error {
+	if r != nil && r.Suites != nil && !slices.Contains(r.Suites, cs) {
+		return ErrUnsupported
+	}
+	return nil
 }
 
 // proposal returns the rule of a custom type. A nil r knows none.

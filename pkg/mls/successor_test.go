@@ -214,10 +214,9 @@ func checkEnded(t *testing.T, w *world, c *client) {
 	wantRule(t, err, "12.4.2", "sends no more messages")
 	_, err = g.Commit(CommitOptions{})
 	wantRule(t, err, "12.4.2", "sends no more messages")
-	_, err = JoinExternal(ExternalJoinConfig{
-		GroupInfo: must(g.GroupInfo(nil, true))(t), KeyPackage: newClient(t, "dave").kp, Secrets: newClient(t, "dave").secrets,
-	})
-	wantErr(t, err, ErrInvalid)
+	dave := newClient(t, "dave")
+	_, err = JoinExternal(ExternalJoinConfig{GroupInfo: must(g.GroupInfo(nil, true))(t), KeyPackage: dave.kp, Secrets: dave.secrets})
+	wantRule(t, err, "12.4.3.2", "external_pub")
 
 	// A member whose state does not know better sends all the same.
 	lax := must(ParseGroup(g.Marshal(), w.rules))(t)
@@ -391,6 +390,11 @@ func TestJoinSuccessorRules(t *testing.T) {
 			bobs.s.public.context.version++
 			return branch(s, bobs)
 		}, "11.3", "version and cipher suite"},
+		"11.3/cipher suite": {false, func(s *successorWorld, bobs *Group) *StagedCommit {
+			s.client("alice").renewFor(s.t, 2)
+			s.client("bob").renewFor(s.t, 2)
+			return branch(s, bobs)
+		}, "11.3", "version and cipher suite"},
 		"11.3/a stranger": {false, func(s *successorWorld, bobs *Group) *StagedCommit {
 			s.clients["dave"] = newClient(s.t, "dave")
 			return s.found("alice", nil, "branch", CommitOptions{Proposals: append(add(s, "bob", "dave"), link(s, PSKBranch))})
@@ -552,4 +556,24 @@ func TestIdentities(t *testing.T) {
 	s.rules = testRules()
 	_, _, err = s.join("bob", staged, s.old["bob"])
 	wantRule(t, err, "11.2", "all members")
+}
+
+// TestReInitBeforeOthers commits a ReInit by value, and leaves everything that is pending behind; and refuses one that could have no successor.
+func TestReInitBeforeOthers(t *testing.T) {
+	w, alice, bob, _ := threeWorld(t)
+	w.propose(bob, Proposal{Type: ProposalUpdate})
+	valid := must(must(ParseGroup(bob.group.Marshal(), w.rules))(t).Propose(Proposal{Type: testProposal}, ProposeOptions{}))(t)
+	w.run("bob: proposes-remove carol")
+	bad := nextReInit(suite1)
+	bad.ReInit.Extensions = []Extension{{ExtensionRequiredCapabilities, []byte{1}}}
+	_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{bad}})
+	wantErr(t, err, ErrMalformed)
+	_, err = bob.group.Propose(bad, ProposeOptions{})
+	wantErr(t, err, ErrMalformed)
+	bad.ReInit.Version = mls10
+	wantUnchanged(t, alice, forge(t, bob, valid, func(ac *authenticatedContent) { ac.content.proposal = &bad }), ErrMalformed)
+	change := w.commit(alice, CommitOptions{Proposals: []Proposal{nextReInit(suite1)}})
+	if len(change.Proposals) != 1 || w.server.ReInit() == nil {
+		t.Errorf("committed %+v", change.Proposals)
+	}
 }

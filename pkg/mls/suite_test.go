@@ -231,3 +231,38 @@ func TestGroupOfEverySuite(t *testing.T) {
 		}
 	})
 }
+
+// TestRulesSuites: every way into a group is closed to a suite that the rules do not have.
+func TestRulesSuites(t *testing.T) {
+	const cs = X25519_CHACHA20POLY1305_SHA256_Ed25519
+	w, alice, _, _ := threeWorldOf(t, cs)
+	dave := w.newClient("dave")
+	staged := must(alice.group.Commit(CommitOptions{Proposals: []Proposal{{Type: ProposalAdd, KeyPackage: dave.kp}}}))(t)
+	tree := staged.Change.After.Tree()
+	for name, c := range map[string]struct {
+		suites []CipherSuite
+		want   error
+	}{"any": {nil, nil}, "its own": {[]CipherSuite{suite1, cs}, nil}, "another": {[]CipherSuite{suite1}, ErrUnsupported}} {
+		rules := testRules()
+		rules.Suites = c.suites
+		for way, f := range map[string]func() error{
+			"NewGroup": func() error {
+				_, err := NewGroup(GroupConfig{GroupID: []byte("g"), KeyPackage: dave.kp, Secrets: dave.secrets, Rules: rules})
+				return err
+			},
+			"Join": func() error {
+				_, _, err := Join(JoinConfig{Welcome: staged.Welcome, Tree: tree, KeyPackage: dave.kp, Secrets: dave.secrets, Rules: rules})
+				return err
+			},
+			"JoinExternal": func() error {
+				_, err := JoinExternal(ExternalJoinConfig{GroupInfo: w.info, Tree: w.server.Tree(), KeyPackage: dave.kp, Secrets: dave.secrets, Rules: rules})
+				return err
+			},
+			"NewPublicGroup": func() error { _, err := NewPublicGroup(w.info, w.server.Tree(), rules); return err },
+		} {
+			if err := f(); !errors.Is(err, c.want) {
+				t.Errorf("%s, %s: %v", way, name, err)
+			}
+		}
+	}
+}

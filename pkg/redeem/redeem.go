@@ -11,7 +11,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
 
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
@@ -32,6 +35,8 @@ type Redeemer struct {
 	marks  marks
 	keys   *issuers
 	now    func() time.Time
+
+	redeemed metric.Int64Counter
 }
 
 // marks is where spent tokens are noted; *bus.Bus is it.
@@ -43,13 +48,24 @@ type marks interface {
 
 var _ mimimi.Redeemer = (*Redeemer)(nil)
 
-// New returns the redeemer of a domain's service. documents returns a domain's key document as the provider has it (see Documents).
-func New(domain string, b *bus.Bus, now func() time.Time, documents Source) *Redeemer {
-	return &Redeemer{domain: domain, marks: b, now: now, keys: newIssuers(documents, now)}
+// New returns the redeemer of a domain's service. documents returns a domain's key document as the provider has it (see Documents). It fails if the meter
+// has another instrument of that name.
+func New(domain string, b *bus.Bus, now func() time.Time, documents Source, meter metric.Meter) (*Redeemer, error) {
+	redeemed, err := newMetrics(meter)
+	if err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	return &Redeemer{domain: domain, marks: b, now: now, keys: newIssuers(documents, now), redeemed: redeemed}, nil
 }
 
 // Redeem implements mimimi.Redeemer.
 func (r *Redeemer) Redeem(ctx context.Context, s *mimimi.Spending) (*mimimi.Receipt, error) {
+	receipt, err := r.redeem(ctx, s)
+	r.count(ctx, s.Operation, receipt, err)
+	return receipt, err
+}
+
+func (r *Redeemer) redeem(ctx context.Context, s *mimimi.Spending) (*mimimi.Receipt, error) {
 	if len(s.Token) == 0 {
 		return nil, errMissing
 	}

@@ -14,6 +14,8 @@ import (
 	"mimimi.example/pkg/bus/bustest"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/problem"
+	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 const home, away = "a.example", "b.example"
@@ -29,10 +31,11 @@ type world struct {
 	documents map[string][]byte
 	asked     atomic.Int64
 	down      atomic.Bool
+	telemetry *telemetry.Telemetry
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, domain: bustest.Start(t), documents: map[string][]byte{home: document(t, home, noon), away: document(t, away, noon)}}
+	w := &world{T: t, domain: bustest.Start(t), telemetry: must(telemetry.New()), documents: map[string][]byte{home: document(t, home, noon), away: document(t, away, noon)}}
 	w.now.Store(noon.Unix())
 	return w
 }
@@ -52,7 +55,7 @@ func (w *world) source(_ context.Context, domain string) ([]byte, error) {
 }
 
 func (w *world) redeemer() *Redeemer {
-	return New(home, w.domain.Bus("hub"), w.clock, w.source)
+	return must(New(home, w.domain.Bus("hub"), w.clock, w.source, w.telemetry.Meter("test")))
 }
 
 func must[T any](v T, err error) T {
@@ -221,6 +224,34 @@ func TestRedeemFault(t *testing.T) {
 		}
 		_, err = r.Redeem(t.Context(), spending(good, 2))
 		wantKind(t, "another request", err, problem.Denied)
+	}
+}
+
+// TestMetrics: what became of the tokens that were shown is counted, by operation.
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	r := w.redeemer()
+	epoch := mimimi.TokenEpoch(noon)
+	good, unsure := token(mimimi.TokenClaim, epoch, home, home, 1), token(mimimi.TokenClaim, epoch, home, home, 2)
+	for _, s := range []*mimimi.Spending{
+		spending(good, 1), spending(good, 1), spending(good, 1), spending(good, 2), spending(good, 2), spending(nil, 3),
+		spending(token(mimimi.TokenClaim, epoch, home, away, 3), 4),
+		{Operation: mimimi.TokenConnect, Token: token(mimimi.TokenConnect, epoch, away, home, 4)},
+	} {
+		_, _ = r.Redeem(t.Context(), s) // TestRedeem looks at what comes back
+	}
+	r.marks = &faulty{marks: r.marks}
+	_, err := r.Redeem(t.Context(), spending(unsure, 5))
+	wantKind(t, "an unknown outcome", err, problem.Unavailable)
+	for series, want := range map[string]float64{
+		`operation="claim",outcome="spent"`: 1, `operation="claim",outcome="again"`: 2, `operation="claim",outcome="spent_before"`: 2,
+		`operation="claim",outcome="missing"`: 1, `operation="claim",outcome="not_good"`: 1, `operation="claim",outcome="unknown"`: 1,
+		`operation="connection_request",outcome="spent"`: 1,
+	} {
+		series = "tokens_redeemed_total{" + series + "}"
+		if got := telemetrytest.Value(t, w.telemetry, series); got != want {
+			t.Errorf("%s: %v, want %v", series, got, want)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 // TestCheckpointRoll checks that checkpoints come by themselves, and that whoever starts from one has the state of whoever lived through it.
 func TestCheckpointRoll(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	early := newReplica(t, b, w.clock)
@@ -41,6 +42,7 @@ func TestCheckpointRoll(t *testing.T) {
 
 // TestColdFromAnywhere compares a replica that starts at each entry of a log with one that lived through it.
 func TestColdFromAnywhere(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob", "carol")
 	steps := []func(){
@@ -63,6 +65,7 @@ func TestColdFromAnywhere(t *testing.T) {
 
 // TestSweep checks that a quiet group gets one checkpoint when it is old enough, and one that is not quiet gets none.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	quiet, busy := newWorld(t, b, "bob"), newWorld(t, b, "bob")
 	old := quiet.warm().last
@@ -118,6 +121,7 @@ func (l *datedLog) Read(ctx context.Context, s bus.Subject, after uint64, limit,
 
 // TestSweepSlowGroup takes a group with one commit a month through half a year: the checkpoint that its last entry names must never expire.
 func TestSweepSlowGroup(t *testing.T) {
+	t.Parallel()
 	const day, age = 24 * time.Hour, 45 * 24 * time.Hour
 	b := testBus(t)
 	w := emptyWorld(t, b)
@@ -152,8 +156,42 @@ func TestSweepSlowGroup(t *testing.T) {
 	sameState(t, w.warm(), w.cold())
 }
 
+// TestSweepAbandoned takes two groups through a year: one in which a member renews its leaf now and then stays; the other, in which nobody does anything, gets
+// checkpoints for a while, and in the end all of it is as old as the stream keeps entries.
+func TestSweepAbandoned(t *testing.T) {
+	t.Parallel()
+	const day, age, kept = 24 * time.Hour, 45 * 24 * time.Hour, 90 * 24 * time.Hour
+	b := testBus(t)
+	left, lived := newWorld(t, b, "bob"), newWorld(t, b, "bob")
+	log := &datedLog{eventLog: b, clock: left.clock, times: map[uint64]time.Time{}}
+	hub := replicaOn(t, log, b, left.clock)
+	lived.clock, left.hub, lived.hub = left.clock, hub, hub
+	left.update("alice")
+	lived.update("alice")
+	oldest := map[*world]time.Duration{}
+	for d := 1; d <= 340; d++ {
+		left.clock.advance(day)
+		if d%58 == 0 {
+			lived.update("bob")
+		}
+		for p := range b.GroupPartitions() {
+			ok(t, (&sweeper{server: hub, partition: b.GroupPartition(p), age: age}).sweep(t.Context()))
+		}
+		for _, w := range []*world{left, lived} {
+			oldest[w] = left.clock.now().Sub(log.times[w.warm().checkpoint])
+		}
+		if oldest[lived] > age || d < 200 && oldest[left] > age {
+			t.Fatalf("on day %d the last checkpoint of a group that is kept is too old", d)
+		}
+	}
+	if oldest[left] <= kept {
+		t.Errorf("after 340 days the last checkpoint of the abandoned group is %v old, want more than %v", oldest[left], kept)
+	}
+}
+
 // TestSweepLosesRace checks that a group which moves on under the sweep gets its checkpoint nevertheless, and no second one.
 func TestSweepLosesRace(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for name, before := range map[string]func(w *world){
 		"commit":     func(w *world) { w.update("bob") },
@@ -180,6 +218,7 @@ func TestSweepLosesRace(t *testing.T) {
 
 // TestCheckpointAmongMessages checks that messages alone bring checkpoints about, from which reading then starts.
 func TestCheckpointAmongMessages(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	before := w.warm()
@@ -214,6 +253,7 @@ func TestCheckpointAmongMessages(t *testing.T) {
 
 // TestLagging has a replica of the stream show nothing: the state is then read from the leader alone.
 func TestLagging(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob", "carol")
 	w.update("bob")
@@ -231,6 +271,7 @@ func (*laggingLog) Read(context.Context, bus.Subject, uint64, int, int) ([]*bus.
 
 // TestHints checks that an accepted handshake reaches another replica's cache.
 func TestHints(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	other := newReplica(t, b, w.clock)
@@ -249,6 +290,7 @@ func TestHints(t *testing.T) {
 
 // TestOwnHints checks that a replica's own appends leave its cache as good as it is, and that another's do not.
 func TestOwnHints(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	heard := make(chan struct{}, 8)
@@ -272,6 +314,7 @@ func TestOwnHints(t *testing.T) {
 }
 
 func TestCacheBound(t *testing.T) {
+	t.Parallel()
 	c := newCache(3 * groupWeight)
 	var ids []mimimi.GroupID
 	for i := range 5 {

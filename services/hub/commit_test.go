@@ -14,6 +14,7 @@ import (
 )
 
 func TestCreate(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := emptyWorld(t, b)
 	rq, m := w.creation()
@@ -37,6 +38,7 @@ func TestCreate(t *testing.T) {
 }
 
 func TestCreateRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name, want string
@@ -62,6 +64,10 @@ func TestCreateRefused(t *testing.T) {
 			ok(t, m.group.Merge(must(m.group.Commit(mls.CommitOptions{Path: true}))))
 			rq.GroupInfo, rq.RatchetTree = must(m.group.GroupInfo(must(hubExtensions(m.group)), false)), m.group.Public().Tree()
 		}},
+		{name: "cipher suite", want: "another version or cipher suite", request: func(w *world, rq *pb.CreateGroupRequest, m *member) {
+			g := groupOfSuite(t, w.id, mls.P256_AES128GCM_SHA256_P256)
+			rq.GroupInfo, rq.RatchetTree = must(g.GroupInfo(must(hubExtensions(m.group)), false)), g.Public().Tree()
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := emptyWorld(t, b)
@@ -78,7 +84,22 @@ func TestCreateRefused(t *testing.T) {
 	}
 }
 
+// groupOfSuite makes a group of a suite that pkg/mls has and the protocol does not.
+func groupOfSuite(t *testing.T, id mimimi.GroupID, cs mls.CipherSuite) *mls.Group {
+	t.Helper()
+	kp, keys, err := mls.NewKeyPackage(mls.KeyPackageConfig{
+		Suite: cs, Credential: mls.Credential{Type: mls.CredentialBasic, Body: []byte{1, 'a'}}, SignatureKey: must(cs.GenerateSignatureKey()),
+		Capabilities: mls.Capabilities{
+			Versions: []uint16{1}, CipherSuites: []mls.CipherSuite{cs}, Credentials: []mls.CredentialType{mls.CredentialBasic},
+		},
+		Lifetime: mimimi.LeafLifetime(noon),
+	})
+	ok(t, err)
+	return must(mls.NewGroup(mls.GroupConfig{GroupID: []byte(id.Wire()), KeyPackage: kp, Secrets: keys}))
+}
+
 func TestCommits(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob", "carol")
 	w.clock.advance(1500 * time.Millisecond)
 	up := w.update("bob")
@@ -103,6 +124,7 @@ func TestCommits(t *testing.T) {
 }
 
 func TestCommitRetried(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	message := w.send("bob", "before")
@@ -133,6 +155,7 @@ func TestCommitRetried(t *testing.T) {
 }
 
 func TestSelfRemove(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob", "carol")
 	before := w.pathBundle("carol")
@@ -158,6 +181,7 @@ func TestSelfRemove(t *testing.T) {
 }
 
 func TestProposeRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	old := w.proposal("bob", mls.Proposal{Type: mls.ProposalUpdate})
 	w.update("alice")
@@ -179,6 +203,7 @@ func TestProposeRefused(t *testing.T) {
 
 // TestPendingBound checks that nobody fills an epoch with proposals, nor keeps another from leaving by trying.
 func TestPendingBound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	var err error
 	for range maxPendingOthers {

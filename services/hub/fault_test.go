@@ -66,6 +66,7 @@ func (f *faultyLog) Publish(ctx context.Context, s bus.Subject, data []byte, o b
 // TestFaults kills each write before and after its publish. The request, or its retry at another replica, must succeed with one entry in the log, and a
 // cold replica must see what the first one does.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	writes := map[string]func(w *world) func(hub *server) (uint64, error){
 		"create": func(w *world) func(hub *server) (uint64, error) {
@@ -126,6 +127,7 @@ func TestFaults(t *testing.T) {
 
 // TestRaceWithProposal has a proposal come between a commit's check and its publish: one that the commit need not take up lets it pass, another does not.
 func TestRaceWithProposal(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name  string
@@ -162,10 +164,14 @@ func TestRaceWithProposal(t *testing.T) {
 }
 
 // TestTwoCommitsAtOnce has several replicas offer different commits for one epoch: exactly one wins, and the others are told where the group is.
-func TestTwoCommitsAtOnce(t *testing.T) { twoCommitsAtOnce(t, bustest.Start(t), 5) }
+func TestTwoCommitsAtOnce(t *testing.T) {
+	t.Parallel()
+	twoCommitsAtOnce(t, bustest.Start(t), 5)
+}
 
 // TestTwoCommitsAtOnceOnCluster is the same on three nodes, where conflicts have another code.
 func TestTwoCommitsAtOnceOnCluster(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts three servers")
 	}
@@ -212,6 +218,7 @@ func twoCommitsAtOnce(t *testing.T, d *bustest.Domain, rounds int) {
 
 // TestManyAtOnce has all members propose updates through two replicas at once: all are accepted, each once.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	w := newWorld(t, d.Bus("hub"), "bob", "carol", "dave")
 	replicas := []*server{w.hub, newReplica(t, d.Bus("hub"), w.clock)}

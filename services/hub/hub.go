@@ -8,10 +8,10 @@
 //   - An accepted handshake stands in the log before the answer is given, once, after exactly the state against which every rule of §9 was checked. Of two
 //     that want the same place one is accepted.
 //   - A retry with the same request id gets the same answer, as long as no more than 128 later entries were accepted.
-//   - A group id is used for one group, for good.
+//   - A group id is used for one group, for as long as anything of the group is there.
 //   - A refusal is given against what the stream's leader has, never against a cached state that is behind.
 //   - Nothing that a group needs expires: a checkpoint is made every 64 handshakes and invitations, about every 4,096 messages, and
-//     in any case once the last one is half as old as entries get.
+//     in any case once the last one is half as old as entries get, until no member has done anything for 200 days.
 //   - No error, log line or metric names a group, a member or a request.
 //
 // Not guaranteed: that an accepted message counts (its place in the log decides, which its sender is told); that membership tags, confirmation tags and
@@ -45,10 +45,14 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if err != nil {
 		return fmt.Errorf("make metrics: %w", err)
 	}
+	redeemer, err := redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus), env.Telemetry.Meter("mimimi.example/pkg/redeem"))
+	if err != nil {
+		return err
+	}
 	s := &server{
 		domain:   cfg.Domain,
 		store:    &store{log: env.Bus, names: env.Bus, cache: newCache(cacheWeight)},
-		redeemer: redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus)), now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
+		redeemer: redeemer, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(s, env))
 	if err != nil {

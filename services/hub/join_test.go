@@ -13,6 +13,7 @@ import (
 )
 
 func TestExternalJoin(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b)
 	token := w.invite("alice", 2, time.Hour)
@@ -45,6 +46,7 @@ func TestExternalJoin(t *testing.T) {
 }
 
 func TestJoinRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name string
@@ -142,6 +144,7 @@ func TestJoinRefused(t *testing.T) {
 
 // TestJoinTakesUpSelfRemove checks an external join that takes up a pending self_remove, and so voids the invitation that it used.
 func TestJoinTakesUpSelfRemove(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	token := w.invite("alice", 5, time.Hour)
 	w.propose("bob", selfRemove)
@@ -154,6 +157,7 @@ func TestJoinTakesUpSelfRemove(t *testing.T) {
 }
 
 func TestResync(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob", "carol")
 	w.invite("alice", 1, time.Hour)
 	w.offerJoin(w.resyncBundle("bob"))
@@ -167,6 +171,7 @@ func TestResync(t *testing.T) {
 }
 
 func TestResyncRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name string
@@ -220,6 +225,7 @@ func TestResyncRefused(t *testing.T) {
 }
 
 func TestInvitationRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	token := mimimi.NewInviteSecret().JoinToken()
 	for _, c := range []struct {
@@ -284,6 +290,7 @@ func TestInvitationRefused(t *testing.T) {
 
 // TestInvitationKnownElsewhere checks that a replica that has not heard of an invitation asks the log before it denies it.
 func TestInvitationKnownElsewhere(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b)
 	other := newReplica(t, b, w.clock)
@@ -302,6 +309,7 @@ func laxRules() *mls.Rules {
 
 // TestInvitationsAreBounded checks that invitations which are over leave the state, and that there cannot be too many.
 func TestInvitationsAreBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	w.invite("bob", 1, time.Minute)
 	w.clock.advance(2 * time.Minute)

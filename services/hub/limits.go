@@ -76,6 +76,9 @@ const (
 	groupWeight = 8
 	// requestTimeout bounds one request's work. It is less than the 20 s that the edge waits for an answer.
 	requestTimeout = 15 * time.Second
+	// groupLife is how long a group is kept in which no member does anything: every client that is there renews its leaf within 60 days (protocol.md §4), and the
+	// queue of one that is not is gone after 100. The last checkpoint expires within 135 days more.
+	groupLife = 200 * 24 * time.Hour
 	// sweepEvery is how often a partition is swept for groups with an old checkpoint, and sweepPages how much of it one sweep looks at: 16,000 entries
 	// or 256 MiB, so that a full partition of 16 GiB has been looked at after half a day, where half the maximal age is weeks.
 	sweepEvery = 10 * time.Minute

@@ -12,6 +12,7 @@ import (
 )
 
 func TestSendMessage(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	rq := w.message("bob", "hello")
@@ -29,6 +30,7 @@ func TestSendMessage(t *testing.T) {
 }
 
 func TestSendMessageRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for _, c := range []struct {
 		name string
@@ -106,6 +108,7 @@ func TestSendMessageRefused(t *testing.T) {
 
 // TestLateMessage checks that a message of the epoch before counts for ten seconds, at a replica that learns of the new epoch late too.
 func TestLateMessage(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	rq := w.message("bob", "late")
@@ -125,6 +128,7 @@ func TestLateMessage(t *testing.T) {
 
 // TestMessageAfterRemovalDoesNotCount has a replica that is behind accept a removed member's message: the log says that it does not count.
 func TestMessageAfterRemovalDoesNotCount(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob", "carol")
 	behind := newReplica(t, b, w.clock)

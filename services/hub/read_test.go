@@ -15,6 +15,7 @@ import (
 var updateProposal = mls.Proposal{Type: mls.ProposalUpdate}
 
 func TestGetGroup(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	w.propose("bob", updateProposal)
 	byKey := w.leafProof("bob", mimimi.OpReadGroupInfo, nil)
@@ -45,6 +46,7 @@ func TestGetGroup(t *testing.T) {
 }
 
 func TestReadRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob", "carol")
 	carol := w.members["carol"]
 	gone := map[string]*pb.Proof{"leaf": w.proofOf(carol, mimimi.OpReadGroupInfo, nil), "epoch": w.epochProof("carol", mimimi.OpReadGroupInfo)}
@@ -78,6 +80,7 @@ func TestReadRefused(t *testing.T) {
 }
 
 func TestGetTree(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b)
 	type moment struct {
@@ -118,6 +121,7 @@ func TestGetTree(t *testing.T) {
 }
 
 func TestReadLog(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w := newWorld(t, b, "bob")
 	start := w.warm().handshake
@@ -163,6 +167,7 @@ func TestReadLog(t *testing.T) {
 
 // TestReadLogOfAnotherGroup checks that a position is no way to another group's entries.
 func TestReadLogOfAnotherGroup(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	w, other := newWorld(t, b, "bob"), newWorld(t, b, "bob")
 	for _, after := range []uint64{other.warm().last, other.warm().handshake} {

@@ -13,6 +13,7 @@ import (
 
 // TestCommitRefused breaks what the hub checks of a bundle, one thing at a time.
 func TestCommitRefused(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	const invalid, denied, stale = connect.CodeInvalidArgument, connect.CodePermissionDenied, connect.CodeAborted
 	for _, c := range []struct {
@@ -197,6 +198,7 @@ func (w *world) elsewhere(name string) newcomer {
 
 // TestTruncations checks that no truncation of a commit bundle's parts is accepted or takes the hub down.
 func TestTruncations(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	rq := w.addBundle("bob", "carol").rq
 	g := w.warm()

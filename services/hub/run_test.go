@@ -84,6 +84,7 @@ func deploy(t *testing.T, d *bustest.Domain, c *clock, tap func(string, ...[]byt
 
 // TestRun takes a group through two running replicas, over OHTTP and the bus.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	w := emptyWorld(t, d.Bus("hub"))
 	var tapped sync.Map
@@ -132,6 +133,7 @@ func untilServed[T any](ctx context.Context, f func() (*T, error)) (*T, error) {
 
 // TestGarbageOnTheBus sends what is no request: it is refused, and the hub goes on.
 func TestGarbageOnTheBus(t *testing.T) {
+	t.Parallel()
 	d := bustest.Start(t)
 	w := emptyWorld(t, d.Bus("hub"))
 	dep := deploy(t, d, w.clock, nil)
@@ -156,6 +158,7 @@ func TestGarbageOnTheBus(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(s string) string {
 		f := filepath.Join(dir, "config.json")

@@ -30,6 +30,7 @@ type scenario struct {
 // TestScenario plays seeded scenarios. After each step a cold replica has the state of the warm ones and of the members; at the end, the log that
 // clients read is what was accepted.
 func TestScenario(t *testing.T) {
+	t.Parallel()
 	b := testBus(t)
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -162,6 +163,7 @@ func (s *scenario) readFrom(after uint64) []uint64 {
 
 // TestDamagedLog checks that entries no hub writes end a request with an internal error, and nothing else.
 func TestDamagedLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	g := w.warm()
 	valid := must(g.draftCommit(w.pathBundle("bob").rq, noon.UnixMilli())).entry
@@ -192,6 +194,7 @@ func TestDamagedLog(t *testing.T) {
 
 // TestRestoredLog has a log end earlier than what a replica has cached: the log is right.
 func TestRestoredLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testBus(t), "bob")
 	want := w.cold()
 	ahead := must(w.warm().draftCommit(w.pathBundle("bob").rq, noon.UnixMilli()))

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -17,6 +18,8 @@ import (
 // It follows the partition's handshakes at a distance of age: once an entry has become that old, it is looked at, and if its group has no checkpoint after
 // it, the group gets one, however many entries came since: all of them name a checkpoint that is at least as old. So each entry is looked at once; a
 // restart begins again at the oldest. Replicas sweep alike, and the log's CAS lets one of them succeed.
+//
+// A group that its members have abandoned gets none any more, and goes with its last checkpoint.
 type sweeper struct {
 	server    *server
 	partition bus.Subject
@@ -86,7 +89,7 @@ func (w *sweeper) refresh(ctx context.Context, m *bus.Message) error {
 	return nil
 }
 
-// refresh makes a checkpoint for a group that has none after a sequence. When others' entries come first it tries again: they are as good as nothing,
+// refresh makes a checkpoint for a group that has none after a sequence and is not abandoned. When others' entries come first it tries again: they are as good as nothing,
 // unless one of them is a checkpoint.
 func (s *server) refresh(ctx context.Context, id mimimi.GroupID, sequence uint64) error {
 	for range maxAttempts {
@@ -102,7 +105,7 @@ func (s *server) refresh(ctx context.Context, id mimimi.GroupID, sequence uint64
 			return nil
 		}
 		g, err := s.store.current(ctx, id, nil)
-		if err != nil || g.checkpoint > sequence {
+		if err != nil || g.checkpoint > sequence || g.abandoned(s.now()) {
 			return err
 		}
 		err = s.checkpoint(ctx, g)
@@ -120,4 +123,14 @@ func lastCheckpoint(e *pb.GroupEntry, sequence uint64) uint64 {
 		return sequence
 	}
 	return e.Checkpoint
+}
+
+// abandoned says whether no member has done anything to the group for groupLife. That it was created counts.
+func (g *group) abandoned(now time.Time) bool {
+	for i, r := range slices.Backward(g.recent) {
+		if kind(r.Kind) != kindCheckpoint || i == 0 {
+			return now.Sub(whole(r.AcceptedMs)) > groupLife
+		}
+	}
+	return false
 }

@@ -14,24 +14,27 @@ var (
 	errForeignAlias = problem.New(problem.Denied, "this alias leads to another index, or was revoked: make a new connection token")
 )
 
-// registerAlias makes a token hash an alias of an index. It may be repeated. Order of the writes, and what a crash after each means:
+// registerAlias makes a token hash an alias of an index, for indexFor. It may be repeated, which renews it. Order of the writes, and what a crash after each means:
 //
 //  1. The alias is listed in the owner's record, which bounds their number. Crash: it takes up a place until it is registered again or revoked.
-//  2. The alias is created. Crash: it is registered; a repeat says so.
+//  2. The alias is created, or written anew. Crash: it is registered; a repeat says so.
 func (s *store) registerAlias(ctx context.Context, owner, tokenHash []byte) error {
 	rec, rev, err := s.alias(ctx, tokenHash)
 	if err != nil {
 		return err
 	}
-	if rev != 0 {
-		return own(rec, owner)
+	if rev == 0 {
+		rec = &v1.KeyPackageAlias{Owner: owner}
+	}
+	if err := own(rec, owner); err != nil {
+		return err
 	}
 	err = s.updateOwner(ctx, owner, func(o *v1.KeyPackageOwner) (bool, error) {
 		if o.GetDeleted() {
 			return false, errDeleted
 		}
 		if listed(o, tokenHash) >= 0 {
-			return false, nil
+			return true, nil // the record is renewed
 		}
 		if len(o.GetAliases()) >= maxAliases {
 			return false, errAliases
@@ -42,11 +45,11 @@ func (s *store) registerAlias(ctx context.Context, owner, tokenHash []byte) erro
 	if err != nil {
 		return err
 	}
-	_, err = s.put(ctx, s.aliasSubject(tokenHash), &v1.KeyPackageAlias{Owner: owner}, 0, 0)
+	_, err = s.put(ctx, s.aliasSubject(tokenHash), rec, rev, indexFor)
 	if problem.KindOf(err) != problem.Stale {
 		return err
 	}
-	// Somebody, perhaps this very request at another replica, was first.
+	// Somebody, perhaps this very request at another replica, or a claim, was first.
 	if rec, _, err = s.alias(ctx, tokenHash); err != nil {
 		return err
 	}

@@ -7,11 +7,13 @@ import (
 	"time"
 
 	v1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 )
 
 func TestAlias(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -49,7 +51,61 @@ func TestAlias(t *testing.T) {
 	}
 }
 
+// dated is a log that notes for how long each record is kept.
+type dated struct {
+	log
+	ttl map[bus.Subject]time.Duration
+}
+
+func (d *dated) Publish(ctx context.Context, s bus.Subject, data []byte, o bus.PublishOptions) (uint64, error) {
+	d.ttl[s] = o.TTL
+	return d.log.Publish(ctx, s, data, o)
+}
+
+// TestIndexExpires: what is kept of an index goes by itself without a sign of life, and each sign of life renews it.
+func TestIndexExpires(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.replica()
+	d := &dated{log: h.store.log}
+	h.store.log = d
+	u := w.user(domain)
+	owner, token := ownerOf(u.key.Public()), []byte(nil)
+	record := h.store.ownerSubject(owner)
+	for _, step := range []struct {
+		what    string
+		do      func()
+		renewed func() []bus.Subject
+	}{
+		{"a registration", func() { token = u.token(h) }, func() []bus.Subject { return []bus.Subject{record, h.store.aliasSubject(hashOf(token))} }},
+		{"an upload", func() { u.mustUpload(h, 1, u.items(2, 1)...) }, func() []bus.Subject { return []bus.Subject{record} }},
+		{"a claim", func() { must(h.claim(t.Context(), claimOf(token, false))) }, func() []bus.Subject { return []bus.Subject{h.store.aliasSubject(hashOf(token))} }},
+		{"a repeated registration", func() {
+			if err := u.register(h, hashOf(token)); err != nil {
+				t.Error(err)
+			}
+		}, func() []bus.Subject { return []bus.Subject{record, h.store.aliasSubject(hashOf(token))} }},
+	} {
+		d.ttl = make(map[bus.Subject]time.Duration)
+		step.do()
+		for _, s := range step.renewed() {
+			if d.ttl[s] != indexFor {
+				t.Errorf("%s keeps a record for %v, want %v", step.what, d.ttl[s], indexFor)
+			}
+		}
+		for s, ttl := range d.ttl {
+			if ttl == 0 && s.Stream() == "KPINDEX" { // the others' streams have an age
+				t.Errorf("%s writes a record that never goes, to %s", step.what, s.Stream())
+			}
+		}
+	}
+	if rec, _, err := h.store.alias(t.Context(), hashOf(token)); err != nil || rec.GetClaims() != 1 {
+		t.Errorf("a repeated registration forgets the hour's claims: %v", err)
+	}
+}
+
 func TestAliasBound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -74,6 +130,7 @@ func TestAliasBound(t *testing.T) {
 }
 
 func TestAliasFaults(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	for _, op := range []string{opRegisterAlias, opRevokeAlias} {
@@ -107,6 +164,7 @@ func TestAliasFaults(t *testing.T) {
 
 // Every owner's request needs the owner's signature over just this operation, body and time.
 func TestProof(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -164,6 +222,7 @@ func TestProof(t *testing.T) {
 }
 
 func TestClaimGarbage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	for _, tt := range []struct {
@@ -187,6 +246,7 @@ type refuse struct{ err error }
 func (r refuse) Redeem(context.Context, *mimimi.Spending) (*mimimi.Receipt, error) { return nil, r.err }
 
 func TestRedeemer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -205,6 +265,7 @@ func TestRedeemer(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for _, l := range []string{labelNobody, labelOwnerRecord, labelAlias, labelSet, labelClaim, labelServed, labelFresh} {
 		if seen[l] {
@@ -218,6 +279,7 @@ func TestLabels(t *testing.T) {
 }
 
 func TestParseItemTruncated(t *testing.T) {
+	t.Parallel()
 	u := (&world{T: t, now: noon}).user(domain)
 	raw := u.item(false).GetKeyPackage()
 	for n := range raw {

@@ -17,6 +17,7 @@ import (
 
 // 64 claims at once, through 16 contacts and two replicas, on 50 sets: 50 get one each, all different, and 14 get nothing.
 func TestClaimRace(t *testing.T) {
+	t.Parallel()
 	for _, lastResort := range []int{0, 3} {
 		t.Run(fmt.Sprintf("last resort %d", lastResort), func(t *testing.T) {
 			w := newWorld(t)
@@ -76,6 +77,7 @@ func TestClaimRace(t *testing.T) {
 
 // On a cluster: right after their upload, 20 sets go to 20 of 24 claims, made twice each at once at two replicas.
 func TestClaimRaceCluster(t *testing.T) {
+	t.Parallel()
 	w := newClusterWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -138,6 +140,7 @@ func (l *lagging) Read(ctx context.Context, s bus.Subject, after uint64, limit, 
 
 // A claim does not take a replica that lags for an empty index; it stops asking in the end.
 func TestClaimLag(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -155,6 +158,7 @@ func TestClaimLag(t *testing.T) {
 
 // Retries, one after another and at once at two replicas, get one answer.
 func TestClaimRetry(t *testing.T) {
+	t.Parallel()
 	for _, lastResort := range []bool{false, true} {
 		t.Run(fmt.Sprintf("last resort %v", lastResort), func(t *testing.T) {
 			w := newWorld(t)
@@ -207,6 +211,7 @@ func TestClaimRetry(t *testing.T) {
 
 // A request id counts for one connection token: another's holder gets another set.
 func TestClaimRequestIDPerToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -226,6 +231,7 @@ func TestClaimRequestIDPerToken(t *testing.T) {
 
 // Unknown token, revoked token and empty index: one answer.
 func TestClaimNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -248,6 +254,7 @@ func requestID32() []byte { return append(requestID(), requestID()...) }
 
 // A revocation between a claim's crash and its retry: what was not handed out by then is not.
 func TestRevokedBeforeRetry(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -273,6 +280,7 @@ func TestRevokedBeforeRetry(t *testing.T) {
 }
 
 func TestClaimOrder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -327,6 +335,7 @@ func TestClaimOrder(t *testing.T) {
 }
 
 func TestClaimLimit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -374,6 +383,7 @@ func TestClaimLimit(t *testing.T) {
 
 // Sets close to the end of their lifetime are neither listed nor handed out.
 func TestClaimExpired(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -390,6 +400,7 @@ func TestClaimExpired(t *testing.T) {
 
 // More sets than one page: the reading goes on where the first page holds nothing to take.
 func TestClaimBeyondFirstPage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -406,6 +417,7 @@ func TestClaimBeyondFirstPage(t *testing.T) {
 
 // A claim fails at each of its writes, with and without the write being stored. A retry succeeds; without one, nobody else gets the same set.
 func TestClaimFaults(t *testing.T) {
+	t.Parallel()
 	for _, lastResort := range []bool{false, true} {
 		for _, persist := range []bool{false, true} {
 			for _, retryFirst := range []bool{false, true} {

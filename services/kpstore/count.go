@@ -52,7 +52,7 @@ func (c *claimant) countAlias(ctx context.Context) error {
 			return errTooMany
 		}
 		rec.Claims++
-		_, err = c.put(ctx, c.aliasSubject(c.tokenHash), rec, rev, 0)
+		_, err = c.put(ctx, c.aliasSubject(c.tokenHash), rec, rev, indexFor)
 		return err
 	})
 }

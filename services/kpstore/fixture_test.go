@@ -113,9 +113,13 @@ func requestID() []byte {
 }
 
 func (u *user) sign(op string, body []byte) *v1.Signed {
-	id, minute := requestID(), u.now.Unix()/60
-	r := &mimimi.StoreRequest{Operation: op, WriteKey: u.key.Public(), RequestID: [16]byte(id), Minute: time.Unix(minute*60, 0).UTC(), Body: body}
-	return &v1.Signed{RequestId: id, Minute: minute, Signature: mimimi.SignStoreRequest(u.key, r)}
+	return u.signAs([16]byte(requestID()), op, body)
+}
+
+func (u *user) signAs(id [16]byte, op string, body []byte) *v1.Signed {
+	minute := u.now.Unix() / 60
+	r := &mimimi.StoreRequest{Operation: op, WriteKey: u.key.Public(), RequestID: id, Minute: time.Unix(minute*60, 0).UTC(), Body: body}
+	return &v1.Signed{RequestId: id[:], Minute: minute, Signature: mimimi.SignStoreRequest(u.key, r)}
 }
 
 func (u *user) uploadRequest(clients uint32, items ...*v1.UploadItem) *v1.UploadRequest {

@@ -82,6 +82,7 @@ func must2[A, B any](a A, b B, err error) (A, B) {
 // TestGarbageOnTheBus sends what is no encapsulated request to the store's own subject: all of it gets the one refusal, nothing of it is acted upon,
 // and the store goes on.
 func TestGarbageOnTheBus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	u, s := w.user(domain), serve(w)
 	token := mimimi.NewConnectionToken()
@@ -203,6 +204,7 @@ func (s *spoilt) wantWhole(what string, got *v1.ClaimResponse, err error) {
 // TestGarbageStored has every family that the store reads hold what the store never wrote: each request that meets it fails with a named error or passes
 // it over. Nothing panics, and nothing of it is handed out.
 func TestGarbageStored(t *testing.T) {
+	t.Parallel()
 	t.Run("set", func(t *testing.T) {
 		s := newSpoilt(t, 1, 1)
 		subject := s.bus.KeyPackageSet(s.owner, random(32))
@@ -357,6 +359,7 @@ func (*issuing) Redeem(_ context.Context, s *mimimi.Spending) (*mimimi.Receipt, 
 
 // TestTruncatedRecords cuts every record of a claim at every byte: what is handed out nevertheless is a whole KeyPackage, once.
 func TestTruncatedRecords(t *testing.T) {
+	t.Parallel()
 	t.Run("set", func(t *testing.T) {
 		s := newSpoilt(t, 1, 0)
 		subject := s.h.store.setSubject(s.owner, s.list(s.h)[0].GetUserPseudonym())

@@ -2,10 +2,10 @@ package kpstore
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -20,27 +20,22 @@ import (
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/service/servicetest"
 )
 
-// asReplica, if set, makes the test's binary a replica of the store, as cmd/kpstore is, with the configuration file that it names.
-const asReplica = "MIMIMI_TEST_KPSTORE"
-
 func TestMain(m *testing.M) {
-	if file := os.Getenv(asReplica); file != "" {
-		os.Args = []string{"kpstore", "-config", file}
-		service.Main("kpstore", func(path string) (func(context.Context, *service.Env) error, error) {
-			cfg, err := Load(path)
-			return func(ctx context.Context, e *service.Env) error { return Run(ctx, cfg, e) }, err
-		})
-	}
-	os.Exit(m.Run())
+	servicetest.Main(m, "kpstore", func(path string) (service.Run, error) {
+		cfg, err := Load(path)
+		return func(ctx context.Context, e *service.Env) error { return Run(ctx, cfg, e) }, err
+	})
 }
 
 // processes are replicas of the store that are processes of their own.
 type processes struct {
 	*world
-	config string // their configuration file
-	public []byte // OHTTP key configuration
+	config map[string]any // their configuration, but for the bus's URL
+	layout map[string]any // its section bus, but for the URL
+	public []byte         // OHTTP key configuration
 }
 
 func newProcesses(t *testing.T) *processes {
@@ -55,34 +50,21 @@ func newProcesses(t *testing.T) *processes {
 		return path
 	}
 	secret, public := must2(oblivious.GenerateKey(3))
-	o := p.domain.Options("kpstore")
+	layout := p.domain.Layout()
 	p.public = public
-	p.config = file("kpstore.json", must(json.Marshal(map[string]any{
-		"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)}, "claims_per_hour_and_issuer": 1000,
-		"bus": map[string]any{"url": o.URL, "deployment_key_file": file("deployment.key", o.Layout.DeploymentKey), "partitions": o.Layout.Partitions},
-	})))
+	p.layout = map[string]any{"deployment_key_file": file("deployment.key", layout.DeploymentKey), "partitions": layout.Partitions}
+	p.config = map[string]any{"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)}, "claims_per_hour_and_issuer": 1000}
+	redeemtest.Provide(t, p.domain.Bus("provider"), domain, time.Now)
 	return p
 }
 
-// start starts a replica. kill is kill -9, and waits until the process has gone.
-func (p *processes) start() (kill func()) {
+// start starts a replica that reaches the bus at url.
+func (p *processes) start(url string) *servicetest.Process {
 	p.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		p.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), asReplica+"="+p.config)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		p.Fatal(err)
-	}
-	kill = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill() // fails only for one that has gone
-		_ = cmd.Wait()         // says that it was killed
-	})
-	p.Cleanup(kill)
-	return kill
+	config := maps.Clone(p.config)
+	config["bus"] = maps.Clone(p.layout)
+	config["bus"].(map[string]any)["url"] = url
+	return servicetest.Start(p.T, config)
 }
 
 // client makes calls that wait two seconds for an answer: the one of a replica that was killed never comes.
@@ -97,14 +79,21 @@ func (p *processes) client() mimimiv1connect.KeyPackageServiceClient {
 }
 
 // TestKill9Claims: 64 claims on 50 sets through two replicas that are processes; one is killed while they run, and then, when a third has come, the other. What
-// is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left; asked again, everybody gets
-// the same answer.
+// is not answered is asked again with the same request id. 50 get one set each, all different; 14 are told that nothing is left, or get last-resort sets where
+// they may; asked again, everybody gets the same answer.
 func TestKill9Claims(t *testing.T) {
+	t.Parallel()
+	for _, lastResort := range []int{0, 3} {
+		t.Run(fmt.Sprintf("last resort %d", lastResort), func(t *testing.T) { kill9Claims(t, lastResort) })
+	}
+}
+
+func kill9Claims(t *testing.T, lastResort int) {
 	p := newProcesses(t)
-	redeemtest.Provide(t, p.domain.Bus("provider"), domain, time.Now)
-	kill := []func(){p.start(), p.start()}
+	url := p.domain.Options("kpstore").URL
+	replicas := []*servicetest.Process{p.start(url), p.start(url)}
 	u, here := p.user(domain), p.replica()
-	u.mustUpload(here, 1, u.items(50, 0)...)
+	u.mustUpload(here, 1, u.items(50, lastResort)...)
 	tokens := make([][]byte, 16)
 	for i := range tokens {
 		tokens[i] = u.token(here)
@@ -130,7 +119,7 @@ func TestKill9Claims(t *testing.T) {
 	answered, again := 0, 0 // guarded by mu
 	var wg sync.WaitGroup
 	for i := range requests {
-		requests[i] = claimOf(tokens[i%len(tokens)], false)
+		requests[i] = claimOf(tokens[i%len(tokens)], lastResort > 0)
 		wg.Go(func() {
 			got, tries := claim(requests[i])
 			answers[i] = got
@@ -139,15 +128,15 @@ func TestKill9Claims(t *testing.T) {
 			again += tries - 1
 			switch answered++; answered {
 			case 8:
-				kill[0]()
-				kill = append(kill, p.start())
+				replicas[0].Kill()
+				p.start(url)
 			case 32:
-				kill[1]()
+				replicas[1].Kill()
 			}
 		})
 	}
 	wg.Wait()
-	served, refused := map[string]bool{}, 0
+	served, last, refused := map[string]bool{}, 0, 0
 	for i, r := range requests {
 		got, _ := claim(r)
 		if !proto.Equal(got, answers[i]) {
@@ -157,17 +146,25 @@ func TestKill9Claims(t *testing.T) {
 			refused++
 			continue
 		}
+		if answers[i].GetLastResort() {
+			last++
+			continue
+		}
 		name := pseudonym(t, answers[i])
 		if served[name] {
 			t.Error("a set was handed out twice")
 		}
 		served[name] = true
 	}
-	if len(served) != 50 || refused != 14 {
-		t.Errorf("%d sets were handed out and %d claims refused, want 50 and 14", len(served), refused)
+	wantLast, wantRefused := 0, 14
+	if lastResort > 0 {
+		wantLast, wantRefused = 14, 0
 	}
-	if n := len(u.list(here)); n != 0 {
-		t.Errorf("%d sets are left", n)
+	if len(served) != 50 || last != wantLast || refused != wantRefused {
+		t.Errorf("one-time %d, last resort %d, refused %d; want 50, %d, %d", len(served), last, refused, wantLast, wantRefused)
+	}
+	if n := len(u.list(here)); n != lastResort {
+		t.Errorf("%d sets are left, want the %d last-resort ones", n, lastResort)
 	}
 	t.Logf("%d requests were repeated", again)
 }

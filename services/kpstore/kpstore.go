@@ -46,9 +46,13 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	if err != nil {
 		return fmt.Errorf("make metrics: %w", err)
 	}
+	redeemer, err := redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus), env.Telemetry.Meter("mimimi.example/pkg/redeem"))
+	if err != nil {
+		return err
+	}
 	h := &handler{
 		store:  &store{log: env.Bus, subjects: env.Bus, now: env.Now, domain: cfg.Domain, metrics: m, graves: new(graves)},
-		domain: cfg.Domain, limits: cfg.limits(), redeemer: redeem.New(cfg.Domain, env.Bus, env.Now, redeem.Documents(env.Bus)), metrics: m,
+		domain: cfg.Domain, limits: cfg.limits(), redeemer: redeemer, metrics: m,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(h, env))
 	if err != nil {

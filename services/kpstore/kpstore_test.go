@@ -19,6 +19,8 @@ import (
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 // running starts two replicas and returns a client that reaches them over OHTTP, and what their taps saw.
@@ -80,6 +82,7 @@ func waitFor(t *testing.T, f func() error) {
 
 // Everything once through two replicas, over OHTTP, with each error's code.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	u, other := w.user(domain), w.user(domain)
 	c, seen := running(w)
@@ -135,7 +138,37 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestMetrics: what claims got, why others got nothing, and that the owner was told of a low stock, are counted and keep their labels.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tel := must(telemetry.New())
+	h := w.replica()
+	h.metrics = must(newMetrics(tel.Meter("test")))
+	h.store.metrics, h.limits = h.metrics, limits{perAlias: 3, perIssuer: 1000}
+	u := w.user(domain)
+	u.mustUpload(h, 1, u.items(5, 1)...)
+	one, other := u.token(h), u.token(h)
+	for _, r := range []*v1.ClaimRequest{
+		claimOf(one, false), claimOf(one, false), claimOf(one, false), claimOf(one, false), // the fourth is too much
+		claimOf(other, false), claimOf(other, false), claimOf(other, true), claimOf(requestID32(), true), {},
+	} {
+		_, _ = h.Claim(t.Context(), r) // other tests look at what comes back
+	}
+	for series, want := range map[string]float64{
+		`kpstore_claims_total{set="one_time"}`: 5, `kpstore_claims_total{set="last_resort"}`: 1, `kpstore_claims_total{set="nothing"}`: 3,
+		`kpstore_claims_refused_total{cause="alias_limit"}`: 1, `kpstore_claims_refused_total{cause="nothing_left"}`: 1, `kpstore_claims_refused_total{cause="invalid"}`: 1,
+		`kpstore_low_stock_notices_total{outcome="sent"}`: 1, `kpstore_low_stock_notices_total{outcome="told_before"}`: 5, `kpstore_stock_count`: 6,
+		`kpstore_requests_total{kind="ok",operation="claim"}`: 6,
+	} {
+		if got := telemetrytest.Value(t, tel, series); got != want {
+			t.Errorf("%s: %v, want %v", series, got, want)
+		}
+	}
+}
+
 func TestConfig(t *testing.T) {
+	t.Parallel()
 	write := func(text string) string {
 		f := filepath.Join(t.TempDir(), "kpstore.json")
 		if err := os.WriteFile(f, []byte(text), 0o600); err != nil {

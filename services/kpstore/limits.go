@@ -61,6 +61,9 @@ const (
 	servedFor = 100 * 24 * time.Hour
 	// answerFor is how long the answer to a claim is kept for retries. It joins a request id to KeyPackages, so it is short.
 	answerFor = time.Hour
+	// indexFor is how long an index and its aliases are kept without a sign of life: an upload, a claim, or a registration, which the owner's clients repeat every
+	// month. Nobody knows whose an index is, so one that is not deleted with its account could not be found.
+	indexFor = 400 * 24 * time.Hour
 	// revokedFor keeps a revoked alias from being registered again by a replayed request; a signature is good for minutes (protocol.md §9).
 	revokedFor = 24 * time.Hour
 	// lifetimeMargin is how long before the end of its lifetime a set is no longer handed out: the adder must still get its commit accepted.

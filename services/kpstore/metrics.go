@@ -28,7 +28,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.requests, errs[0] = meter.Int64Counter("kpstore_requests", metric.WithDescription("Requests by operation and kind of the answer."))
 	m.claims, errs[1] = meter.Int64Counter("kpstore_claims",
 		metric.WithDescription("Claims by what they got: a one-time set, a last-resort set (which links two groups at a hub), or nothing."))
-	m.refused, errs[2] = meter.Int64Counter("kpstore_claims_refused", metric.WithDescription("Claims that got nothing, by reason."))
+	m.refused, errs[2] = meter.Int64Counter("kpstore_claims_refused", metric.WithDescription("Claims that got nothing, by cause."))
 	m.stock, errs[3] = meter.Int64Histogram("kpstore_stock", metric.WithExplicitBucketBoundaries(0, 4, 12, 25, 50, 100, 250),
 		metric.WithDescription("One-time sets that a claim left in its index."))
 	m.notices, errs[4] = meter.Int64Counter("kpstore_low_stock_notices", metric.WithDescription("Notices of a low stock to owners, by whether they were sent."))
@@ -56,7 +56,7 @@ func (m *metrics) claimed(ctx context.Context, r *v1.ClaimResponse, err error) {
 	switch {
 	case err != nil:
 		got = "nothing"
-		m.refused.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", refusal(err))))
+		m.refused.Add(ctx, 1, metric.WithAttributes(attribute.String("cause", refusal(err))))
 	case r.GetLastResort():
 		got = "last_resort"
 	}
@@ -77,12 +77,12 @@ func refusal(err error) string {
 }
 
 func (m *metrics) noticed(ctx context.Context, sent bool, err error) {
-	result := "sent"
+	outcome := "sent"
 	switch {
 	case err != nil:
-		result = "failed"
+		outcome = "failed"
 	case !sent:
-		result = "told_before"
+		outcome = "told_before"
 	}
-	m.notices.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+	m.notices.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
 }

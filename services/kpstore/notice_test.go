@@ -33,6 +33,7 @@ func (w *world) notices() (all []*v1.OutboundDelivery) {
 
 // The owner's clients are told when a quarter of the stock is left, once an hour, by their pseudonyms in the set that was handed out, and of nothing else.
 func TestLowStock(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -92,6 +93,7 @@ func TestLowStock(t *testing.T) {
 
 // All clients whose KeyPackages are in the set are told; a retry tells nobody again; a stock that was filled up again counts anew.
 func TestLowStockClients(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -120,6 +122,7 @@ func TestLowStockClients(t *testing.T) {
 
 // An index larger than one read: what was read of it is not taken for all of it.
 func TestLowStockLargeIndex(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)

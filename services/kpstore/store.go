@@ -184,7 +184,7 @@ func (s *store) updateOwner(ctx context.Context, owner []byte, change func(*v1.K
 		if write, err := change(rec); err != nil || !write {
 			return err
 		}
-		_, err = s.put(ctx, s.ownerSubject(owner), rec, rev, 0)
+		_, err = s.put(ctx, s.ownerSubject(owner), rec, rev, indexFor)
 		return err
 	})
 }

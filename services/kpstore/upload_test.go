@@ -31,6 +31,7 @@ func (u *user) started(h *handler, lastResort bool) (mimimi.UserPseudonym, *v1.S
 }
 
 func TestUploadAndList(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -47,6 +48,7 @@ func TestUploadAndList(t *testing.T) {
 
 // Two clients complete one set as they both listed it: one succeeds, the other must list again. A repeat succeeds, even after a later change.
 func TestCompleteRace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -82,6 +84,7 @@ func TestCompleteRace(t *testing.T) {
 
 // A completion and a claim of the same set: whatever comes first, the set is handed out once, and never again by what the completion wrote.
 func TestCompleteAgainstClaim(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -108,6 +111,7 @@ func TestCompleteAgainstClaim(t *testing.T) {
 }
 
 func TestUploadRules(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -193,6 +197,7 @@ func TestUploadRules(t *testing.T) {
 
 // Freshness is a matter of what is stored: client pseudonym and each key may not come again, in whatever role.
 func TestPlanFreshness(t *testing.T) {
+	t.Parallel()
 	base := &item{raw: []byte{1}, user: "u1", client: "c1", fresh: [4][]byte{{1}, {2}, {3}, {4}}}
 	for i := range base.fresh {
 		for j := range base.fresh {
@@ -220,6 +225,7 @@ func TestPlanFreshness(t *testing.T) {
 }
 
 func TestPlanBounds(t *testing.T) {
+	t.Parallel()
 	full := &keySet{KeyPackageSet: &v1.KeyPackageSet{UserPseudonym: "u"}, sequence: 3}
 	for range maxClients {
 		full.KeyPackages = append(full.KeyPackages, &v1.StoredKeyPackage{})
@@ -243,6 +249,7 @@ func TestPlanBounds(t *testing.T) {
 
 // An upload fails at each of its writes, with and without the write being stored: the same upload again makes it whole.
 func TestUploadFaults(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	for _, persist := range []bool{false, true} {

@@ -24,6 +24,7 @@ func names(sets []*v1.SetSummary) (all []string) {
 
 // A withdrawn set is not handed out and does not come back; the owner learns which were handed out before.
 func TestWithdraw(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -59,6 +60,7 @@ func TestWithdraw(t *testing.T) {
 
 // A last-resort set that was used was handed out, whoever asks and however often it was used.
 func TestWithdrawLastResort(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -72,6 +74,7 @@ func TestWithdrawLastResort(t *testing.T) {
 
 // Nobody withdraws another's sets or bars another's pseudonyms, and what does not parse is refused.
 func TestWithdrawRules(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -117,6 +120,7 @@ func TestWithdrawRules(t *testing.T) {
 
 // What was handed out does not come back by a completion that is late: not as it was listed, not if it slips in between check and write.
 func TestLateCompletion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -152,6 +156,7 @@ func TestLateCompletion(t *testing.T) {
 
 // A contact who claims all it can, with the limits as they are by default, leaves enough for another one.
 func TestExhaustion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	h.limits = (&Config{}).limits()
@@ -180,6 +185,7 @@ func TestExhaustion(t *testing.T) {
 
 // Claims and a withdrawal at once, at two replicas: each set is a claim's or withdrawn, and the owner is told the truth.
 func TestWithdrawRace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	replicas := []*handler{w.replica(), w.replica()}
 	u := w.user(domain)
@@ -229,6 +235,7 @@ func TestWithdrawRace(t *testing.T) {
 
 // A withdrawal fails at each of its writes; a repeat finishes it and says the same, and nobody got the set meanwhile.
 func TestWithdrawFaults(t *testing.T) {
+	t.Parallel()
 	for _, persist := range []bool{false, true} {
 		w := newWorld(t)
 		h := w.replica()
@@ -265,6 +272,7 @@ func TestWithdrawFaults(t *testing.T) {
 
 // A claim that crashed after it chose a set: if the owner withdraws the set, the retry gets another one.
 func TestWithdrawBetweenRetries(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -287,6 +295,7 @@ func TestWithdrawBetweenRetries(t *testing.T) {
 
 // Deleting an index ends its sets and aliases, and nothing brings it back while a captured request could.
 func TestDeleteIndex(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u, other := w.user(domain), w.user(domain)
@@ -325,6 +334,7 @@ func TestDeleteIndex(t *testing.T) {
 
 // A deletion fails at each of its writes; a repeat finishes it.
 func TestDeleteIndexFaults(t *testing.T) {
+	t.Parallel()
 	for _, persist := range []bool{false, true} {
 		t.Run(fmt.Sprintf("persisted %v", persist), func(t *testing.T) {
 			w := newWorld(t)
@@ -362,6 +372,7 @@ func TestDeleteIndexFaults(t *testing.T) {
 
 // A registration on its way does not survive the deletion that saw it coming.
 func TestDeleteBeatsRegistration(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	u := w.user(domain)
@@ -382,6 +393,7 @@ func TestDeleteBeatsRegistration(t *testing.T) {
 
 // One issuing domain's tokens claim so much of an index in an hour, whatever the connection tokens; others go on, and so does an unknown issuer.
 func TestClaimIssuerLimit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	h := w.replica()
 	h.limits.perIssuer, h.redeemer = 3, &issuing{}

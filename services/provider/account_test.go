@@ -13,6 +13,7 @@ import (
 )
 
 func TestRegister(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -92,6 +93,7 @@ func TestRegister(t *testing.T) {
 
 // TestRegisterAfterCrash: a client entry that a crash left behind gives no right, and the repeat goes on from it.
 func TestRegisterAfterCrash(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	b := d.bus.Bus("provider")
@@ -117,6 +119,7 @@ func TestRegisterAfterCrash(t *testing.T) {
 
 // TestRegisterRace: of many who want one name at two replicas, one gets it.
 func TestRegisterRace(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	replicas := []*replica{d.start(), d.start()}
 	const n = 8
@@ -155,6 +158,7 @@ func (r *replica) publish(p *person, record []byte) error {
 }
 
 func TestPublishRecord(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, bob := r.register("alice"), r.register("bob")
@@ -189,6 +193,7 @@ func TestPublishRecord(t *testing.T) {
 
 // TestUnknownClient: a client that is not registered gets the answer that a wrong signature gets.
 func TestUnknownClient(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, nobody := r.register("alice"), newPerson("a.example", "nobody")

@@ -67,6 +67,7 @@ func (r *replica) wantGone(p *person) {
 }
 
 func TestRemoveClient(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, bob := r.register("alice"), r.register("bob")
@@ -117,6 +118,7 @@ func TestRemoveClient(t *testing.T) {
 
 // TestRemoveAfterCrash: a removal that stopped after any of its writes is gone on with by the repeat, by the client itself, and by any request of another.
 func TestRemoveAfterCrash(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -188,6 +190,7 @@ func TestRemoveAfterCrash(t *testing.T) {
 // TestApproveAndRemoveRace: one client approves and removes a second while the second approves a third: whoever is off the account at the end is revoked or
 // never got in, and whoever is on it is not.
 func TestApproveAndRemoveRace(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	replicas := []*replica{d.start(), d.start()}
 	r := replicas[0]
@@ -235,6 +238,7 @@ func TestApproveAndRemoveRace(t *testing.T) {
 
 // TestClientRemovedWhileApprovedAgain: an approval repeated just as the client is removed for good does not bring it back.
 func TestClientRemovedWhileApprovedAgain(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, side := r.register("alice"), r.side()
@@ -259,6 +263,7 @@ func TestClientRemovedWhileApprovedAgain(t *testing.T) {
 
 // TestRemovedWhileItActs: a client that is removed after its request was authenticated neither lets anybody in, nor puts anybody out, nor deletes the account.
 func TestRemovedWhileItActs(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, side := r.register("alice"), r.side()
@@ -300,6 +305,7 @@ func renewal(now time.Time, p *person, key mls.SignatureKey) *mimimiv1.RenewCert
 }
 
 func TestRenewCertificate(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -383,6 +389,7 @@ func TestRenewCertificate(t *testing.T) {
 
 // TestRenewalsAreBounded: a client that changes its key all the time must wait.
 func TestRenewalsAreBounded(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -405,6 +412,7 @@ func TestRenewalsAreBounded(t *testing.T) {
 
 // TestRenewRace: of two renewals at once one is taken, and the account holds what was answered.
 func TestRenewRace(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	replicas := []*replica{d.start(), d.start()}
 	alice := replicas[0].register("alice")
@@ -442,6 +450,7 @@ func TestRenewRace(t *testing.T) {
 }
 
 func TestDeleteAccount(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, bob := r.register("alice"), r.register("bob")
@@ -508,6 +517,7 @@ func TestDeleteAccount(t *testing.T) {
 
 // TestDeleteAfterCrash: a deletion that stopped after any of its writes denies everybody, and is gone on with by any client of the account.
 func TestDeleteAfterCrash(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	side := r.side()

@@ -134,7 +134,7 @@ func (c *Config) quotas() (map[mimimi.TokenOperation]uint16, error) {
 	sum := 0
 	for o, n := range c.TokenQuotas {
 		if _, ok := defaultQuotas[o]; !ok || n == 0 {
-			return nil, errors.New("each names an operation, and is at least 1")
+			return nil, errors.New("a token quota is for claim, connection request, create group, queue or upload, and at least 1")
 		}
 		q[o] = n
 	}
@@ -142,7 +142,7 @@ func (c *Config) quotas() (map[mimimi.TokenOperation]uint16, error) {
 		sum += int(n)
 	}
 	if sum > mimimi.MaxTokenBatch {
-		return nil, fmt.Errorf("together at most %d", mimimi.MaxTokenBatch)
+		return nil, fmt.Errorf("token quotas are together at most %d", mimimi.MaxTokenBatch)
 	}
 	return q, nil
 }

@@ -23,6 +23,7 @@ func sequences(entries []*mimimiv1.QueueEntry) (s []uint64) {
 // TestPeerDown: while one peer is down, the own domain's and another peer's deliveries go on; when it is back, nothing is missing and
 // nothing is there twice. The sender is stopped in the middle and started again.
 func TestPeerDown(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	c := newDomain(t, "c.example")
 	rc := c.start()
@@ -74,6 +75,7 @@ func TestPeerDown(t *testing.T) {
 
 // TestTwoReplicasDeliver: two replicas share the outbox; one goes away in the middle.
 func TestTwoReplicasDeliver(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	one, two := d.start(), d.start()
 	fanout, group := d.bus.Bus("fanout"), newGroup("a.example")
@@ -95,6 +97,7 @@ func TestTwoReplicasDeliver(t *testing.T) {
 
 // TestBadOutboxEntries: what can never be delivered goes to DEAD and holds nothing back.
 func TestBadOutboxEntries(t *testing.T) {
+	t.Parallel()
 	a, _, ra, rb := pair(t)
 	fanout, group := a.bus.Bus("fanout"), newGroup("a.example")
 	qa, qb := ra.newQueue(), rb.newQueue()
@@ -123,6 +126,7 @@ func TestBadOutboxEntries(t *testing.T) {
 
 // TestLostBody: a body that is gone is a loss that is said, and the rest of the queue can be read.
 func TestLostBody(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, q, group := d.direct(), r.newQueue(), newGroup("a.example")
@@ -142,6 +146,7 @@ func TestLostBody(t *testing.T) {
 
 // TestLargeBodies: an answer of Read stays below the bound of messages, however large the bodies are.
 func TestLargeBodies(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, q, group := d.direct(), r.newQueue(), newGroup("a.example")
@@ -160,6 +165,7 @@ func TestLargeBodies(t *testing.T) {
 
 // TestManyRecipients: one delivery to a large group's members of one domain.
 func TestManyRecipients(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, group, doc := d.direct(), newGroup("a.example"), r.document("a.example")
@@ -187,6 +193,7 @@ func TestManyRecipients(t *testing.T) {
 
 // TestOnCluster goes through registration, inbox and queues on three nodes, where conflicts have other codes and reads may lag.
 func TestOnCluster(t *testing.T) {
+	t.Parallel()
 	d := newDomainOn(t, "a.example", bustest.StartCluster(t))
 	one, two := d.start(), d.start()
 	alice := one.register("alice")

@@ -55,6 +55,7 @@ func (r *replica) endpoints(peerCert tls.Certificate) []endpoint {
 // TestGarbage sends bytes that are nothing to every call of every listener: each is refused as the caller's mistake, without a
 // cookie, and the service goes on.
 func TestGarbage(t *testing.T) {
+	t.Parallel()
 	a, _, _, rb := pair(t)
 	random := make([]byte, 3000)
 	rand.Read(random)
@@ -87,6 +88,7 @@ func TestGarbage(t *testing.T) {
 
 // TestGarbageForTheInbox: what the gateway cannot open gets one answer, of one size.
 func TestGarbageForTheInbox(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	r.inbox(d.name)
@@ -112,6 +114,7 @@ func TestGarbageForTheInbox(t *testing.T) {
 
 // TestListenersAreApart: each side answers only to its host name and knows only its own calls; a client's connections share no ticket.
 func TestListenersAreApart(t *testing.T) {
+	t.Parallel()
 	a, _, _, rb := pair(t)
 	all := rb.endpoints(a.federationPair())
 	for _, e := range all {
@@ -168,6 +171,7 @@ func do(t *testing.T, c *http.Client, req *http.Request) *http.Response {
 
 // TestConnectionBounds: connections over an address's bound are closed, and a closed one makes room.
 func TestConnectionBounds(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.ConnectionsPerAddress = 2
 	r := d.start()
@@ -197,6 +201,7 @@ func TestConnectionBounds(t *testing.T) {
 
 // TestTap: the recorder gets, by side, what that side sees, and the account and anonymous sides have nothing in common.
 func TestTap(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	var mu sync.Mutex
 	seen := make(map[string][]byte)
@@ -258,6 +263,7 @@ func TestStopsClean(t *testing.T) {
 }
 
 func TestRunRefuses(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	env := &service.Env{Bus: d.bus.Bus("provider"), Log: slog.New(slog.DiscardHandler), Now: d.clock.Now}
 	taken := must(net.Listen("tcp", "127.0.0.1:0"))
@@ -285,6 +291,7 @@ func TestRunRefuses(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	load := func(text string) error {
 		path := filepath.Join(dir, "config.json")
@@ -389,6 +396,7 @@ func FuzzPeerFile(f *testing.F) {
 }
 
 func TestPeerProblem(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		in   error
 		want problem.Kind

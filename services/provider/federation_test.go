@@ -49,6 +49,7 @@ func (r *replica) waitFor(domain string) {
 }
 
 func TestKeyDocument(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	own := rb.document("b.example")
 	if err := own.Verify(nil, b.clock.Now()); err != nil {
@@ -111,6 +112,7 @@ func (d *testDomain) federationPair() tls.Certificate {
 
 // TestIdentityKeyIsPinned: a peer that comes with another identity key is refused, also by a replica that starts later; the old copy stays while it is valid.
 func TestIdentityKeyIsPinned(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	first := rb.document("b.example").Marshal()
 	rb.stop()
@@ -135,6 +137,7 @@ func TestIdentityKeyIsPinned(t *testing.T) {
 }
 
 func TestWeekNumber(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		at   time.Time
 		want uint64
@@ -153,6 +156,7 @@ func TestWeekNumber(t *testing.T) {
 
 // TestOwnDocumentRotates: every week has its document, valid for the week and a margin, the same from every replica.
 func TestOwnDocumentRotates(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := &keys{identity: must(mimimi.Suite.GenerateSignatureKey()), queue: new(queueKeys)}
 		issued := func(_ context.Context, week uint64) ([]mimimi.IssuerKey, error) {
@@ -183,6 +187,7 @@ func TestOwnDocumentRotates(t *testing.T) {
 }
 
 func TestRelay(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	for _, d := range []*testDomain{a, b} {
 		hub := d.bus.Bus("hub")
@@ -239,6 +244,7 @@ func TestRelay(t *testing.T) {
 
 // TestInboxOfAnotherDomain: all the way from a user of a to a user of b.
 func TestInboxOfAnotherDomain(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	bob := rb.register("bob")
 	if err := rb.publish(bob, bob.record(b.clock.Now()).Marshal()); err != nil {
@@ -263,6 +269,7 @@ func TestInboxOfAnotherDomain(t *testing.T) {
 }
 
 func TestNotify(t *testing.T) {
+	t.Parallel()
 	a, _, _, rb := pair(t)
 	q, doc, group := rb.newQueue(), rb.document("b.example"), newGroup("a.example")
 	to := q.recipient(doc)
@@ -334,6 +341,7 @@ func TestNotify(t *testing.T) {
 
 // TestFederationCertificates: who may speak as which domain.
 func TestFederationCertificates(t *testing.T) {
+	t.Parallel()
 	a, b, _, rb := pair(t)
 	anyone := newAuthority()
 	b.cfg.FederationCAFiles = []string{b.file("any.pem", anyone.pem())}
@@ -370,6 +378,7 @@ func TestFederationCertificates(t *testing.T) {
 
 // TestPeerAuthorityIsCheckedByUsToo: we do not speak to a server whose certificate another authority vouches for, or that is for another host.
 func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
+	t.Parallel()
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	rb := b.start()
 	p := must(newPeers(a.cfg, must(loadKeys(a.cfg, a.clock.Now)), nil))
@@ -387,6 +396,7 @@ func TestPeerAuthorityIsCheckedByUsToo(t *testing.T) {
 
 // TestPeerFiles: files that cannot be used are left, and a moved peer is found again.
 func TestPeerFiles(t *testing.T) {
+	t.Parallel()
 	a := newDomain(t, "a.example")
 	k := must(loadKeys(a.cfg, a.clock.Now))
 	p := must(newPeers(a.cfg, k, nil))

@@ -33,6 +33,8 @@ import (
 	"mimimi.example/pkg/oblivious"
 	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 func must[T any](v T, err error) T {
@@ -181,20 +183,21 @@ type replica struct {
 	d                              *testDomain
 	bus                            *bus.Bus
 	account, anonymous, federation string
+	telemetry                      *telemetry.Telemetry
 	stop                           func()
 }
 
 // start runs a replica until the test ends or stop is called.
 func (d *testDomain) start() *replica {
 	d.t.Helper()
-	r := &replica{d: d, bus: d.bus.Bus("provider")}
+	r := &replica{d: d, bus: d.bus.Bus("provider"), telemetry: must(telemetry.New())}
 	listening := make(chan struct{})
 	cfg := *d.cfg
 	cfg.OnListen = func(account, anonymous, federation string) {
 		r.account, r.anonymous, r.federation = account, anonymous, federation
 		close(listening)
 	}
-	env := &service.Env{Bus: r.bus, Log: slog.New(slog.DiscardHandler), Now: d.clock.Now, Tap: d.tap}
+	env := &service.Env{Bus: r.bus, Log: slog.New(slog.DiscardHandler), Now: d.clock.Now, Tap: d.tap, Telemetry: r.telemetry}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, &cfg, env) }()
@@ -211,6 +214,16 @@ func (d *testDomain) start() *replica {
 	})
 	d.t.Cleanup(r.stop)
 	return r
+}
+
+// counts checks series of the replica's metrics.
+func (r *replica) counts(want map[string]float64) {
+	r.d.t.Helper()
+	for series, n := range want {
+		if got := telemetrytest.Value(r.d.t, r.telemetry, series); got != n {
+			r.d.t.Errorf("%s: %v, want %v", series, got, n)
+		}
+	}
 }
 
 // meet lets d know another domain's replica through peers_dir.

@@ -106,6 +106,7 @@ func (s *spoilt) getRecord(user string) ([]byte, error) {
 // TestGarbageStored has every family that the provider reads hold what the provider never wrote: each call that meets it fails with a named error, or
 // passes it over. Nothing panics, and nobody gets a right by it.
 func TestGarbageStored(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(*testing.T, *spoilt){
 		"dir.u":     spoilAccount,
 		"dir.c":     spoilClient,
@@ -299,6 +300,7 @@ func spoilBody(t *testing.T, s *spoilt) {
 // TestGarbagePeerRecord: what is remembered of a peer and cannot be read is neither shown to anybody nor replaced by what the peer says now, since its
 // pinned key is in there; other domains' documents are shown.
 func TestGarbagePeerRecord(t *testing.T) {
+	t.Parallel()
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	rb := b.start()
 	real := rb.document(b.name)

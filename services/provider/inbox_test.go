@@ -35,6 +35,7 @@ func (r *replica) items(p *person) []*mimimiv1.InboxItem {
 }
 
 func TestGetRecord(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -86,6 +87,7 @@ func TestGetRecord(t *testing.T) {
 
 // TestRecordAnswersAlike compares what the edge sees and what the gateway's client sees: status, headers and sizes.
 func TestRecordAnswersAlike(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -130,6 +132,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestDeposit(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -178,6 +181,7 @@ func TestDeposit(t *testing.T) {
 
 // TestAckInbox: what was acknowledged is gone, the rest stays; position 0 is nothing.
 func TestAckInbox(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, bob := r.register("alice"), r.register("bob")
@@ -217,6 +221,7 @@ func TestAckInbox(t *testing.T) {
 
 // TestInboxFull: a full inbox drops silently; nobody's is emptied.
 func TestInboxFull(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -240,6 +245,7 @@ func TestInboxFull(t *testing.T) {
 
 // TestDepositAfterCrash kills a deposit after each of its writes; the repeat delivers, and the request is there once.
 func TestDepositAfterCrash(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	side := &inboxSide{domain: d.name, bus: r.bus, fakes: must(newFakes(make([]byte, 32))), redeemer: redeemtest.AcceptAll{}, now: d.clock.Now, m: must(newMetrics(nil))}
@@ -268,6 +274,7 @@ func TestDepositAfterCrash(t *testing.T) {
 }
 
 func TestFakeDates(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 	for _, random := range [][]byte{make([]byte, 32), bytes.Repeat([]byte{0xff}, 32), digest("x")} {
 		var changes int

@@ -210,14 +210,18 @@ func (i *issuer) makeAhead(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// sign signs blinded messages, several at a time; it waits while too many others are signed.
-func (i *issuer) sign(ctx context.Context, work []signing) error {
+// turn waits while too many others have tokens signed. leave gives the turn back.
+func (i *issuer) turn(ctx context.Context) (leave func(), err error) {
 	select {
 	case i.signing <- struct{}{}:
-		defer i.signing.leave()
+		return i.signing.leave, nil
 	case <-ctx.Done():
-		return errBusy
+		return nil, errBusy
 	}
+}
+
+// sign signs blinded messages, several at a time, for who has a turn.
+func (i *issuer) sign(ctx context.Context, work []signing) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(signers)
 	for _, w := range work {

@@ -103,6 +103,7 @@ func (r *replica) clients(p *person) ([]*mimimi.ClientCertificate, error) {
 
 // TestLink: a new client comes in by offer, approval and package, each of which may be repeated, at any replica.
 func TestLink(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r, other := d.start(), d.start()
 	alice := r.register("alice")
@@ -160,6 +161,7 @@ func TestLink(t *testing.T) {
 }
 
 func TestLinkRules(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, bob := r.register("alice"), r.register("bob")
@@ -219,6 +221,7 @@ func TestLinkRules(t *testing.T) {
 
 // TestLinkExpires: an offer waits for ten minutes, and so do an approval and a package after it.
 func TestLinkExpires(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -259,6 +262,7 @@ func TestLinkExpires(t *testing.T) {
 
 // TestLinkMailboxIsFull: strangers fill the mailbox. The oldest offer gives way, an approved one does not, and whoever offers again is there again.
 func TestLinkMailboxIsFull(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -306,6 +310,7 @@ type offerOf = offer
 
 // TestLinkOfUnknownUser: a user who does not exist, or does no more, gets an offer answered like any other.
 func TestLinkOfUnknownUser(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice, gone := r.register("alice"), r.register("gone")
@@ -336,6 +341,7 @@ func TestLinkOfUnknownUser(t *testing.T) {
 // TestApproveRace: all clients of a user approve at once, at two replicas, more offers than the account has room for. Each offer has one answer, and the
 // account exactly the clients whose approval was taken.
 func TestApproveRace(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	replicas := []*replica{d.start(), d.start()}
 	r := replicas[0]
@@ -404,6 +410,7 @@ func TestApproveRace(t *testing.T) {
 
 // TestApproveAfterCrash: an approval that stopped after any of its writes is gone on with.
 func TestApproveAfterCrash(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")

@@ -11,6 +11,8 @@ import (
 
 // metrics are all of the provider's. None has a label: no count is about one user, queue, group or peer.
 type metrics struct {
+	TokensIssued   metric.Int64Counter
+	Exchanged      metric.Int64Counter
 	Linked         metric.Int64Counter
 	Removed        metric.Int64Counter
 	Renewed        metric.Int64Counter
@@ -48,6 +50,8 @@ func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
 		name, help string
 	}{
 		{&m.Registered, "provider.registrations", "users that were registered"},
+		{&m.TokensIssued, "provider.tokens.issued", "anonymous tokens signed in clients' weekly batches, repeats included"},
+		{&m.Exchanged, "provider.tokens.exchanged", "anonymous tokens signed for others that were shown, repeats included"},
 		{&m.Linked, "provider.clients.linked", "clients that came to an account after its first"},
 		{&m.Removed, "provider.clients.removed", "clients that were taken off an account"},
 		{&m.Renewed, "provider.certificates.renewed", "certificates issued in place of an earlier one"},

@@ -17,6 +17,7 @@ func newNotice(n uint64, to ...*mimimiv1.Recipient) *mimimiv1.OutboundDelivery {
 // TestLowStockNotice: a notice reaches the queues of its recipients, with a hint, as an entry of its own; while one waits there is no other, also for a
 // replica that did not write it.
 func TestLowStockNotice(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	store, doc := d.bus.Bus("kpstore"), r.document(d.name)
@@ -51,6 +52,7 @@ func TestLowStockNotice(t *testing.T) {
 
 // TestLowStockNoticeQuota: notices take no group's room, and groups none of theirs.
 func TestLowStockNoticeQuota(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, doc := d.direct(), r.document(d.name)
@@ -75,6 +77,7 @@ func TestLowStockNoticeQuota(t *testing.T) {
 
 // TestBadNotices: what is more than a notice, what cannot be read, and what comes from elsewhere: none of it reaches a queue, and it holds nothing back.
 func TestBadNotices(t *testing.T) {
+	t.Parallel()
 	a, b, ra, _ := pair(t)
 	store, doc := a.bus.Bus("kpstore"), ra.document("a.example")
 	q := ra.newQueue()

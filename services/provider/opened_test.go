@@ -10,6 +10,7 @@ import (
 
 // TestOpened: what opened once is not opened again, unless pseudonym or sealed id differ; failures are tried again; and the memory is bounded, but keeps what is used.
 func TestOpened(t *testing.T) {
+	t.Parallel()
 	var o opened
 	p, q := must(mimimi.NewClientPseudonym("a.example")), must(mimimi.NewClientPseudonym("a.example"))
 	calls := 0

@@ -130,7 +130,9 @@ func build(ctx context.Context, cfg *Config, env *service.Env) (*provider, error
 		return nil, err
 	}
 	p.documents = &documents{domain: cfg.Domain, keys: k, issued: p.issuer.published, peers: known, bus: env.Bus, now: env.Now, m: m, log: env.Log, held: make(map[string]*heldDocument)}
-	p.redeemer = redeem.New(cfg.Domain, env.Bus, env.Now, p.documents.of)
+	if p.redeemer, err = redeem.New(cfg.Domain, env.Bus, env.Now, p.documents.of, env.Telemetry.Meter("mimimi.example/pkg/redeem")); err != nil {
+		return nil, err
+	}
 	p.revoked = newRevocations(p.documents)
 	if p.gateway, err = p.inbox(cfg); err != nil {
 		return nil, err

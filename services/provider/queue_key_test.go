@@ -10,6 +10,7 @@ import (
 
 // TestQueueKeysRotate: the present key changes every four weeks, the same in every replica; what was sealed to one opens for a year, and no longer.
 func TestQueueKeysRotate(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	secret := d.file("queue.secret", bytes.Repeat([]byte{7}, queueSecretSize))
 	cfg := &Config{Domain: "a.example", QueueSecretFile: secret, QueueKeyFiles: d.cfg.QueueKeyFiles}
@@ -58,6 +59,7 @@ func TestQueueKeysRotate(t *testing.T) {
 }
 
 func TestQueueKeysRefuse(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	key := d.cfg.QueueKeyFiles[7]
 	for name, cfg := range map[string]*Config{

@@ -16,6 +16,7 @@ import (
 )
 
 func TestQueue(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	doc, fanout := r.document(d.name), d.bus.Bus("fanout")
@@ -67,6 +68,7 @@ func newStrangeRecipient(domain string) *mimimiv1.Recipient {
 }
 
 func TestQueueRefusals(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	q, other := r.newQueue(), r.newQueue()
@@ -140,6 +142,7 @@ func TestQueueRefusals(t *testing.T) {
 }
 
 func TestDeleteQueue(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	doc, fanout := r.document(d.name), d.bus.Bus("fanout")
@@ -164,6 +167,7 @@ func TestDeleteQueue(t *testing.T) {
 }
 
 func TestRefuse(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	doc, fanout := r.document(d.name), d.bus.Bus("fanout")
@@ -184,6 +188,7 @@ func TestRefuse(t *testing.T) {
 
 // TestWatch: a hint comes for what is there, and for what comes, also when another replica holds the stream or wrote the entry.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	one, two := d.start(), d.start()
 	doc, fanout := one.document(d.name), d.bus.Bus("fanout")
@@ -212,6 +217,7 @@ func TestWatch(t *testing.T) {
 
 // TestWatchBounds: one queue has few streams; a place that was left is free again.
 func TestWatchBounds(t *testing.T) {
+	t.Parallel()
 	w := newWatches()
 	var leave []func()
 	for range maxWatchesPerQueue {
@@ -235,6 +241,7 @@ func TestWatchBounds(t *testing.T) {
 
 // TestWatchEndsOnStop: a service that stops does not wait for its hint streams.
 func TestWatchEndsOnStop(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	q := r.newQueue()
@@ -250,6 +257,7 @@ func TestWatchEndsOnStop(t *testing.T) {
 }
 
 func TestStanding(t *testing.T) {
+	t.Parallel()
 	r, q := new(mimimiv1.QueueRecord), mimimi.NewQueueID()
 	a, b := groupMark(q, []byte("a")), groupMark(q, []byte("b"))
 	if bytes.Equal(a, groupMark(mimimi.NewQueueID(), []byte("a"))) {
@@ -287,6 +295,7 @@ func TestStanding(t *testing.T) {
 
 // TestLedger runs random writes, acknowledgements and other replicas' evictions against what a queue may hold.
 func TestLedger(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		l := &ledger{groups: make(map[string][]waiting)}
 		record := &mimimiv1.QueueRecord{Confirmed: [][]byte{[]byte("c0"), []byte("c1")}}
@@ -358,6 +367,7 @@ func checkLedger(t *rapid.T, l *ledger, r *mimimiv1.QueueRecord, mark string) {
 }
 
 func TestLedgerFullQueue(t *testing.T) {
+	t.Parallel()
 	l := &ledger{groups: map[string][]waiting{"other": make([]waiting, queueEntries)}, size: queueEntries}
 	none := func() int { return 0 }
 	if v := l.admit("a", confirmed, none); v.store || !v.notice {
@@ -374,6 +384,7 @@ func TestLedgerFullQueue(t *testing.T) {
 
 // TestLedgersForget: memory is bounded, and what is in use stays.
 func TestLedgersForget(t *testing.T) {
+	t.Parallel()
 	s := newLedgers()
 	used := s.acquire("used")
 	used.add("g", waiting{sequence: 1, id: 1})
@@ -412,6 +423,7 @@ func (d *testDomain) deliver(w *deliverer, o *mimimiv1.OutboundDelivery) {
 
 // TestQuota: a flood in one group evicts that group's oldest entries, with a notice, and nothing of another group.
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, doc := d.direct(), r.document(d.name)
@@ -456,6 +468,7 @@ func TestQuota(t *testing.T) {
 
 // TestUnconfirmedPool: an unconfirmed group keeps its first entries and gets one notice; the pool is bounded; confirming makes room.
 func TestUnconfirmedPool(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, doc := d.direct(), r.document(d.name)
@@ -489,6 +502,7 @@ func TestUnconfirmedPool(t *testing.T) {
 
 // TestQuotaAcrossReplicas: a replica counts what another one wrote, after a while.
 func TestQuotaAcrossReplicas(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	one, two, doc := d.direct(), d.direct(), r.document(d.name)
@@ -510,6 +524,7 @@ func TestQuotaAcrossReplicas(t *testing.T) {
 // TestRepeatedDelivery: a delivery that is repeated is there once, by the same replica and by another, within the bus's window and
 // without it, large or small.
 func TestRepeatedDelivery(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	one, two, doc := d.direct(), d.direct(), r.document(d.name)
@@ -529,6 +544,7 @@ func TestRepeatedDelivery(t *testing.T) {
 // TestQueueExpires: a queue that is not read for a hundred days is gone, for its owner and for deliveries, until its owner creates it again; one that is
 // read now and then is not.
 func TestQueueExpires(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	doc, fanout := r.document(d.name), d.bus.Bus("fanout")

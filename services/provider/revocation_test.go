@@ -20,6 +20,7 @@ import (
 
 // TestRevocationsOfAnotherDomain: what one domain revokes is shown to the other's clients, by all replicas, within an hour, over real federation.
 func TestRevocationsOfAnotherDomain(t *testing.T) {
+	t.Parallel()
 	a, b, ra, rb := pair(t)
 	bob := rb.register("bob")
 	phone := rb.link(bob)
@@ -123,6 +124,7 @@ func (p *falsePeer) sign(domain string, number uint64, issued time.Time, revoked
 
 // TestRevocationsAreChecked: a peer's list that is tampered with, another's, out of date, or older than the one seen is refused, and the good copy stays.
 func TestRevocationsAreChecked(t *testing.T) {
+	t.Parallel()
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	peer, address := b.falsePeer(a.clock.Now)
 	ra := a.start()
@@ -207,6 +209,7 @@ func TestRevocationsAreChecked(t *testing.T) {
 
 // TestOwnRevocations: the own list is signed anew when it is old, its number goes up, entries go when they no longer matter, and all replicas show the same.
 func TestOwnRevocations(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	replicas := []*replica{d.start(), d.start()}
 	alice := replicas[0].register("alice")
@@ -251,6 +254,7 @@ func TestOwnRevocations(t *testing.T) {
 
 // TestRevocationsAreFull: a client can be taken off its account although the list is full, and is on the list as soon as there is room.
 func TestRevocationsAreFull(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	alice := r.register("alice")
@@ -287,6 +291,7 @@ func TestRevocationsAreFull(t *testing.T) {
 
 // TestGetPeerDocument: an inbox shows strangers the copy of a domain's key document that its own users are shown, and its own.
 func TestGetPeerDocument(t *testing.T) {
+	t.Parallel()
 	_, _, ra, rb := pair(t)
 	inbox := ra.inbox("b.example")
 	for _, domain := range []string{"a.example", "b.example"} {

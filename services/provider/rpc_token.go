@@ -25,7 +25,7 @@ var (
 // IssueTokens signs a client's tokens of an epoch.
 //
 // One write: what is about to be signed, with the account, by compare-and-swap. A crash before it leaves nothing; after it the same blinded messages get the
-// same signatures, and others none.
+// same signatures, and others none. The write follows the wait for a turn: who gave up waiting has used up none of the answers.
 func (a *accountSide) IssueTokens(ctx context.Context, req *mimimiv1.IssueTokensRequest) (*mimimiv1.IssueTokensResponse, error) {
 	answer, err := a.issue(ctx, req)
 	if err != nil {
@@ -55,6 +55,11 @@ func (a *accountSide) issue(ctx context.Context, req *mimimiv1.IssueTokensReques
 	if err != nil {
 		return nil, err
 	}
+	leave, err := a.issuer.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	err = update(ctx, a.bus, a.bus.Account(account.GetUser()), func(e *mimimiv1.AccountEntry, exists bool) (bool, error) {
 		if !exists || clientOf(e, req.GetClient()) == nil {
 			return false, errAccountAuth
@@ -64,7 +69,11 @@ func (a *accountSide) issue(ctx context.Context, req *mimimiv1.IssueTokensReques
 	if err != nil {
 		return nil, err
 	}
-	return answer, a.issuer.sign(ctx, work)
+	if err := a.issuer.sign(ctx, work); err != nil {
+		return nil, err
+	}
+	a.m.TokensIssued.Add(ctx, int64(len(work)))
+	return answer, nil
 }
 
 // planIssue checks a request's batches and lays out the answer.
@@ -159,7 +168,16 @@ func (r *relaySide) exchange(ctx context.Context, req *mimimiv1.ExchangeTokensRe
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return answer, r.issuer.sign(ctx, work)
+	leave, err := r.issuer.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := r.issuer.sign(ctx, work); err != nil {
+		return nil, err
+	}
+	r.m.Exchanged.Add(ctx, int64(len(work)))
+	return answer, nil
 }
 
 // exchanged returns the one key under which all tokens were issued, by this domain and for it.

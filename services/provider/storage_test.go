@@ -22,6 +22,7 @@ import (
 
 // TestNobodysBody: a body that no queue takes is not stored, so that a sender without recipients cannot fill the storage of everybody.
 func TestNobodysBody(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, q, group, doc := d.direct(), r.newQueue(), newGroup("a.example"), r.document("a.example")
@@ -43,6 +44,7 @@ func TestNobodysBody(t *testing.T) {
 
 // TestStorageFull: an entry whose body finds no room is a loss that is said once; nothing is retried, and what comes after it is delivered.
 func TestStorageFull(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, q, group := d.direct(), r.newQueue(), newGroup("a.example")
@@ -72,6 +74,7 @@ func TestStorageFull(t *testing.T) {
 
 // TestDamagedQueue: one recipient's unreadable record, or unreadable entry, holds back nobody.
 func TestDamagedQueue(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w, group, doc := d.direct(), newGroup("a.example"), r.document("a.example")
@@ -97,6 +100,7 @@ func TestDamagedQueue(t *testing.T) {
 
 // TestRecipientPanics: a panic is an internal error of the delivery, and does not end the process.
 func TestRecipientPanics(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	r := d.start()
 	w := d.direct()
@@ -110,6 +114,7 @@ func TestRecipientPanics(t *testing.T) {
 
 // TestNotifyProblem: a peer that fails at a delivery is not the same as one that cannot be reached.
 func TestNotifyProblem(t *testing.T) {
+	t.Parallel()
 	a, _, _, rb := pair(t)
 	_, err := rb.federationClient(a.federationPair()).Notify(t.Context(), &mimimiv1.NotifyRequest{})
 	if got := notifyProblem(err); !isKind(got, problem.Invalid) {
@@ -133,6 +138,7 @@ func TestNotifyProblem(t *testing.T) {
 
 // TestSlotsAreApart: one domain's requests do not use up another's slots, nor the own domain's.
 func TestSlotsAreApart(t *testing.T) {
+	t.Parallel()
 	s := newDomainSlots(2)
 	for range 2 {
 		if err := s.enter("b.example"); err != nil {
@@ -160,6 +166,7 @@ func TestSlotsAreApart(t *testing.T) {
 
 // TestSilentPeer: a peer that takes connections and says nothing is busy at its bound, while other domains are asked as before.
 func TestSilentPeer(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -197,6 +204,7 @@ func TestSilentPeer(t *testing.T) {
 
 // TestPeerTransport: a connection that is dead without a word is found by pings.
 func TestPeerTransport(t *testing.T) {
+	t.Parallel()
 	q := must((&peers{domain: "a.example"}).dial("b.example", "https://127.0.0.1:1", nil))
 	h := q.http.Transport.(*http.Transport).HTTP2
 	if h == nil || h.SendPingTimeout != pingAfter || h.PingTimeout != pingTimeout {
@@ -206,6 +214,7 @@ func TestPeerTransport(t *testing.T) {
 
 // TestPeersBeforeListeners: a replica that starts knows the peers of its folder when it is asked first.
 func TestPeersBeforeListeners(t *testing.T) {
+	t.Parallel()
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")
 	rb := b.start()
 	a.meet(b, rb.federation)

@@ -5,13 +5,16 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/redeem/redeemtest"
 )
@@ -57,6 +60,7 @@ func (r *replica) tokens(answer *mimimiv1.IssueTokensResponse, o mimimi.TokenOpe
 }
 
 func TestIssueTokens(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	r := d.start()
@@ -83,6 +87,9 @@ func TestIssueTokens(t *testing.T) {
 	wantCode(t, "the same token again", create(token), connect.CodePermissionDenied)
 	wantCode(t, "no token", create(nil), connect.CodePermissionDenied)
 	wantCode(t, "a token for something else", create(r.tokens(first, mimimi.TokenUpload, epoch, 1)[0]), connect.CodePermissionDenied)
+
+	r.counts(map[string]float64{"provider_tokens_issued_total": 14})
+	second.counts(map[string]float64{`tokens_redeemed_total{operation="queue",outcome="spent"}`: 2, `tokens_redeemed_total{operation="queue",outcome="spent_before"}`: 1})
 
 	again, err := second.issue(alice, r.batch(epoch, 1))
 	if err != nil || !slices.EqualFunc(again.GetBatches(), first.GetBatches(), func(a, b *mimimiv1.TokenBatch) bool {
@@ -131,6 +138,7 @@ func TestIssueTokens(t *testing.T) {
 
 // TestIssueOnce: many different batches at once for one client and epoch: one is signed.
 func TestIssueOnce(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	replicas := []*replica{d.start(), d.start()}
@@ -159,7 +167,53 @@ func TestIssueOnce(t *testing.T) {
 	}
 }
 
+// TestIssueBusy: who gives up while others' tokens are signed has used up none of the answers to its batch.
+func TestIssueBusy(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t, "a.example")
+	d.cfg.TokenQuotas = smallQuotas
+	r := d.start()
+	alice := r.register("alice")
+	k := must(loadKeys(d.cfg, d.clock.Now))
+	i := must(newIssuer(d.cfg, k, r.bus, d.clock.Now))
+	a := &accountSide{domain: d.name, bus: r.bus, identity: k.identity, issuer: i, now: d.clock.Now, m: must(newMetrics(nil))}
+	ask := func(ctx context.Context) error {
+		req := r.batch(mimimi.TokenEpoch(d.clock.Now()), 1)
+		req.Client = alice.client.Wire()
+		req.Signed = alice.sign(d.clock.Now(), "issue tokens", must(mimimiv1.IssueTokensBody(req)))
+		_, err := a.issue(ctx, req)
+		return err
+	}
+	var leave []func()
+	for range maxSigning {
+		leave = append(leave, must(i.turn(t.Context())))
+	}
+	waiting := make(chan error, maxIssueAnswers+1)
+	ctx, giveUp := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer giveUp()
+	for range cap(waiting) {
+		go func() { waiting <- ask(ctx) }()
+	}
+	for range cap(waiting) {
+		if err := <-waiting; err == nil {
+			t.Error("tokens were signed out of turn")
+		}
+	}
+	for _, f := range leave {
+		f()
+	}
+	for n := range maxIssueAnswers {
+		if err := ask(t.Context()); err != nil {
+			t.Fatalf("answer %d: %v", n+1, err)
+		}
+	}
+	if err := ask(t.Context()); !errors.Is(err, errIssueLimit) {
+		t.Errorf("one answer too many: %v", err)
+	}
+}
+
 func TestExchangeTokens(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	d.cfg.TokenQuotas = smallQuotas
 	r := d.start()
@@ -185,6 +239,7 @@ func TestExchangeTokens(t *testing.T) {
 	if err != nil {
 		t.Fatalf("ExchangeTokens: %v", err)
 	}
+	r.counts(map[string]float64{"provider_tokens_exchanged_total": mimimi.TokenExchange, `tokens_redeemed_total{operation="claim",outcome="spent"}`: mimimi.TokenExchange})
 	for i, s := range answer.GetBlindSignatures() {
 		token, err := mimimi.FinishToken(k, d.name, "b.example", mimimi.TokenSeed([]byte{1}, mimimi.TokenClaim, i), s)
 		if err != nil || token.Verify(k, "b.example") != nil {
@@ -239,9 +294,56 @@ func TestExchangeTokens(t *testing.T) {
 	}
 }
 
+// TestExchangeAtOnce: 32 exchanges of the same eight tokens at once, at two replicas: one gets signatures at most (none if they took the tokens from each
+// other), and with no token of the eight anything else is bought.
+func TestExchangeAtOnce(t *testing.T) {
+	t.Parallel()
+	d := newDomain(t, "a.example")
+	relays := []mimimiv1connect.RelayServiceClient{d.start().relay(), d.start().relay()}
+	now := d.clock.Now()
+	k := redeemtest.Public(mimimi.TokenClaim, mimimi.TokenEpoch(now))
+	var tokens [][]byte
+	for i := range byte(mimimi.TokenExchange) {
+		tokens = append(tokens, redeemtest.Token(mimimi.TokenClaim, d.name, d.name, now, []byte{i}))
+	}
+	requests := make([]*mimimiv1.ExchangeTokensRequest, 32)
+	for n := range requests {
+		id := randomID()
+		requests[n] = &mimimiv1.ExchangeTokensRequest{RequestId: id[:], Tokens: tokens}
+		for i := range mimimi.TokenExchange {
+			requests[n].Blinded = append(requests[n].Blinded, must(mimimi.BlindToken(&k, d.name, "b.example", mimimi.TokenSeed([]byte{byte(n)}, mimimi.TokenClaim, i))))
+		}
+	}
+	errs := make([]error, len(requests))
+	var all sync.WaitGroup
+	for n, req := range requests {
+		all.Go(func() { _, errs[n] = relays[n%2].ExchangeTokens(t.Context(), req) })
+	}
+	all.Wait()
+	won := -1
+	for n, err := range errs {
+		switch {
+		case err == nil && won >= 0:
+			t.Error("two exchanges of the same tokens were answered")
+		case err == nil:
+			won = n
+		default:
+			wantCode(t, "who came second", err, connect.CodePermissionDenied)
+		}
+	}
+	for n, req := range requests {
+		if n == won {
+			continue
+		}
+		_, err := relays[n%2].ExchangeTokens(t.Context(), req)
+		wantCode(t, "who came second, again", err, connect.CodePermissionDenied)
+	}
+}
+
 // TestIssuerKeys: the keys of a week are made once, whoever comes first, and are the same after a restart; a copy of the stream does not show them; they
 // roll over.
 func TestIssuerKeys(t *testing.T) {
+	t.Parallel()
 	d := newDomain(t, "a.example")
 	made := 0
 	var mu sync.Mutex
@@ -315,6 +417,7 @@ func TestIssuerKeys(t *testing.T) {
 }
 
 func TestQuotas(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []map[mimimi.TokenOperation]uint16{{"other": 1}, {mimimi.TokenClaim: 0}, {mimimi.TokenClaim: 500}} {
 		if _, err := (&Config{TokenQuotas: bad}).quotas(); err == nil {
 			t.Errorf("quotas %v pass", bad)

@@ -141,14 +141,14 @@ func TestKill9Commands(t *testing.T) {
 	}
 	q := ask(alice, bob) // fails if there are two
 	// An accept that was killed when it was stored has nothing to accept any more.
-	if got := bob.interrupted(moments(r, took, 3), "accept", q.ID); got.code != 0 && !strings.Contains(got.stderr, client.ErrUnknownRequest.Error()) {
+	if got := bob.interrupted(moments(r, took, 3), "accept", q.ID); got.code != 0 && !got.says(client.ErrUnknownRequest) {
 		t.Fatalf("bob: %s", got)
 	}
 	alice.await("the connection", about("connected", bob.user))
 	bob.await("the connection", about("connected", alice.user))
 
 	g := create(alice, "friends")
-	if got := alice.interrupted(moments(r, took, 4), "group add", "friends", bob.user); got.code != 0 && !strings.Contains(got.stderr, client.ErrMember.Error()) {
+	if got := alice.interrupted(moments(r, took, 4), "group add", "friends", bob.user); got.code != 0 && !got.says(client.ErrMember) {
 		t.Fatalf("alice: %s", got)
 	}
 	g[bob] = bob.await("the group", about("group_joined", "")).Group
@@ -156,7 +156,7 @@ func TestKill9Commands(t *testing.T) {
 	g.say(bob, "here")
 	g.agreed(t, 1, alice, bob)
 	killedJoin(t, r, took, g, alice, bob, probe)
-	if got := bob.interrupted(moments(r, took, 3), "group leave", g[bob]); got.code != 0 && !strings.Contains(got.stderr, client.ErrGroupOver.Error()) {
+	if got := bob.interrupted(moments(r, took, 3), "group leave", g[bob]); got.code != 0 && !got.says(client.ErrGroupOver) {
 		t.Fatalf("bob: %s", got)
 	}
 	alice.await("bob's leaving", in(g[alice], "left", bob.user))
@@ -174,14 +174,14 @@ func killedJoin(t *testing.T, r *rand.Rand, took time.Duration, g group, alice, 
 	newcomer.await("the connection", about("connected", bob.user))
 	var invitation struct{ Link string }
 	bob.must(&invitation, "group invite", g[bob])
-	if got := newcomer.interrupted(moments(r, took, 4), "group join", invitation.Link); got.code != 0 && !strings.Contains(got.stderr, client.ErrMember.Error()) {
+	if got := newcomer.interrupted(moments(r, took, 4), "group join", invitation.Link); got.code != 0 && !got.says(client.ErrMember) {
 		t.Fatalf("the newcomer: %s", got)
 	}
 	g[newcomer] = newcomer.await("the group", about("group_joined", "")).Group
 	g.members(newcomer, alice, bob, newcomer)
 	g.say(newcomer, "here too")
 	g.agreed(t, 2, alice, bob)
-	if got := alice.interrupted(moments(r, took, 3), "group remove", "friends", newcomer.user); got.code != 0 && !strings.Contains(got.stderr, client.ErrNotMember.Error()) {
+	if got := alice.interrupted(moments(r, took, 3), "group remove", "friends", newcomer.user); got.code != 0 && !got.says(client.ErrNotMember) {
 		t.Fatalf("alice: %s", got)
 	}
 	newcomer.await("the removal", in(g[newcomer], "group_over", ""))

@@ -117,10 +117,13 @@ func (p *person) must(out any, command string, args ...string) {
 func (p *person) refused(want string, command string, args ...string) {
 	p.t.Helper()
 	r := p.command(command, args...)
-	if r.code != 1 || !strings.Contains(r.stderr, want) || r.stdout != "" {
+	if r.code != 1 || !strings.Contains(r.stderr, shown(want)) || r.stdout != "" {
 		p.t.Errorf("%s: want exit code 1 and %q, got %s", p.name, want, r)
 	}
 }
+
+// shown is an error of the SDK as the command shows it: the package's name means nothing to who types.
+func shown(text string) string { return strings.TrimPrefix(text, "client: ") }
 
 // listen starts `mimimi listen` in the background.
 func (p *person) listen() { p.listenAs() }

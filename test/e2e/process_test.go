@@ -164,6 +164,9 @@ func (r result) String() string {
 	return fmt.Sprintf("mimimi %s: exit code %d after %s\n%s%s", r.args, r.code, r.took.Round(time.Millisecond), r.stdout, r.stderr)
 }
 
+// says whether a command gave an error of the SDK as its reason.
+func (r result) says(err error) bool { return strings.Contains(r.stderr, shown(err.Error())) }
+
 // run runs a command to its end, or kills it after limit.
 func run(t *testing.T, limit time.Duration, args ...string) (result, error) {
 	begin := time.Now()

@@ -52,9 +52,27 @@ func TestCompare(t *testing.T) {
 	ours := measureOurs(t)
 	theirs := map[string]map[string]figures{}
 	for _, name := range []string{"openmls", "mls-rs"} {
-		theirs[name] = measurePeer(t, filepath.Join(dir, name+"-peer"))
+		theirs[name] = measurePeer(t, filepath.Join(dir, name+"-peer"), *compareTime, *compareSizes)
 	}
 	printTable(t, ours, theirs)
+}
+
+// TestPeersMeasure sees that the peers' benchmarks run and have every row, as short as they can be.
+func TestPeersMeasure(t *testing.T) {
+	dir := cargo(t)
+	for _, name := range []string{"openmls", "mls-rs"} {
+		t.Run(name, func(t *testing.T) {
+			out := measurePeer(t, filepath.Join(dir, name+"-peer"), 0, "2,5")
+			if len(out) != 2 {
+				t.Errorf("%d crypto providers, want 2", len(out))
+			}
+			for provider, f := range out {
+				if want := len(singleRows) + 2*len(sizedRows); len(f) != want {
+					t.Errorf("%s: %d rows, want %d", provider, len(f), want)
+				}
+			}
+		})
+	}
 }
 
 // measureOurs runs pkg/mls's benchmarks.
@@ -92,9 +110,9 @@ func measureOurs(t *testing.T) figures {
 }
 
 // measurePeer runs a peer's benchmark and returns its figures by crypto provider.
-func measurePeer(t *testing.T, program string) map[string]figures {
+func measurePeer(t *testing.T, program string, each time.Duration, sizes string) map[string]figures {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, "bench", "-seconds", fmt.Sprint(compareTime.Seconds()), "-sizes", *compareSizes,
+	cmd := exec.CommandContext(t.Context(), program, "bench", "-seconds", fmt.Sprint(each.Seconds()), "-sizes", sizes,
 		"-rows", strings.Join(slices.Concat(singleRows, sizedRows), ","))
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()

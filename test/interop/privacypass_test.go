@@ -2,9 +2,14 @@ package interop
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"os"
 	"testing"
 
 	"mimimi.example/pkg/mimimi"
@@ -115,4 +120,57 @@ func TestPrivacyPass(t *testing.T) {
 			t.Error("a forged token is valid")
 		}
 	})
+}
+
+// TestPrivacyPassVectors: the vectors of RFC 9578 that pkg/mimimi replays are the other implementation's, too: it signs their requests as they say, and their
+// tokens verify.
+func TestPrivacyPassVectors(t *testing.T) {
+	p := startNode(t, "privacypass")
+	var file struct {
+		PrivateKey string              `json:"private_key"`
+		Vectors    []map[string]string `json:"vectors"`
+	}
+	raw, err := os.ReadFile("../../pkg/mimimi/testdata/rfc9578-type2.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(file.PrivateKey))
+	if block == nil || len(file.Vectors) != 5 {
+		t.Fatalf("%d vectors, and the RFC has 5 and a key", len(file.Vectors))
+	}
+	private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&private.(*rsa.PrivateKey).PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.call(map[string]any{"op": "issuer", "privateKey": block.Bytes, "publicKey": spki}, new(struct{}))
+	for i, v := range file.Vectors {
+		field := func(name string) []byte {
+			b, err := hex.DecodeString(v[name])
+			if err != nil || len(b) == 0 {
+				t.Fatalf("vector %d has no %s", i+1, name)
+			}
+			return b
+		}
+		var signed struct {
+			Response []byte `json:"response"`
+		}
+		p.call(map[string]any{"op": "issue", "request": field("token_request")}, &signed)
+		if !bytes.Equal(signed.Response, field("token_response")) {
+			t.Errorf("vector %d: the response is another", i+1)
+		}
+		var seen struct {
+			Valid bool `json:"valid"`
+		}
+		p.call(map[string]any{"op": "verify", "token": field("token"), "origin": origin}, &seen)
+		if !seen.Valid {
+			t.Errorf("vector %d: the token does not verify", i+1)
+		}
+	}
 }

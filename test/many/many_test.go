@@ -332,7 +332,7 @@ func (p *play) connectAll() {
 						return "", err
 					}
 					if !slices.Contains(contacts, want) {
-						return fmt.Sprintf("%s's contact %s", d.name, p.users[(i+step)%users].name), nil
+						return fmt.Sprintf("%s's contact %s; it has %v", d.name, p.users[(i+step)%users].name, describe(p, contacts)), nil
 					}
 				}
 			}
@@ -622,4 +622,15 @@ func allEvents(ctx context.Context, d *device) (all []client.Event, err error) {
 		}
 		all, after = append(all, some...), some[len(some)-1].Seq
 	}
+}
+
+func describe(p *play, contacts []client.Contact) (out []string) {
+	for _, c := range contacts {
+		for _, u := range p.users {
+			if u.user == c.User {
+				out = append(out, u.name+":"+string(c.State))
+			}
+		}
+	}
+	return out
 }

@@ -583,7 +583,7 @@ func (x *SharedGroup) GetClients() []string {
 	return nil
 }
 
-// GroupPackages are a new client's KeyPackages for groups that the user is in.
+// GroupPackages are a client's KeyPackages for groups that the user is in and this client is not, or not any more.
 type GroupPackages struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -637,10 +637,12 @@ func (x *GroupPackages) GetPackages() []*GroupPackage {
 }
 
 type GroupPackage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	GroupId       []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	KeyPackage    []byte                 `protobuf:"bytes,2,opt,name=key_package,json=keyPackage,proto3" json:"key_package,omitempty"`
-	LinkKey       []byte                 `protobuf:"bytes,3,opt,name=link_key,json=linkKey,proto3" json:"link_key,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	GroupId    []byte                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	KeyPackage []byte                 `protobuf:"bytes,2,opt,name=key_package,json=keyPackage,proto3" json:"key_package,omitempty"`
+	LinkKey    []byte                 `protobuf:"bytes,3,opt,name=link_key,json=linkKey,proto3" json:"link_key,omitempty"`
+	// instead says that the client cannot use the leaf that it may still have in the group: it is removed first.
+	Instead       bool `protobuf:"varint,4,opt,name=instead,proto3" json:"instead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +696,13 @@ func (x *GroupPackage) GetLinkKey() []byte {
 		return x.LinkKey
 	}
 	return nil
+}
+
+func (x *GroupPackage) GetInstead() bool {
+	if x != nil {
+		return x.Instead
+	}
+	return false
 }
 
 var File_mimimi_v1_device_proto protoreflect.FileDescriptor
@@ -757,12 +766,13 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"\aclients\x18\a \x03(\tR\aclients\"\\\n" +
 	"\rGroupPackages\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
-	"\bpackages\x18\x02 \x03(\v2\x17.mimimi.v1.GroupPackageR\bpackages\"e\n" +
+	"\bpackages\x18\x02 \x03(\v2\x17.mimimi.v1.GroupPackageR\bpackages\"\x7f\n" +
 	"\fGroupPackage\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12\x1f\n" +
 	"\vkey_package\x18\x02 \x01(\fR\n" +
 	"keyPackage\x12\x19\n" +
-	"\blink_key\x18\x03 \x01(\fR\alinkKeyB'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
+	"\blink_key\x18\x03 \x01(\fR\alinkKey\x12\x18\n" +
+	"\ainstead\x18\x04 \x01(\bR\ainsteadB'Z%mimimi.example/api/mimimi/v1;mimimiv1b\x06proto3"
 
 var (
 	file_mimimi_v1_device_proto_rawDescOnce sync.Once

@@ -41,7 +41,12 @@ impl<P: OpenMlsProvider> Client<P> {
 
     /// key_package makes one of last resort, which is not used up by a join that is repeated.
     fn key_package(&self) -> Vec<u8> {
-        let bundle = KeyPackage::builder().mark_as_last_resort().build(SUITE, &self.provider, &self.signer, self.identity.clone()).unwrap();
+        let capabilities = Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None);
+        let bundle = KeyPackage::builder()
+            .leaf_node_capabilities(capabilities)
+            .mark_as_last_resort()
+            .build(SUITE, &self.provider, &self.signer, self.identity.clone())
+            .unwrap();
         MlsMessageOut::from(bundle.into_key_package()).to_bytes().unwrap()
     }
 

@@ -1,0 +1,38 @@
+package telemetry
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// TestKeysInUse: every attribute that the code attaches is on the allow-list. One that is not would be dropped without a word, and its measurements counted as one.
+func TestKeysInUse(t *testing.T) {
+	call, found := regexp.MustCompile(`attribute\.String\("([^"]*)"`), 0
+	for _, dir := range []string{"../../pkg", "../../services", "../../cmd"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, m := range call.FindAllSubmatch(source, -1) {
+				found++
+				if !keys[attribute.Key(m[1])] {
+					t.Errorf("%s: the attribute %q is on no allow-list", path, m[1])
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found == 0 {
+		t.Error("no attribute was found")
+	}
+}
