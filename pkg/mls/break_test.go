@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -157,6 +158,10 @@ func (d *commitDraft) lawless(all []CommittedProposal) ([]byte, error) {
 	if int(d.t.committer) >= d.t.tree.width() {
 		return nil, ErrInvalid // it has removed itself, and the tree is too small for it now
 	}
+	if old, ok := list.resynced(); ok && d.t.change.OldLeaves[uint32(old)] == nil {
+		d.t.change.OldLeaves[uint32(old)] = d.leaf // nobody has removed what is not there
+	}
+	d.t.changed = slices.DeleteFunc(d.t.changed, func(i leafIndex) bool { return d.t.tree.leaf(i) == nil }) // removed again
 	if err := d.makePath(); err != nil && d.path == nil && d.options.Path {
 		return nil, err
 	}
@@ -296,7 +301,7 @@ func (d *welcomed) config(t *testing.T, suite CipherSuite, to *client, rules *Ru
 }
 
 // sealed is a PrivateMessage of c that holds any plaintext, under the next key of its ratchet. c's state does not change.
-func sealed(t *testing.T, c *client, kind contentType, leaf uint32, plain []byte) []byte {
+func sealed(t testing.TB, c *client, kind contentType, leaf uint32, plain []byte) []byte {
 	t.Helper()
 	s := must(ParseGroup(c.group.Marshal(), testRules()))(t).s
 	p := &privateMessage{groupID: s.public.context.groupID, epoch: s.public.context.epoch, contentType: kind}

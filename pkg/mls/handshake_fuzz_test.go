@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -18,19 +19,32 @@ type arena struct {
 	keys                     [][]byte
 }
 
+// testRare is a proposal type that one member of the arena does not know.
+const testRare = testNeedsPath + 1
+
 func newArena(t testing.TB) *arena {
 	t.Helper()
-	w, alice, bob, carol := threeWorld(t)
-	a := &arena{w: w, alice: alice, bob: bob, carol: carol, frank: newClient(t, "frank"), grace: newClient(t, "grace")}
+	w := newWorld(t)
+	w.rules.Proposals[testRare] = ProposalRule{ByReference: true}
+	w.rules.Identity = func(l *LeafNode) string { return string(l.credential.Body) }
+	for _, name := range []string{"alice", "bob", "carol", "dave", "frank", "grace", "heidi"} {
+		c := &client{name: name, adapt: func(cfg *KeyPackageConfig) {
+			cfg.Capabilities.Proposals = append(slices.Clone(cfg.Capabilities.Proposals), testRare)
+		}}
+		c.renew(t)
+		w.clients[name] = c
+	}
+	a := &arena{w: w, alice: w.client("alice"), bob: w.client("bob"), carol: w.client("carol"), frank: w.client("frank"), grace: w.client("grace")}
 	a.hub = must(suite1.GenerateSignatureKey())(t)
-	w.run("carol: updates\ndave: joins")
-	w.commit(alice, CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: []Extension{
+	w.run("alice: creates\nalice: adds bob carol\nbob: updates\ncarol: updates\ndave: joins")
+	w.commit(a.alice, CommitOptions{Proposals: []Proposal{{Type: ProposalGroupContextExtensions, Extensions: []Extension{
 		{testGroupExtension, []byte("policy")}, ExternalSendersExtension(ExternalSender{a.hub.Public(), Credential{CredentialBasic, []byte("hub")}}),
 	}}}})
 	w.run("dave: updates\nalice: adds erin")
-	w.run("alice: proposes-custom body\nbob: proposes-update\nalice: proposes-update\nalice: proposes-add heidi\ncarol: proposes-remove dave\ndave: leaves")
-	a.aliceState, a.bobState, a.carolState = alice.group.Marshal(), bob.group.Marshal(), carol.group.Marshal()
-	w.info = must(alice.group.GroupInfo(nil, false))(t)
+	w.run("alice: proposes-custom body\nbob: proposes-update\nalice: proposes-update\nbob: proposes-update\nalice: proposes-add heidi\ncarol: proposes-remove dave\ndave: leaves")
+	w.outside(must(w.server.ExternalProposal(a.hub, Proposal{Type: ProposalRemove, Removed: a.bob.group.OwnIndex()}, nil))(t))
+	a.aliceState, a.bobState, a.carolState = a.alice.group.Marshal(), a.bob.group.Marshal(), a.carol.group.Marshal()
+	w.info = must(a.alice.group.GroupInfo(nil, false))(t)
 	for _, m := range w.server.Members() {
 		a.keys = append(a.keys, m.Leaf.encryptionKey, m.Leaf.signatureKey)
 	}
@@ -41,6 +55,23 @@ func newArena(t testing.TB) *arena {
 		}
 	}
 	return a
+}
+
+// made is a handshake and what only a member can see of it.
+type made struct {
+	msg       []byte
+	tagged    bool // the membership tag is right
+	confirmed bool // the confirmation tag is that of its maker
+}
+
+// anyPSK is testPSK, and makes up what it does not have: the maker of a commit may name PSKs that nobody knows.
+func anyPSK(find pskLookup) pskLookup {
+	return func(id *PSKID) ([]byte, error) {
+		if psk, err := find(id); err == nil {
+			return psk, nil
+		}
+		return []byte("made up"), nil
+	}
 }
 
 // proposal draws a proposal of somebody, changed somehow.
@@ -94,8 +125,8 @@ func (a *arena) list(p *pen, author *Group, sender Sender) []CommittedProposal {
 	return all
 }
 
-// handshake makes a message, nil if the bytes give none, and says whether its membership tag is right.
-func (a *arena) handshake(p *pen) (msg []byte, tagged bool) {
+// handshake makes a message, nil if the bytes give none.
+func (a *arena) handshake(p *pen) *made {
 	author := must(ParseGroup(a.aliceState, a.w.rules))(a.w.t)
 	s := author.s
 	server := a.w.server
@@ -105,11 +136,11 @@ func (a *arena) handshake(p *pen) (msg []byte, tagged bool) {
 	case 0: // a commit of alice
 		d := &commitDraft{
 			public: s.public, sender: s.self(), leaf: p.leaf(s.ownLeaf()), signer: signer, nextSigner: signer, init: s.secrets.init,
-			psk: pskSources{own: s, external: testPSK}.find, keep: 2, state: s, options: CommitOptions{Path: p.of(4) != 3},
+			psk: anyPSK(pskSources{own: s, external: testPSK}.find), keep: 2, state: s, options: CommitOptions{Path: p.of(4) != 3},
 		}
 		b, err := d.lawless(a.list(p, author, s.self()))
 		if err != nil {
-			return nil, false
+			return nil
 		}
 		return a.reframed(p, b, signer, s)
 	case 1: // an external commit of frank
@@ -122,11 +153,11 @@ func (a *arena) handshake(p *pen) (msg []byte, tagged bool) {
 		signer = a.frank.secrets.SignatureKey
 		d := &commitDraft{
 			public: server, sender: sender, leaf: p.leaf(a.frank.kp.Leaf()), signer: signer, nextSigner: signer, init: init,
-			psk: pskSources{external: testPSK}.find, keep: 2, options: CommitOptions{Path: true},
+			psk: anyPSK(pskSources{external: testPSK}.find), keep: 2, options: CommitOptions{Path: true},
 		}
 		b, err := d.lawless(append(all, a.list(p, author, sender)...))
 		if err != nil {
-			return nil, false
+			return nil
 		}
 		return a.reframed(p, b, signer, s)
 	case 2: // a proposal of an external sender
@@ -147,11 +178,12 @@ func (a *arena) handshake(p *pen) (msg []byte, tagged bool) {
 }
 
 // reframed changes a made message, or leaves it as it is, and signs and tags it anew.
-func (a *arena) reframed(p *pen, msg []byte, signer SignatureKey, s *groupState) ([]byte, bool) {
+func (a *arena) reframed(p *pen, msg []byte, signer SignatureKey, s *groupState) *made {
 	m, err := parseMLSMessage(msg)
 	if err != nil {
-		return nil, false // what was made up has no encoding that a parser takes
+		return nil // what was made up has no encoding that a parser takes
 	}
+	out := &made{tagged: true, confirmed: true}
 	ac := m.publicMessage.authenticated()
 	c := &ac.content
 	switch p.of(12) {
@@ -178,7 +210,9 @@ func (a *arena) reframed(p *pen, msg []byte, signer SignatureKey, s *groupState)
 	case 6:
 		c.sender = Sender{Type: SenderType(1 + p.of(4)), Leaf: p.index(c.sender.Leaf)}
 	case 7:
-		ac.auth.confirmationTag = p.octets(ac.auth.confirmationTag)
+		before := ac.auth.confirmationTag
+		ac.auth.confirmationTag = p.octets(before)
+		out.confirmed = bytes.Equal(before, ac.auth.confirmationTag)
 	case 8:
 		ac.wireFormat = wirePrivateMessage // what is signed is not what is sent
 	case 9:
@@ -190,18 +224,19 @@ func (a *arena) reframed(p *pen, msg []byte, signer SignatureKey, s *groupState)
 	case 11:
 		c.authenticatedData = []byte("refuse")
 	default:
-		return msg, true
+		out.msg = msg
+		return out
 	}
 	c.raw = nil
 	ac.sign(signer, s.public.encoded)
 	ac.wireFormat = wirePublicMessage
 	pm := newPublicMessage(suite1, ac, s.secrets.membership, s.public.encoded)
-	tagged := true
 	if p.of(8) == 7 && len(pm.membershipTag) > 0 {
 		pm.membershipTag[0] ^= 1
-		tagged = false
+		out.tagged = false
 	}
-	return (&mlsMessage{publicMessage: pm}).marshal(), tagged
+	out.msg = (&mlsMessage{publicMessage: pm}).marshal()
+	return out
 }
 
 // FuzzHandshake gives two members and the server made-up handshakes. What the server and a member say of one is related so:
@@ -211,7 +246,7 @@ func (a *arena) reframed(p *pen, msg []byte, signer SignatureKey, s *groupState)
 //     CommitError to a member, before it asks the rules of the application; a server asks them at once. And a message that is neither proposal nor commit
 //     is called by another name.
 //   - A member takes what the server takes, unless the membership tag is false, or it is a commit whose path or confirmation tag or PSK is wrong for the
-//     member: a CommitError. The two then have the same next public state.
+//     member: a CommitError. The two then have the same next public state. A commit with a false confirmation tag is taken by those only that it removes.
 //   - Two members that take a commit, and stay, have the same epoch authenticator.
 //   - Whatever is refused changes nothing; whatever is taken leads to a valid tree and to a state that is what is stored.
 func FuzzHandshake(f *testing.F) {
@@ -222,17 +257,16 @@ func FuzzHandshake(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a.w.t = t
 		p := &pen{b: b, keys: a.keys}
-		msg, tagged := a.handshake(p)
-		if msg == nil {
-			return
+		if m := a.handshake(p); m != nil {
+			a.agree(t, m)
 		}
-		a.agree(t, msg, tagged)
 	})
 }
 
 // agree gives the message to all and compares.
-func (a *arena) agree(t *testing.T, msg []byte, tagged bool) {
+func (a *arena) agree(t *testing.T, made *made) {
 	t.Helper()
+	msg := made.msg
 	before := a.w.server.Marshal()
 	m, err := parseMLSMessage(msg)
 	kind := contentCommit
@@ -265,7 +299,7 @@ func (a *arena) agree(t *testing.T, msg []byte, tagged bool) {
 	for _, state := range [][]byte{a.bobState, a.carolState} {
 		g := must(ParseGroup(state, a.w.rules))(t)
 		got, err := g.Process(msg, ProcessOptions{PSK: testPSK})
-		a.compare(t, kind, tagged, atServer, err)
+		a.compare(t, kind, made.tagged, atServer, err)
 		if err != nil {
 			if !bytes.Equal(g.Marshal(), state) {
 				t.Fatal("a refused message changed a member's state")
@@ -282,6 +316,9 @@ func (a *arena) agree(t *testing.T, msg []byte, tagged bool) {
 			}
 			if got.Commit.RemovesSelf() {
 				continue
+			}
+			if !made.confirmed {
+				t.Fatal("a member takes a commit with a false confirmation tag")
 			}
 			if err := g.Merge(again); err != nil {
 				t.Fatal(err)

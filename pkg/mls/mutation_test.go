@@ -61,7 +61,7 @@ func (p *pen) index(i uint32) uint32 {
 	return i
 }
 
-// codes changes a list of code points.
+// penCodes changes a list of code points.
 func penCodes[T ~uint16](p *pen, list []T) []T {
 	list = slices.Clone(list)
 	switch p.of(4) {
@@ -113,9 +113,11 @@ func (p *pen) leaf(l *LeafNode) *LeafNode {
 	case 2:
 		l.signatureKey = p.octets(l.signatureKey)
 	case 3:
-		l.credential.Body = p.octets(l.credential.Body)
+		if l.credential.Body = p.octets(l.credential.Body); p.of(3) == 2 {
+			l.credential.Body = []byte("bob")
+		}
 	case 4:
-		l.credential.Type = penCodes(p, []CredentialType{l.credential.Type, CredentialBasic, CredentialX509})[p.of(2)]
+		l.credential.Type = []CredentialType{l.credential.Type, CredentialBasic, CredentialX509, CredentialType(p.next())}[p.of(4)]
 	case 5:
 		c := &l.capabilities
 		c.Extensions, c.Proposals = penCodes(p, c.Extensions), penCodes(p, c.Proposals)
@@ -185,48 +187,68 @@ func (p *pen) path(u *updatePath) *updatePath {
 	return u
 }
 
-// tree changes a tree node by node. Leaves that change are signed by whoever signs there, unless p says otherwise.
+// tree changes a tree node by node. Leaves that change are signed by whoever signs there, and the nodes above them become blank, as an Update has it; unless
+// p says otherwise.
 func (p *pen) tree(l looseTree, sign func(i leafIndex, leaf *LeafNode)) looseTree {
+	l = slices.Clone(l)
 	for range 1 + p.of(3) {
-		n := p.next() % len(l)
-		switch {
+		switch n := p.next() % len(l); {
 		case l[n].leaf != nil:
-			leaf := p.leaf(l[n].leaf)
-			if p.of(4) != 3 {
-				sign(leafIndex(n/2), leaf)
-			}
-			l[n].leaf = leaf
-			if p.of(6) == 5 {
-				l[n] = looseNode{}
-			}
+			p.treeLeaf(l, nodeIndex(n).leaf(), sign)
 		case l[n].parent != nil:
-			switch p.of(6) {
-			case 1:
-				l[n] = looseNode{}
-			case 2:
-				l.change(n, func(q *parentNode) { q.encryptionKey = p.octets(q.encryptionKey) })
-			case 3:
-				l.change(n, func(q *parentNode) { q.parentHash = p.octets(q.parentHash) })
-			case 4:
-				l.change(n, func(q *parentNode) {
-					q.unmergedLeaves = append(q.unmergedLeaves, leafIndex(p.index(uint32(p.next()%8))))
-					slices.Sort(q.unmergedLeaves)
-				})
-			case 5:
-				l.change(n, func(q *parentNode) { q.unmergedLeaves = nil })
-			}
+			p.treeParent(l, n)
 		default:
-			switch p.of(3) {
-			case 1:
-				l[n].parent = &parentNode{encryptionKey: p.keys[p.next()%len(p.keys)]}
-			case 2:
-				for i := range l {
-					if l[i].leaf != nil {
-						l[n].leaf = l[i].leaf
-					}
-				}
-			}
+			p.treeBlank(l, n)
 		}
 	}
 	return l
+}
+
+func (p *pen) treeLeaf(l looseTree, i leafIndex, sign func(i leafIndex, leaf *LeafNode)) {
+	leaf := p.leaf(l[i.node()].leaf)
+	if p.of(4) != 3 {
+		sign(i, leaf)
+	}
+	switch p.of(4) {
+	case 1:
+		l[i.node()] = looseNode{leaf: leaf}
+	case 2:
+		l.update(i, nil)
+	case 3:
+		l[i.node()] = looseNode{}
+	default:
+		l.update(i, leaf)
+	}
+}
+
+func (p *pen) treeParent(l looseTree, n int) {
+	switch p.of(6) {
+	case 1:
+		l[n] = looseNode{}
+	case 2:
+		l.change(n, func(q *parentNode) { q.encryptionKey = p.octets(q.encryptionKey) })
+	case 3:
+		l.change(n, func(q *parentNode) { q.parentHash = p.octets(q.parentHash) })
+	case 4:
+		l.change(n, func(q *parentNode) {
+			q.unmergedLeaves = append(q.unmergedLeaves, leafIndex(p.index(uint32(p.next()%8))))
+			slices.Sort(q.unmergedLeaves)
+			q.unmergedLeaves = slices.Compact(q.unmergedLeaves)
+		})
+	case 5:
+		l.change(n, func(q *parentNode) { q.unmergedLeaves = nil })
+	}
+}
+
+func (p *pen) treeBlank(l looseTree, n int) {
+	if n%2 == 1 {
+		l[n].parent = &parentNode{encryptionKey: p.keys[p.next()%len(p.keys)]}
+		return
+	}
+	for i := range l { // the leaf of another, a second time
+		if l[i].leaf != nil && p.of(2) == 1 {
+			l[n].leaf = l[i].leaf
+			return
+		}
+	}
 }
