@@ -157,10 +157,13 @@ func readCiphertext(t testing.TB, b []byte) ([]byte, error) {
 	return marshal(c), nil
 }
 
-// keysOfAllSuites are one HPKE key of each suite.
+// keysOfAllSuites are one HPKE key of each suite, the post-quantum one among them.
 var keysOfAllSuites = sync.OnceValue(func() map[CipherSuite]HPKEPrivateKey {
+	if err := RegisterXWing(0xf00d); err != nil {
+		panic(err)
+	}
 	keys := map[CipherSuite]HPKEPrivateKey{}
-	for cs := range suites {
+	for _, cs := range slices.AppendSeq([]CipherSuite{0xf00d}, maps.Keys(suites)) {
 		key, err := cs.GenerateHPKEKey()
 		if err != nil {
 			panic(err)
