@@ -26,6 +26,7 @@ type infiltrator struct {
 	who   *impostor
 	bus   *bus.Bus
 	group *mls.Group // nil: not in
+	own   *mls.KeyPackageSecrets
 	id    mimimi.GroupID
 	last  uint64
 	read  int // messages that it could read
@@ -56,7 +57,7 @@ func (x *infiltrator) join(ctx context.Context, id mimimi.GroupID) error {
 	if err := (*mls.Group)(nil).Merge(staged); err != nil {
 		return err
 	}
-	x.group, x.id, x.last = staged.Group(), id, res.Sequence
+	x.group, x.own, x.id, x.last = staged.Group(), keys, id, res.Sequence
 	return nil
 }
 

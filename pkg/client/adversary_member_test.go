@@ -318,19 +318,23 @@ func TestDepartedAdmin(t *testing.T) {
 	c.refused(staged, token)
 }
 
-// TestUnidentifiedLeafCommits: a leaf that the hub has brought in itself changes the policy, or only makes a commit, which no hub refuses. No member follows.
+// TestUnidentifiedLeafCommits: a leaf that the hub has brought in itself changes the policy, or only makes a commit, which no hub refuses. No member follows, nor enters anew over one that it
+// cannot even process.
 func TestUnidentifiedLeafCommits(t *testing.T) {
 	c := newCast(t)
 	b, err := theWorld.a.Operator(t.Context())
 	check(t, err)
 	defer closeBus(t, b)
 	for _, x := range []struct {
-		name      string
-		proposals func(g *mls.Group) []mls.Proposal
-		accepted  bool
+		name     string
+		make     func(t *testing.T, in *client.Insider) *mls.StagedCommit
+		accepted bool
 	}{
-		{"an empty commit", func(*mls.Group) []mls.Proposal { return nil }, true},
-		{"a policy change", func(g *mls.Group) []mls.Proposal { return []mls.Proposal{newAdmin(t, g)} }, false},
+		{"an empty commit", func(t *testing.T, in *client.Insider) *mls.StagedCommit { return commit(t, in, mls.CommitOptions{}) }, true},
+		{"a commit with a broken path", broken, true},
+		{"a policy change", func(t *testing.T, in *client.Insider) *mls.StagedCommit {
+			return commit(t, in, mls.CommitOptions{Proposals: []mls.Proposal{newAdmin(t, in.Group)}})
+		}, false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			c.t = t
@@ -338,8 +342,7 @@ func TestUnidentifiedLeafCommits(t *testing.T) {
 			spy := &infiltrator{o: theWorld.opA, who: theWorld.opA.impostor(t, "a.localhost", "mimi://a.localhost/u/spy"), bus: b}
 			check(t, spy.join(t.Context(), c.inside(c.eve).ID))
 			until(t, "the spy is seen", func() bool { return client.Unidentified(c.bob.c, c.group[c.bob]) == 1 }, c.bob)
-			staged, err := spy.group.Commit(mls.CommitOptions{Path: true, Proposals: x.proposals(spy.group), HubExtensions: hubExtensions})
-			check(t, err)
+			staged := x.make(t, &client.Insider{ID: spy.id, Group: spy.group, Own: *spy.own})
 			if _, err := offer(t, spy.id, staged); (err == nil) != x.accepted {
 				t.Fatalf("the hub: %v", err)
 			}
