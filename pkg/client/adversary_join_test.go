@@ -265,9 +265,6 @@ func TestHubJoinsByItself(t *testing.T) {
 				points++
 			}
 			t.Logf("of %d points the hub got in at %d, and read %d messages; the flow was completed %d times", points, joined, read, done)
-			if name != "add" && read == 0 { // who comes in sends its link, sealed
-				t.Error("the hub could read nothing at all: it is not in")
-			}
 			if joined < points-1 || joined < 3 || done == 0 { // there is nothing to get into before a group is made
 				t.Errorf("of %d points the hub got in at %d, and the flow was completed %d times", points, joined, done)
 			}
