@@ -197,6 +197,10 @@ func (e *messageEpoch) received(ac *authenticatedContent, step *ratchetStep) *Re
 // stage checks a received commit in full, RFC 9420 §12.4.2, and makes the state after it.
 func (s *groupState) stage(msg []byte, ac *authenticatedContent, opts ProcessOptions) (*StagedCommit, error) {
 	if ac.content.sender == s.self() {
+		// One that somebody else has made in our name is to us what it is to all others.
+		if err := s.public.verify(ac); err != nil {
+			return nil, err
+		}
 		return nil, ErrReplayed
 	}
 	t, err := s.public.stage(ac, opts.Now)

@@ -161,12 +161,12 @@ func (t *secretTree) expand(leaf uint32) (step *ratchetStep, ok bool) {
 	if leaf >= t.width {
 		return nil, false
 	}
-	// Walk down from the root; the first node with a secret is the only one on the path that has one.
+	// Walk down from the root; the first node with a secret is the only one on the path that has one, but in a damaged state.
 	var secret []byte
 	derived := false // secret is of this call, not of the state
 	for node := rootOf(int(t.width)); ; {
 		if s := t.nodes[node]; s != nil {
-			secret = s
+			secret, derived = s, false
 			step.expanded = append(step.expanded, node)
 		}
 		if node.isLeaf() {
