@@ -110,7 +110,7 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 		return nil, err
 	}
 	if p.contentType == contentApplication {
-		s.messages.apply(step)
+		s.consume(s.messages, step)
 		return e.received(ac, step), nil
 	}
 	got, err := s.processHandshake(msg, ac, opts)
@@ -118,7 +118,7 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 		return nil, err
 	}
 	if got.Proposal != nil {
-		s.messages.apply(step)
+		s.consume(s.messages, step)
 	}
 	return got, nil
 }
@@ -140,7 +140,7 @@ func (s *groupState) openPast(p *privateMessage) (*Received, error) {
 	if err != nil {
 		return nil, err
 	}
-	past.messages.apply(step)
+	s.consume(past.messages, step)
 	return e.received(ac, step), nil
 }
 
