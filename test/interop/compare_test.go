@@ -25,10 +25,11 @@ var (
 	compareSizes = flag.String("compare.sizes", "2,10,100,1000", "sizes of the groups")
 )
 
-// The rows of the table by the names of pkg/mls's benchmarks: those of one operation, and those for each size.
+// The rows of the table by the names of pkg/mls's benchmarks: primitives of suite 1, what all else is made of; operations without a size; and those for each size.
 var (
-	singleRows = []string{"Create", "Encrypt", "Decrypt"}
-	sizedRows  = []string{"Add", "Join", "Commit", "CommitWarm", "Process", "ProcessWarm", "ExternalJoin", "ProcessExternal"}
+	primitiveRows = []string{"Seal", "Open", "DeriveKeyPair", "Sign", "Verify"}
+	singleRows    = []string{"Create", "Encrypt", "Decrypt"}
+	sizedRows     = []string{"Add", "Join", "Commit", "CommitWarm", "Process", "ProcessWarm", "ExternalJoin", "ProcessExternal"}
 )
 
 // cell names one figure: a row and a size, 0 if it has none.
@@ -67,7 +68,7 @@ func TestPeersMeasure(t *testing.T) {
 				t.Errorf("%d crypto providers, want 2", len(out))
 			}
 			for provider, f := range out {
-				if want := len(singleRows) + 2*len(sizedRows); len(f) != want {
+				if want := len(primitiveRows) + len(singleRows) + 2*len(sizedRows); len(f) != want {
 					t.Errorf("%s: %d rows, want %d", provider, len(f), want)
 				}
 			}
@@ -81,6 +82,7 @@ func measureOurs(t *testing.T) figures {
 	out := figures{}
 	sizes := strings.ReplaceAll(*compareSizes, ",", "|")
 	for _, pattern := range []string{
+		"^Benchmark(" + strings.Join(primitiveRows, "|") + ")$/^X25519_AES128GCM_SHA256_Ed25519$",
 		"^Benchmark(" + strings.Join(singleRows, "|") + ")$",
 		"^Benchmark(" + strings.Join(sizedRows, "|") + ")$/^(" + sizes + ")$",
 	} {
@@ -90,7 +92,7 @@ func measureOurs(t *testing.T) figures {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, b)
 		}
-		line := regexp.MustCompile(`(?m)^Benchmark(\w+?)(?:/(\d+))?(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+		line := regexp.MustCompile(`(?m)^Benchmark(\w+?)(?:/(\d+)|/X\w+)?(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
 		for _, m := range line.FindAllSubmatch(b, -1) {
 			n := 0
 			if len(m[2]) != 0 {
@@ -113,7 +115,7 @@ func measureOurs(t *testing.T) figures {
 func measurePeer(t *testing.T, program string, each time.Duration, sizes string) map[string]figures {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, "bench", "-seconds", fmt.Sprint(each.Seconds()), "-sizes", sizes,
-		"-rows", strings.Join(slices.Concat(singleRows, sizedRows), ","))
+		"-rows", strings.Join(slices.Concat(primitiveRows, singleRows, sizedRows), ","))
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
@@ -137,34 +139,33 @@ func measurePeer(t *testing.T, program string, each time.Duration, sizes string)
 	return out
 }
 
-// printTable prints our time and, for each library, that of the provider that is faster in the row, and how many times ours that is.
+// printTable prints our time and, for each library and crypto provider of its, that of the other and how many times ours it is.
 func printTable(t *testing.T, ours figures, theirs map[string]map[string]figures) {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
-	names := slices.Sorted(maps.Keys(theirs))
+	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row; in brackets how many times ours\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
+	type peer struct{ library, provider string }
+	var peers []peer
 	fmt.Fprintf(&b, "| operation | members | pkg/mls |")
-	for _, n := range names {
-		fmt.Fprintf(&b, " %s | times ours |", n)
+	for _, library := range slices.Sorted(maps.Keys(theirs)) {
+		for _, provider := range slices.Sorted(maps.Keys(theirs[library])) {
+			peers = append(peers, peer{library, provider})
+			fmt.Fprintf(&b, " %s, %s |", library, provider)
+		}
 	}
-	fmt.Fprintf(&b, "\n|---|---|---|%s\n", strings.Repeat("---|---|", len(names)))
+	fmt.Fprintf(&b, "\n|---|---:|---:|%s\n", strings.Repeat("---:|", len(peers)))
 	for _, c := range tableCells(t) {
 		size := ""
 		if c.n != 0 {
 			size = fmt.Sprint(c.n)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s |", c.name, size, nice(ours[c]))
-		for _, n := range names {
-			best, provider := 0.0, ""
-			for p, f := range theirs[n] {
-				if ns, ok := f[c]; ok && (provider == "" || ns < best) {
-					best, provider = ns, p
-				}
+		for _, p := range peers {
+			ns, ok := theirs[p.library][p.provider][c]
+			if !ok || ours[c] == 0 {
+				t.Errorf("no figure for %s %d of %s", c.name, c.n, p)
 			}
-			if provider == "" || ours[c] == 0 {
-				t.Errorf("no figure for %s %d of %s", c.name, c.n, n)
-			}
-			fmt.Fprintf(&b, " %s (%s) | %.2f |", nice(best), provider, best/ours[c])
+			fmt.Fprintf(&b, " %s (%.2f) |", nice(ns), ns/ours[c])
 		}
 		b.WriteByte('\n')
 	}
@@ -174,7 +175,7 @@ func printTable(t *testing.T, ours figures, theirs map[string]map[string]figures
 func tableCells(t *testing.T) []cell {
 	t.Helper()
 	var out []cell
-	for _, n := range singleRows {
+	for _, n := range slices.Concat(primitiveRows, singleRows) {
 		out = append(out, cell{n, 0})
 	}
 	for _, name := range sizedRows {
