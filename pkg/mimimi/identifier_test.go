@@ -162,13 +162,14 @@ func FuzzIdentifiers(f *testing.F) {
 		p, pseudonymErr := ParseUserPseudonym(s)
 		g, groupErr := ParseGroupID([]byte(s))
 		c, clientErr := ParseClient(s)
+		cp, clientPseudonymErr := ParseClientPseudonym(s)
 		if userErr == nil && pseudonymErr == nil {
 			t.Error("a user passes for a pseudonym")
 		}
 		for _, id := range []struct {
 			wire, domain string
 			err          error
-		}{{u.Wire(), u.Domain(), userErr}, {p.Wire(), p.Domain(), pseudonymErr}, {g.Wire(), g.Domain(), groupErr}, {c.Wire(), c.Domain(), clientErr}} {
+		}{{u.Wire(), u.Domain(), userErr}, {p.Wire(), p.Domain(), pseudonymErr}, {g.Wire(), g.Domain(), groupErr}, {c.Wire(), c.Domain(), clientErr}, {cp.Wire(), cp.Domain(), clientPseudonymErr}} {
 			if id.err == nil && (id.wire != s || CheckDomain(id.domain) != nil) {
 				t.Errorf("parsed %q from %q", id.wire, s)
 			}

@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -110,7 +111,7 @@ func (w *world) lawless(t *testing.T, c *client, list ...CommittedProposal) []by
 		public: s.public, sender: s.self(), leaf: s.ownLeaf(), signer: s.signer, nextSigner: s.signer,
 		init: s.secrets.init, psk: pskSources{own: s, external: testPSK}.find, keep: s.keep, state: s, options: CommitOptions{Path: true},
 	}
-	return d.lawless(t, list)
+	return must(d.lawless(list))(t)
 }
 
 // lawlessJoin is an external commit with just the given proposals, likewise. Each ExternalInit gets the right content.
@@ -129,12 +130,11 @@ func (w *world) lawlessJoin(t *testing.T, c *client, list ...CommittedProposal) 
 		public: w.server, sender: Sender{Type: SenderNewMemberCommit}, leaf: c.kp.Leaf(), signer: c.secrets.SignatureKey, nextSigner: c.secrets.SignatureKey,
 		init: init, psk: pskSources{external: testPSK}.find, keep: 2, options: CommitOptions{Path: true},
 	}
-	return d.lawless(t, list)
+	return must(d.lawless(list))(t)
 }
 
-// lawless makes the commit, whatever the checks on the way say.
-func (d *commitDraft) lawless(t *testing.T, all []CommittedProposal) []byte {
-	t.Helper()
+// lawless makes the commit, whatever the checks on the way say. It fails if there is no way to make one at all.
+func (d *commitDraft) lawless(all []CommittedProposal) ([]byte, error) {
 	g := d.public
 	list := &proposalList{committer: d.sender, all: all}
 	for i := range all {
@@ -150,15 +150,25 @@ func (d *commitDraft) lawless(t *testing.T, all []CommittedProposal) []byte {
 	}
 	_ = d.t.applyProposals()
 	if d.sender.Type == SenderNewMemberCommit {
-		d.t.committer = must(d.t.tree.reserveLeaf())(t)
+		var err error
+		if d.t.committer, err = d.t.tree.reserveLeaf(); err != nil {
+			return nil, err
+		}
 	}
+	if int(d.t.committer) >= d.t.tree.width() {
+		return nil, ErrInvalid // it has removed itself, and the tree is too small for it now
+	}
+	if old, ok := list.resynced(); ok && d.t.change.OldLeaves[uint32(old)] == nil {
+		d.t.change.OldLeaves[uint32(old)] = d.leaf // nobody has removed what is not there
+	}
+	d.t.changed = slices.DeleteFunc(d.t.changed, func(i leafIndex) bool { return d.t.tree.leaf(i) == nil }) // removed again
 	if err := d.makePath(); err != nil && d.path == nil && d.options.Path {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := d.frame(); err != nil && d.content.auth.confirmationTag == nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return must(d.message())(t)
+	return d.message()
 }
 
 // value is a proposal of c by value.
@@ -291,7 +301,7 @@ func (d *welcomed) config(t *testing.T, suite CipherSuite, to *client, rules *Ru
 }
 
 // sealed is a PrivateMessage of c that holds any plaintext, under the next key of its ratchet. c's state does not change.
-func sealed(t *testing.T, c *client, kind contentType, leaf uint32, plain []byte) []byte {
+func sealed(t testing.TB, c *client, kind contentType, leaf uint32, plain []byte) []byte {
 	t.Helper()
 	s := must(ParseGroup(c.group.Marshal(), testRules()))(t).s
 	p := &privateMessage{groupID: s.public.context.groupID, epoch: s.public.context.epoch, contentType: kind}

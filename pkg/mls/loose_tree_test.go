@@ -105,7 +105,7 @@ func (l looseTree) change(n int, f func(p *parentNode)) {
 	l[n] = looseNode{parent: &p}
 }
 
-// update replaces a leaf and blanks the nodes above it.
+// update replaces a leaf, nil to blank it, and blanks the nodes above it.
 func (l looseTree) update(i leafIndex, leaf *LeafNode) {
 	l[i.node()] = looseNode{leaf: leaf}
 	for n := i.node(); int(n) != l.root(); {

@@ -99,10 +99,12 @@ func (r *treeReader) read(s *cryptobyte.String) bool {
 
 	var present bool
 	var kind uint8
-	if !readOptional(s, &present) || !present {
-		return !present
+	if !readOptional(s, &present) {
+		return false
 	}
 	switch {
+	case !present:
+		return true
 	case !s.ReadUint8(&kind):
 		return false
 	case kind == nodeTypeLeaf && isLeaf:

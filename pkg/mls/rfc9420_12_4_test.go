@@ -87,7 +87,7 @@ func (w *world) pathless(t *testing.T, c *client, list []CommittedProposal) []by
 	d := &commitDraft{
 		public: s.public, sender: s.self(), signer: s.signer, nextSigner: s.signer, init: s.secrets.init, psk: pskSources{own: s, external: testPSK}.find, keep: s.keep, state: s,
 	}
-	return d.lawless(t, list)
+	return must(d.lawless(list))(t)
 }
 
 func TestRFC9420_12_4_1(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 // forest is a ratchet tree with the secrets of every member: what a group's members know together.
 type forest struct {
-	t       *testing.T
+	t       testing.TB
 	rng     *rand.Rand
 	tree    *ratchetTree
 	groupID []byte
@@ -25,7 +25,7 @@ type forestMember struct {
 	signer  SignatureKey
 }
 
-func newForest(t *testing.T, seed uint64) *forest {
+func newForest(t testing.TB, seed uint64) *forest {
 	kp, secrets := makeKeyPackage(t)
 	return &forest{
 		t: t, rng: rand.New(rand.NewPCG(seed, 0)), tree: newRatchetTree(suite1, kp.Leaf()), groupID: []byte("group"),
@@ -292,7 +292,7 @@ func TestTreeLimit(t *testing.T) {
 
 // mature is a forest of eight places. Leaf 7 is blank. Leaf 2 was added last, so it is unmerged at nodes 3 and 7; node 5
 // above it is blank, and so is 13. Leaf 0 made nodes 1, 3 and 7, leaf 6 made node 11, leaf 5 made node 9.
-func mature(t *testing.T) *forest {
+func mature(t testing.TB) *forest {
 	f := newForest(t, 1)
 	f.addOnly(6)
 	for i := range leafIndex(7) {
@@ -456,6 +456,8 @@ func TestRatchetTreeForm(t *testing.T) {
 	merged.unmergedLeaves, outside.unmergedLeaves = nil, []leafIndex{2}
 	unsorted := *tree.node(7).parent
 	unsorted.unmergedLeaves = []leafIndex{1, 0}
+	strange := write(leaf, node{}, leaf)
+	strange[len(strange)-(len(strange)-3)/2-1] = 2 // the presence octet of the blank node
 	for name, c := range map[string]struct {
 		in []byte
 		ok bool
@@ -472,7 +474,7 @@ func TestRatchetTreeForm(t *testing.T) {
 		"parent as leaf":     {write(parent), false},
 		"unsorted unmerged":  {write(leaf, node{parent: &unsorted}, leaf), false},
 		"byte left over":     {append(write(leaf), 0), false},
-		"presence octet 2":   {[]byte{1, 2}, false},
+		"presence octet 2":   {strange, false},
 		"unknown node type":  {[]byte{2, 1, 3}, false},
 		"too many, all bare": {append([]byte{0x80, 4, 0, 0}, make([]byte, 2*maxLeaves)...), false},
 	} {

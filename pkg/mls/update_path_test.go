@@ -17,7 +17,7 @@ type pathFrom struct {
 }
 
 // makePath lets leaf 4 of a mature forest commit a path and one Add, at leaf 7.
-func makePath(t *testing.T) *pathFrom {
+func makePath(t testing.TB) *pathFrom {
 	p := &pathFrom{forest: mature(t), sender: 4, added: []leafIndex{7}}
 	mine := p.tree.clone()
 	p.add(mine, 1)

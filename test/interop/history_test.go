@@ -51,7 +51,7 @@ func TestHistories(t *testing.T) {
 				h.step()
 			}
 			t.Logf("epoch %d, %v", h.members[0].last.Epoch, h.counts)
-			for _, kind := range []string{"message", "propose", "commit", "externalJoin", "resync"} {
+			for _, kind := range []string{"message", "propose", "commit", "externalJoin", "resync", "resumption"} {
 				if *steps >= 300 && h.counts[kind] == 0 {
 					t.Errorf("no step was a %s", kind)
 				}
@@ -140,6 +140,12 @@ func (h *history) newPSK() proposal {
 	return proposal{Type: uint16(mls.ProposalPSK), PSK: h.psk(fmt.Sprint("psk ", h.psks))}
 }
 
+// resumable is whether a member may commit a resumption PSK: all, and nobody who is to join, must have it.
+func (h *history) resumable(by *member, back uint64) bool {
+	return !h.isPending(mls.ProposalAdd) && (by.impl.can(mixedPSKs) || !h.isPending(mls.ProposalPSK)) &&
+		!slices.ContainsFunc(h.members, func(m *member) bool { return m.since+back > m.last.Epoch })
+}
+
 func (h *history) newCustom() proposal {
 	p := customProposal
 	p.Body = fmt.Appendf(nil, "custom %d", h.rnd.Uint64())
@@ -156,7 +162,11 @@ func (h *history) proposeSomething(full bool) {
 		if full {
 			return
 		}
-		h.proposeAdd(by, h.member(h.t), h.private)
+		if m := h.member(h.t); h.chance(3) {
+			h.proposeJoin(m, by)
+		} else {
+			h.proposeAdd(by, m, h.private)
+		}
 	case 1:
 		m := h.someone(by)
 		if m == nil {
@@ -219,7 +229,10 @@ func (h *history) commitSomething(full bool) {
 	if h.chance(4) && (by.impl.can(mixedPSKs) || !h.isPending(mls.ProposalPSK)) {
 		c.others = append(c.others, h.newPSK())
 	}
-	if !full && h.chance(2) {
+	if back := h.rnd.Uint64N(2); h.chance(6) && h.resumable(by, back) {
+		c.others = append(c.others, h.resumption(back))
+		h.counts["resumption"]++
+	} else if !full && h.chance(2) {
 		for range 1 + h.rnd.IntN(3) {
 			c.add = append(c.add, h.member(h.t))
 		}

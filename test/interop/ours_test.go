@@ -13,9 +13,12 @@ import (
 )
 
 // rules are those of every group of these tests, for members and server.
-var rules = &mls.Rules{Proposals: map[mls.ProposalType]mls.ProposalRule{
-	mimimi.ProposalIdentityLinkUpdate: {AllowExternal: true, ByReference: true},
-}}
+var rules = &mls.Rules{
+	Proposals: map[mls.ProposalType]mls.ProposalRule{
+		mimimi.ProposalIdentityLinkUpdate: {AllowExternal: true, ByReference: true},
+	},
+	NewMemberProposals: true,
+}
 
 // ours is pkg/mls behind the protocol.
 type ours struct {
@@ -32,6 +35,7 @@ func newOurs(t testing.TB) *ours {
 
 // ourMember is one client with at most one group.
 type ourMember struct {
+	suite   mls.CipherSuite // of the signature key
 	key     mls.SignatureKey
 	nextKey *mls.SignatureKey
 	kp      *mls.KeyPackage
@@ -60,9 +64,22 @@ func (o *ours) do(r request) (*answer, error) {
 		m = &ourMember{psks: map[string][]byte{}}
 		o.members[r.Member] = m
 	}
-	a, err := m.do(r)
+	var a *answer
+	var err error
+	next := m
+	switch r.Op {
+	case "found":
+		next, a, err = m.found(r)
+	case "joinNext":
+		next, a, err = m.joinNext(r)
+	default:
+		a, err = m.do(r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("pkg/mls: %w", err)
+	}
+	if next != m {
+		o.members[r.As] = next
 	}
 	return a, nil
 }
@@ -104,6 +121,15 @@ func (m *ourMember) do(r request) (*answer, error) {
 		return &answer{Tree: m.group.Public().Tree()}, nil
 	case "externalJoin":
 		return m.externalJoin(r)
+	case "signer":
+		if err := m.makeKey(r.Profile); err != nil {
+			return nil, err
+		}
+		return &answer{Key: m.key.Public()}, nil
+	case "proposeJoin":
+		return m.proposeJoin(r)
+	case "proposeExternal":
+		return m.proposeExternal(r)
 	case "psk":
 		m.psks[string(r.ID)] = bytes.Clone(r.Secret)
 		return &answer{}, nil
@@ -116,15 +142,25 @@ func (m *ourMember) do(r request) (*answer, error) {
 	return nil, errors.New("unknown operation")
 }
 
-func (m *ourMember) makeKeyPackage(p *profile) error {
+// makeKey makes the signature key, if there is none of the suite yet.
+func (m *ourMember) makeKey(p *profile) error {
 	suite := mls.CipherSuite(p.Suite)
-	if m.key.Public() == nil {
-		key, err := suite.GenerateSignatureKey()
-		if err != nil {
-			return err
-		}
-		m.key = key
+	if m.suite == suite {
+		return nil
 	}
+	key, err := suite.GenerateSignatureKey()
+	if err != nil {
+		return err
+	}
+	m.suite, m.key = suite, key
+	return nil
+}
+
+func (m *ourMember) makeKeyPackage(p *profile) error {
+	if err := m.makeKey(p); err != nil {
+		return err
+	}
+	suite := m.suite
 	now := uint64(time.Now().Unix())
 	cfg := mls.KeyPackageConfig{
 		Suite: suite, SignatureKey: m.key, Credential: mls.Credential{Type: mls.CredentialType(p.Credential.Type), Body: p.Credential.Body},
@@ -265,6 +301,82 @@ func (m *ourMember) externalJoin(r request) (*answer, error) {
 	return &answer{Message: staged.Message}, nil
 }
 
+func (m *ourMember) proposeJoin(r request) (*answer, error) {
+	if err := m.makeKeyPackage(r.Profile); err != nil {
+		return nil, err
+	}
+	info, err := mls.ParseGroupInfo(r.GroupInfo)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := info.NewMemberAdd(m.kp, m.secrets, nil)
+	return &answer{Message: msg}, err
+}
+
+func (m *ourMember) proposeExternal(r request) (*answer, error) {
+	g, err := mls.NewPublicGroup(r.GroupInfo, r.Tree, rules)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ourProposal(*r.Proposal)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := g.ExternalProposal(m.key, p, nil)
+	return &answer{Message: msg}, err
+}
+
+// found makes the successor of a group that a ReInit has ended, or else a branch, which has the extensions of the group that it is of.
+func (m *ourMember) found(r request) (*ourMember, *answer, error) {
+	if err := m.makeKeyPackage(r.Profile); err != nil {
+		return nil, nil, err
+	}
+	cfg := mls.SuccessorConfig{KeyPackage: m.kp, Secrets: m.secrets, Rules: rules, Now: time.Now()}
+	if m.group.Public().ReInit() == nil {
+		cfg.GroupID, cfg.Extensions = r.Group, m.group.Public().Extensions()
+	}
+	for _, kp := range r.KeyPackages {
+		p, err := ourProposal(proposal{Type: uint16(mls.ProposalAdd), KeyPackage: kp})
+		if err != nil {
+			return nil, nil, err
+		}
+		cfg.Members = append(cfg.Members, p.KeyPackage)
+	}
+	staged, err := m.group.Successor(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := (*mls.Group)(nil).Merge(staged); err != nil {
+		return nil, nil, err
+	}
+	return m.heir(staged.Group()), &answer{Welcome: staged.Welcome}, nil
+}
+
+// joinNext joins the successor or a branch of the member's group, and nothing else.
+func (m *ourMember) joinNext(r request) (*ourMember, *answer, error) {
+	g, info, err := mls.Join(mls.JoinConfig{
+		Welcome: r.Welcome, Tree: r.Tree, KeyPackage: m.kp, Secrets: m.secrets, PSK: m.psk, Rules: rules,
+		Groups: func(id []byte) *mls.Group {
+			if bytes.Equal(id, m.group.Public().GroupID()) {
+				return m.group
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.Predecessor == nil {
+		return nil, nil, errors.New("the Welcome is to a group without a predecessor")
+	}
+	return m.heir(g), &answer{}, nil
+}
+
+// heir is the same client in another group.
+func (m *ourMember) heir(g *mls.Group) *ourMember {
+	return &ourMember{suite: m.suite, key: m.key, psks: m.psks, group: g}
+}
+
 func (m *ourMember) psk(id []byte) ([]byte, error) {
 	if secret, ok := m.psks[string(id)]; ok {
 		return secret, nil
@@ -311,6 +423,11 @@ func ourProposal(p proposal) (mls.Proposal, error) {
 		q.Removed = p.Removed
 	case mls.ProposalPSK:
 		q.PSK = &mls.PSKID{ID: p.PSK}
+		if p.Epoch != nil {
+			q.PSK = &mls.PSKID{Usage: mls.PSKApplication, GroupID: p.Group, Epoch: *p.Epoch}
+		}
+	case mls.ProposalReInit:
+		q.ReInit = &mls.ReInit{GroupID: p.Group, Suite: mls.CipherSuite(p.Suite), Extensions: ourExtensions(p.Extensions)}
 	case mls.ProposalGroupContextExtensions:
 		q.Extensions = ourExtensions(p.Extensions)
 	}

@@ -29,6 +29,10 @@ type request struct {
 	PSKs      [][]byte `json:"psks,omitempty"`
 	Pending   [][]byte `json:"pending,omitempty"`
 
+	As          uint32   `json:"as,omitempty"` // the number that a member of this one's successor or branch gets
+	KeyPackages [][]byte `json:"keyPackages,omitempty"`
+	Sender      uint32   `json:"sender,omitempty"` // index in external_senders
+
 	ID      []byte `json:"id,omitempty"`
 	Secret  []byte `json:"secret,omitempty"`
 	Label   string `json:"label,omitempty"`
@@ -45,6 +49,7 @@ type answer struct {
 	Welcome    []byte      `json:"welcome"`
 	Tree       []byte      `json:"tree"`
 	Secret     []byte      `json:"secret"`
+	Key        []byte      `json:"key"`
 	Extensions []extension `json:"extensions"`
 
 	Kind        string `json:"kind"` // application, proposal, commit, or removed for a commit that removes the member
@@ -90,12 +95,16 @@ type extension struct {
 	Data []byte `json:"data"`
 }
 
-// proposal is a proposal to make. PSK is the id of an external PSK, Body the content of a custom proposal's opaque<V>.
+// proposal is a proposal to make. PSK is the id of an external PSK, Epoch that of a resumption PSK of the group itself, Body the content of a custom
+// proposal's opaque<V>. Group, Suite and Extensions are a ReInit's.
 type proposal struct {
 	Type       uint16      `json:"type"`
 	KeyPackage []byte      `json:"keyPackage,omitempty"`
 	Removed    uint32      `json:"removed,omitempty"`
 	PSK        []byte      `json:"psk,omitempty"`
+	Epoch      *uint64     `json:"epoch,omitempty"`
+	Group      []byte      `json:"group,omitempty"`
+	Suite      uint16      `json:"suite,omitempty"`
 	Extensions []extension `json:"extensions,omitempty"`
 	Body       []byte      `json:"body,omitempty"`
 }
@@ -116,6 +125,14 @@ const (
 	lateFromGone            = "lateFromGone"   // reading a late message whose sender has left since, or has another leaf or signature key
 	mixedPSKs               = "mixedPSKs"      // committing PSKs by value and by reference at once
 	leafChange              = "leafChange"     // a commit that changes the own leaf's extensions or signature key
+	proposeResumption       = "proposeResumptionPSK"
+	externalSenders         = "externalSenders"   // being in a group with an external_senders extension
+	externalSenderPSK       = "externalSenderPSK" // making and reading PSK proposals of an external sender
+	reInit                  = "reInit"
+	branch                  = "branch"
+	reInitOtherHash         = "reInitOtherHash"       // founding a successor with a suite whose hash has another length
+	reInitBlankLeaf         = "reInitBlankLeaf"       // following the ReInit of a group whose tree has a blank leaf
+	successorRequirements   = "successorRequirements" // joining a successor with required_capabilities
 	externalPSK             = "externalCommitPSK"
 	externalCustomProposal  = "externalCommitCustomProposal"
 	externalSelfRemove      = "externalCommitSelfRemove" // taking up a standalone self_remove in an external commit

@@ -116,40 +116,51 @@ func (m *member) keyPackage() []byte {
 type room struct {
 	t       testing.TB
 	suite   uint16
+	id      []byte
 	members []*member
 	server  *mls.PublicGroup // nil once a handshake was private
 	pending []pending        // standalone proposals of the epoch
 	psks    []request        // that give the external PSKs of the epoch
 
-	byKeyPackage map[string]*member // who was proposed
-	absent       int                // members who could not join and are about to be removed
+	absent int // members who could not join and are about to be removed
 }
 
-// pending is a standalone proposal with what it does.
+// pending is a standalone proposal with what it does. It may be from somebody who is not in the group.
 type pending struct {
 	from    *member
 	what    proposal
 	message []byte
-	private bool
+	joiner  *member // whom an Add is about
 }
 
 func newRoom(t testing.TB, suite uint16, creator *member) *room {
 	t.Helper()
-	r := &room{t: t, suite: suite, members: []*member{creator}}
+	r := &room{t: t, suite: suite, id: []byte("mimi://a.example/g/interop"), members: []*member{creator}}
 	required := mimimi.RequiredCapabilities()
 	creator.do(request{
-		Op: "create", Profile: &creator.profile, Group: []byte("mimi://a.example/g/interop"),
+		Op: "create", Profile: &creator.profile, Group: r.id,
 		Extensions: []extension{{uint16(required.Type), required.Data}, {uint16(mimimi.ExtensionGroup), []byte("a policy")}},
 	})
-	info := creator.do(request{Op: "groupInfo"}).Message
-	tree := creator.do(request{Op: "tree"}).Tree
-	server, err := mls.NewPublicGroup(info, tree, rules)
-	if err != nil {
-		t.Fatalf("the GroupInfo of %v: %v", creator, err)
-	}
-	r.server = server
+	r.serve(creator)
 	r.check()
 	return r
+}
+
+// serve has a server follow the group from the GroupInfo of a member on.
+func (r *room) serve(informer *member) {
+	r.t.Helper()
+	info, tree := informer.groupInfo()
+	server, err := mls.NewPublicGroup(info, tree, rules)
+	if err != nil {
+		r.t.Fatalf("the GroupInfo of %v: %v", informer, err)
+	}
+	r.server = server
+}
+
+// groupInfo is what somebody outside may learn of the group from a member.
+func (m *member) groupInfo() (info, tree []byte) {
+	m.t.Helper()
+	return m.do(request{Op: "groupInfo"}).Message, m.do(request{Op: "tree"}).Tree
 }
 
 // check compares what all members know of the group, and a secret that each exports.
@@ -234,7 +245,7 @@ func (r *room) deliver(by *member, c commit, made *answer) {
 		types = append(types, p.what.Type)
 		switch mls.ProposalType(p.what.Type) {
 		case mls.ProposalAdd:
-			joiners = append(joiners, r.byKeyPackage[string(p.what.KeyPackage)])
+			joiners = append(joiners, p.joiner)
 		case mls.ProposalRemove:
 			gone = append(gone, r.at(p.what.Removed))
 		case mls.ProposalSelfRemove:
@@ -255,7 +266,8 @@ func (r *room) deliver(by *member, c commit, made *answer) {
 		}
 		a, err := m.impl.do(request{Op: "join", Member: m.id, Welcome: made.Welcome, Tree: tree})
 		if err != nil {
-			if !r.refuses(m, err, by.do(request{Op: "groupInfo"}).Message, by.do(request{Op: "tree"}).Tree) {
+			info, tree := by.groupInfo()
+			if !r.refuses(m, err, info, tree) {
 				r.t.Fatalf("%v cannot join by the Welcome of %v: %v", m, by, err)
 			}
 			refused = append(refused, m)
@@ -363,37 +375,39 @@ func (r *room) at(leaf uint32) *member {
 func (r *room) propose(by *member, p proposal, private bool) {
 	r.t.Helper()
 	msg := by.do(request{Op: "propose", Proposal: &p, Private: private, AAD: []byte("of a proposal")}).Message
+	r.hear(pending{from: by, what: p, message: msg}, private)
+}
+
+// hear lets all members but its maker take a standalone proposal, and the server.
+func (r *room) hear(p pending, private bool) {
+	r.t.Helper()
 	if private {
 		r.server = nil
 	}
 	if r.server != nil {
-		server, _, err := r.server.AddProposal(msg, time.Now())
+		server, _, err := r.server.AddProposal(p.message, time.Now())
 		if err != nil {
-			r.t.Fatalf("the server and the proposal by %v: %v", by, err)
+			r.t.Fatalf("the server and the proposal by %v: %v", p.from, err)
 		}
 		r.server = server
 	}
 	for _, m := range r.members {
-		if m == by {
+		if m == p.from {
 			continue
 		}
-		a := m.take(by, msg)
-		if a.Kind != "proposal" || len(a.Proposals) != 1 || a.Proposals[0].Type != p.Type || !bytes.Equal(a.Proposals[0].Body, p.Body) {
-			r.t.Fatalf("%v read the proposal by %v as %s", m, by, a.Kind)
+		a := m.take(p.from, p.message)
+		if a.Kind != "proposal" || len(a.Proposals) != 1 || a.Proposals[0].Type != p.what.Type || !bytes.Equal(a.Proposals[0].Body, p.what.Body) {
+			r.t.Fatalf("%v read the proposal by %v as %s", m, p.from, a.Kind)
 		}
 	}
-	r.pending = append(r.pending, pending{by, p, msg, private})
+	r.pending = append(r.pending, p)
 }
 
 // proposeAdd lets a member propose a new one.
 func (r *room) proposeAdd(by, added *member, private bool) {
 	r.t.Helper()
-	kp := added.keyPackage()
-	if r.byKeyPackage == nil {
-		r.byKeyPackage = map[string]*member{}
-	}
-	r.byKeyPackage[string(kp)] = added
-	r.propose(by, proposal{Type: uint16(mls.ProposalAdd), KeyPackage: kp}, private)
+	r.propose(by, proposal{Type: uint16(mls.ProposalAdd), KeyPackage: added.keyPackage()}, private)
+	r.pending[len(r.pending)-1].joiner = added
 }
 
 // external is what an external commit holds besides the join itself.

@@ -72,6 +72,26 @@ func TestWelcome(t *testing.T) {
 	})
 }
 
+// TestBasicCredential has members with basic credentials beside those with the custom one.
+func TestBasicCredential(t *testing.T) {
+	eachPair(t, func(t *testing.T, first, second *implementation) {
+		client := func(impl *implementation, name string, basic bool) *member {
+			m := newMember(t, impl, 1, name)
+			m.profile.Credentials = append(m.profile.Credentials, uint16(mls.CredentialBasic))
+			if basic {
+				m.profile.Credential.Type = uint16(mls.CredentialBasic)
+			}
+			return m
+		}
+		a, b := client(first, "a", true), client(second, "b", false)
+		r := newRoom(t, 1, a)
+		r.commit(a, commit{add: []*member{b}, r: request{WithTree: true}})
+		r.commit(b, commit{add: []*member{client(first, "c", false), client(second, "d", true)}})
+		r.externalJoin(client(second, "e", true), b, external{})
+		r.exchange()
+	})
+}
+
 // TestCommits makes commits of every kind by value, as PublicMessage and as PrivateMessage.
 func TestCommits(t *testing.T) {
 	eachPair(t, func(t *testing.T, first, second *implementation) {
@@ -211,10 +231,7 @@ func TestExternalJoin(t *testing.T) {
 		r.externalJoin(newMember(t, second, 1, "d"), c, external{withTree: true})
 		r.externalJoin(a, b, external{resync: true})
 		r.externalJoin(b, a, external{resync: true, withTree: true})
-		for _, m := range r.members {
-			r.read(r.send(m, []byte("from "+m.String())))
-			r.commit(m, commit{r: request{Path: true}})
-		}
+		r.exchange()
 	})
 }
 
@@ -291,10 +308,7 @@ func TestSuites(t *testing.T) {
 				r.commit(b, commit{add: []*member{c}, r: request{Path: true}})
 				r.externalJoin(d, c, external{})
 				r.commit(c, commit{others: []proposal{{Type: uint16(mls.ProposalPSK), PSK: r.psk("of a suite")}}, r: request{Path: true, Private: true}})
-				for _, m := range r.members {
-					r.read(r.send(m, []byte("from "+m.String())))
-					r.commit(m, commit{r: request{Path: true}})
-				}
+				r.exchange()
 				if d.impl.can(commitPath) {
 					r.commit(d, commit{remove: []*member{b}, r: request{Path: true}})
 				}

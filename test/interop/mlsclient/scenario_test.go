@@ -86,6 +86,17 @@ var scenarios = map[string]func(s *script){
 		s.commit("bob", commitStep{members: names("alice"), forcePath: true})
 		s.agree("alice", "bob")
 	},
+	"commit/race": func(s *script) {
+		s.create("alice", "bob", "carol")
+		b := s.of("bob")
+		ok(b.rpc.Commit(s.ctx(), &pb.CommitRequest{StateId: b.state}))(s)
+		s.commit("alice", commitStep{members: names("bob carol")})
+		if _, err := b.rpc.HandlePendingCommit(s.ctx(), &pb.HandlePendingCommitRequest{StateId: b.state}); err == nil {
+			s.t.Fatal("a commit that came too late is in force")
+		}
+		s.commit("bob", commitStep{members: names("alice carol")})
+		s.agree("alice", "bob", "carol")
+	},
 	"commit/add": func(s *script) {
 		s.create("alice", "bob")
 		for i, path := range []bool{true, false} {

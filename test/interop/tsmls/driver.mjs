@@ -1,10 +1,11 @@
 // ts-mls as a peer: a JSON object a line in, one out, byte strings in base64. README.md of test/interop describes the protocol.
 import { createInterface } from "node:readline";
 import {
-  bytesToBase64, base64ToBytes, ciphersuites, createApplicationMessage, createCommit, createGroup, createGroupInfoWithExternalPub,
-  createGroupInfoWithExternalPubAndRatchetTree, createProposal, decode, defaultExtensionTypes, defaultProposalTypes, encode,
-  generateKeyPackageWithKey, getCiphersuiteImpl, getOwnLeafNode, joinGroupExternal, joinGroupWithExtensions, makeCustomExtension, mlsExporter,
-  mlsMessageDecoder, mlsMessageEncoder, nodeTypes, processPrivateMessage, processPublicMessage, pskTypes, wireformats,
+  branchGroup, bytesToBase64, base64ToBytes, ciphersuites, createApplicationMessage, createCommit, createGroup, createGroupInfoWithExternalPub,
+  createGroupInfoWithExternalPubAndRatchetTree, createProposal, decode, defaultProposalTypes, encode, generateKeyPackageWithKey, getCiphersuiteImpl,
+  joinGroupExternal, joinGroupFromBranch, joinGroupFromReinit, joinGroupWithExtensions, makeCustomExtension, mlsExporter, mlsMessageDecoder,
+  mlsMessageEncoder, nodeTypes, processPrivateMessage, processPublicMessage, proposeAddExternal, pskTypes, reinitCreateNewGroup, resumptionPSKUsages,
+  wireformats,
 } from "ts-mls";
 import { p256, p384, p521 } from "@noble/curves/nist.js";
 // The package exports neither; an out-of-band tree needs both.
@@ -77,8 +78,10 @@ class Member {
   }
 
   async make({ suite: id, credential, leaf, extensions: exts, proposals, credentials, lastResort }) {
-    this.suite = await suite(id);
-    this.signature ??= await signatureKey(this.suite);
+    if (this.suite?.id !== id) {
+      this.suite = await suite(id);
+      this.signature = await signatureKey(this.suite);
+    }
     const body = bytes(credential.body);
     const kp = await generateKeyPackageWithKey({
       credential: credential.type === 1 ? { credentialType: 1, identity: body } : { credentialType: credential.type, data: body },
@@ -101,13 +104,10 @@ class Member {
       case defaultProposalTypes.remove:
         return { proposalType: p.type, remove: { removed: p.removed ?? 0 } };
       case defaultProposalTypes.psk:
+        return { proposalType: p.type, psk: { preSharedKeyId: { ...this.pskId(p), pskNonce: this.suite.rng.randomBytes(this.suite.kdf.size) } } };
+      case defaultProposalTypes.reinit:
         return {
-          proposalType: p.type,
-          psk: {
-            preSharedKeyId: {
-              psktype: pskTypes.external, pskId: bytes(p.psk), pskNonce: this.suite.rng.randomBytes(this.suite.kdf.size),
-            },
-          },
+          proposalType: p.type, reinit: { groupId: bytes(p.group), version, cipherSuite: p.suite, extensions: contextExtensions(p.extensions) },
         };
       case defaultProposalTypes.group_context_extensions:
         return { proposalType: p.type, groupContextExtensions: { extensions: contextExtensions(p.extensions) } };
@@ -116,6 +116,11 @@ class Member {
       default:
         return { proposalType: p.type, proposalData: bytes(p.body) };
     }
+  }
+
+  pskId({ psk, epoch, group }) {
+    if (epoch === undefined) return { psktype: pskTypes.external, pskId: bytes(psk) };
+    return { psktype: pskTypes.resumption, usage: resumptionPSKUsages.application, pskGroupId: bytes(group), pskEpoch: BigInt(epoch) };
   }
 
   async keyPackage({ profile }) {
@@ -179,11 +184,12 @@ class Member {
     return { message: write(r.message) };
   }
 
-  // commit ignores path: the library makes one with every commit that may have one.
+  // commit ignores path: the library makes one with every commit that may have one. resumingFromState is where the library looks for resumption PSKs, not
+  // documented but for the founding of groups.
   async commit({ proposals, private: sealed, aad, withTree, welcomeExtensions, leaf, rotate }) {
     if (leaf || rotate) throw new Error("this library does not change its leaf");
     const r = await createCommit({
-      context: this.context, state: this.state, wireAsPublicMessage: !sealed, extraProposals: (proposals ?? []).map((p) => this.proposal(p)),
+      context: this.context, state: this.state, resumingFromState: this.state, wireAsPublicMessage: !sealed, extraProposals: (proposals ?? []).map((p) => this.proposal(p)),
       authenticatedData: bytes(aad), ratchetTreeExtension: withTree ?? false, groupInfoExtensions: extensions(welcomeExtensions),
     });
     this.next = r.newState;
@@ -220,6 +226,44 @@ class Member {
     return { message: write({ version, wireformat: wireformats.mls_public_message, publicMessage: r.publicMessage }) };
   }
 
+  async proposeJoin({ profile, groupInfo }) {
+    this.kp = await this.make(profile);
+    return { message: write(await proposeAddExternal(read(groupInfo).groupInfo, this.kp.publicPackage, this.kp.privatePackage, this.suite)) };
+  }
+
+  // heir is the same client in another group.
+  heir(state) {
+    return Object.assign(new Member(), {
+      psks: this.psks, suite: this.suite, signature: this.signature, publicKeyLength: this.publicKeyLength, state,
+    });
+  }
+
+  // found makes the successor of a group that a ReInit has ended, or else a branch.
+  async found({ as, profile, group, keyPackages }) {
+    const kp = await this.make(profile);
+    const params = {
+      context: this.context, state: this.state, keyPackage: kp.publicPackage, privateKeyPackage: kp.privatePackage,
+      memberKeyPackages: (keyPackages ?? []).map((k) => read(k).keyPackage),
+    };
+    const { reinit } = this.state.groupActiveState;
+    const made = reinit
+      ? await reinitCreateNewGroup({ ...params, groupId: reinit.groupId, cipherSuite: names[reinit.cipherSuite], extensions: reinit.extensions })
+      : await branchGroup({ ...params, newGroupId: bytes(group) });
+    members.set(as, this.heir(made.newState));
+    return { welcome: write(made.welcome) };
+  }
+
+  async joinNext({ as, welcome, tree }) {
+    const params = {
+      context: this.context, welcome: read(welcome).welcome, keyPackage: this.kp.publicPackage, privateKeyPackage: this.kp.privatePackage,
+      ratchetTree: decode(ratchetTreeDecoder, bytes(tree)),
+    };
+    const state = this.state.groupActiveState.reinit
+      ? await joinGroupFromReinit({ ...params, suspendedState: this.state })
+      : await joinGroupFromBranch({ ...params, oldState: this.state });
+    members.set(as, this.heir(state));
+  }
+
   psk({ id, secret }) {
     this.psks[id] = bytes(secret);
   }
@@ -249,7 +293,10 @@ async function answer({ op, member = 0, ...args }) {
   if (op === "hello") {
     return {
       name: "ts-mls 2.0.0-rc.10", suites: [1, 2, 3, 4, 5, 6, 7, 0xf00d],
-      lacks: ["update", "commitPath", "ownRemoval", "unmergedLeaves", "selfRemove", "leafChange", "externalCommitPSK", "externalCommitCustomProposal", "externalCommitSelfRemove"],
+      lacks: [
+        "update", "commitPath", "ownRemoval", "unmergedLeaves", "selfRemove", "leafChange", "externalCommitPSK", "externalCommitCustomProposal",
+        "externalCommitSelfRemove", "externalSenders", "externalSenderPSK", "successorRequirements",
+      ],
     };
   }
   if (op === "drop") return void members.delete(member);

@@ -37,3 +37,8 @@ pub fn seen(p: &Proposal) -> protocol::Seen {
     };
     protocol::Seen { kind: p.proposal_type().raw_value(), body: Bytes(body) }
 }
+
+/// opaque is a proposal whose content the tests do not look at.
+pub fn opaque(kind: u16) -> protocol::Seen {
+    protocol::Seen { kind, body: Bytes::default() }
+}

@@ -4,12 +4,13 @@ use mls_rs::client_builder::{BaseConfig, WithCryptoProvider, WithIdentityProvide
 use mls_rs::crypto::SignatureSecretKey;
 use mls_rs::extension::ExtensionType;
 use mls_rs::extension::recommended::LastResortKeyPackageExt;
+use mls_rs::external_client::ExternalClient;
 use mls_rs::group::proposal::{CustomProposal, ProposalType};
-use mls_rs::group::{CommitEffect, ExportedTree, ReceivedMessage};
+use mls_rs::group::{CommitEffect, ExportedTree, NewEpoch, ReceivedMessage, ReinitClient};
 use mls_rs::identity::{CredentialType, SigningIdentity};
 use mls_rs::psk::{ExternalPskId, PreSharedKey};
 use mls_rs::storage_provider::in_memory::{InMemoryKeyPackageStorage, InMemoryPreSharedKeyStorage};
-use mls_rs::{CipherSuite, CipherSuiteProvider, Client, CryptoProvider, ExtensionList, Group, MlsMessage};
+use mls_rs::{CipherSuite, CipherSuiteProvider, Client, CryptoProvider, ExtensionList, Group, MlsMessage, ProtocolVersion};
 use mls_rs_crypto_awslc::AwsLcCryptoProvider;
 use protocol::{Bytes, Commit, Committed, ExternalJoin, Processed, Profile, Result, Status, err};
 
@@ -28,12 +29,16 @@ pub struct MlsRs {
     rules: Rules,
     key_packages: InMemoryKeyPackageStorage,
     psks: InMemoryPreSharedKeyStorage,
-    /// The signature key, from the first profile on.
+    /// The signature key, of the suite of the last profile.
     signer: Option<(SignatureSecretKey, SigningIdentity)>,
     /// The signature key that a commit in flight brings.
     next_signer: Option<(SignatureSecretKey, SigningIdentity)>,
     client: Option<Client<Config>>,
     group: Option<Group<Config>>,
+    /// The suite of the signature key.
+    suite: u16,
+    /// Whether the last commit was a ReInit.
+    ended: bool,
 }
 
 fn parse(message: &[u8]) -> Result<MlsMessage> {
@@ -47,16 +52,23 @@ fn generate(suite: u16, credential: mls_rs::identity::Credential) -> Result<(Sig
 }
 
 impl MlsRs {
-    /// client makes the client that a profile describes. Its signature key stays the same.
-    fn client(&mut self, p: &Profile) -> Result<&Client<Config>> {
+    /// identity makes the signature key, if there is none of the suite yet, and pairs it with the credential.
+    fn identity(&mut self, p: &Profile) -> Result<(SignatureSecretKey, SigningIdentity)> {
         let credential = convert::credential(&p.credential);
-        let (secret, public) = match self.signer.take() {
-            Some((secret, old)) => (secret, SigningIdentity::new(credential, old.signature_key)),
-            None => generate(p.suite, credential)?,
+        let pair = match self.signer.take() {
+            Some((secret, old)) if self.suite == p.suite => (secret, SigningIdentity::new(credential, old.signature_key)),
+            _ => generate(p.suite, credential)?,
         };
-        self.signer = Some((secret.clone(), public.clone()));
+        self.suite = p.suite;
+        self.signer = Some(pair.clone());
+        Ok(pair)
+    }
+
+    /// client makes the client that a profile describes. It has all suites: a successor may be of another one.
+    fn client(&mut self, p: &Profile) -> Result<&Client<Config>> {
+        let (secret, public) = self.identity(p)?;
         let client = Client::builder()
-            .crypto_provider(AwsLcCryptoProvider::with_enabled_cipher_suites(vec![CipherSuite::from(p.suite)]))
+            .crypto_provider(AwsLcCryptoProvider::default())
             .identity_provider(Anyone(p.credentials.iter().map(|&t| CredentialType::new(t)).collect()))
             .psk_store(self.psks.clone())
             .key_package_repo(self.key_packages.clone())
@@ -71,6 +83,27 @@ impl MlsRs {
     fn group(&mut self) -> Result<&mut Group<Config>> {
         self.group.as_mut().ok_or_else(|| "no group".to_string())
     }
+
+    /// successor is what founds or joins the group that follows one which a ReInit has ended.
+    fn successor(&mut self) -> Result<ReinitClient<Config>> {
+        let (secret, identity) = self.signer.clone().ok_or("no signature key")?;
+        self.group.take().ok_or("no group")?.get_reinit_client(Some(secret), Some(identity)).map_err(err)
+    }
+
+    /// heir is the same client in another group.
+    fn heir(&self, group: Group<Config>) -> Self {
+        MlsRs {
+            rules: self.rules.clone(),
+            key_packages: self.key_packages.clone(),
+            psks: self.psks.clone(),
+            signer: self.signer.clone(),
+            next_signer: None,
+            client: self.client.clone(),
+            group: Some(group),
+            suite: self.suite,
+            ended: false,
+        }
+    }
 }
 
 impl protocol::Member for MlsRs {
@@ -83,6 +116,8 @@ impl protocol::Member for MlsRs {
             next_signer: None,
             client: None,
             group: None,
+            suite: 0,
+            ended: false,
         })
     }
 
@@ -124,12 +159,15 @@ impl protocol::Member for MlsRs {
                 proposals: vec![convert::seen(&p.proposal)],
             },
             ReceivedMessage::Commit(c) => {
-                let (kind, epoch) = match &c.effect {
-                    CommitEffect::NewEpoch(epoch) => ("commit", Some(epoch)),
-                    CommitEffect::Removed { new_epoch, .. } => ("removed", Some(new_epoch)),
-                    _ => ("commit", None),
+                let applied = |epoch: &NewEpoch| epoch.applied_proposals().iter().map(|p| convert::seen(&p.proposal)).collect();
+                let (kind, proposals) = match &c.effect {
+                    CommitEffect::NewEpoch(epoch) => ("commit", applied(epoch)),
+                    CommitEffect::Removed { new_epoch, .. } => ("removed", applied(new_epoch)),
+                    CommitEffect::ReInit(_) => {
+                        self.ended = true;
+                        ("commit", vec![convert::opaque(protocol::REINIT)])
+                    }
                 };
-                let proposals = epoch.iter().flat_map(|e| e.applied_proposals()).map(|p| convert::seen(&p.proposal)).collect();
                 Processed { kind, application: Bytes::default(), aad: Bytes(c.authenticated_data), proposals }
             }
             _ => return Err("another kind of message".into()),
@@ -147,7 +185,13 @@ impl protocol::Member for MlsRs {
             protocol::ADD => group.propose_add(parse(&p.key_package.0)?, aad),
             protocol::UPDATE => group.propose_update(aad),
             protocol::REMOVE => group.propose_remove(p.removed, aad),
-            protocol::PSK => group.propose_external_psk(ExternalPskId::new(p.psk.0), aad),
+            protocol::PSK => match p.epoch {
+                Some(epoch) => group.propose_resumption_psk(epoch, aad),
+                None => group.propose_external_psk(ExternalPskId::new(p.psk.0), aad),
+            },
+            protocol::REINIT => {
+                group.propose_reinit(Some(p.group.0), ProtocolVersion::MLS_10, p.suite.into(), convert::extensions(&p.extensions), aad)
+            }
             protocol::GROUP_CONTEXT_EXTENSIONS => group.propose_group_context_extensions(convert::extensions(&p.extensions), aad),
             protocol::SELF_REMOVE => group.propose_self_remove(aad),
             kind => group.propose_custom(CustomProposal::new(ProposalType::new(kind), p.body.0), aad),
@@ -169,7 +213,14 @@ impl protocol::Member for MlsRs {
             builder = match p.kind {
                 protocol::ADD => builder.add_member(parse(&p.key_package.0)?).map_err(err)?,
                 protocol::REMOVE => builder.remove_member(p.removed).map_err(err)?,
-                protocol::PSK => builder.add_external_psk(ExternalPskId::new(p.psk.0)).map_err(err)?,
+                protocol::PSK => match p.epoch {
+                    Some(epoch) => builder.add_resumption_psk(epoch).map_err(err)?,
+                    None => builder.add_external_psk(ExternalPskId::new(p.psk.0)).map_err(err)?,
+                },
+                protocol::REINIT => {
+                    let list = convert::extensions(&p.extensions);
+                    builder.reinit(Some(p.group.0), ProtocolVersion::MLS_10, p.suite.into(), list).map_err(err)?
+                }
                 protocol::GROUP_CONTEXT_EXTENSIONS => builder.set_group_context_ext(convert::extensions(&p.extensions)).map_err(err)?,
                 kind => builder.custom_proposal(CustomProposal::new(ProposalType::new(kind), p.body.0)),
             };
@@ -192,7 +243,8 @@ impl protocol::Member for MlsRs {
     }
 
     fn merge(&mut self) -> Result<()> {
-        self.group()?.apply_pending_commit().map_err(err)?;
+        let done = self.group()?.apply_pending_commit().map_err(err)?;
+        self.ended = matches!(done.effect, CommitEffect::ReInit(_));
         if let Some(next) = self.next_signer.take() {
             self.signer = Some(next);
         }
@@ -240,6 +292,63 @@ impl protocol::Member for MlsRs {
         let (group, message) = builder.build(parse(&j.group_info.0)?).map_err(err)?;
         self.group = Some(group);
         message.to_bytes().map_err(err)
+    }
+
+    fn make_signer(&mut self, p: Profile) -> Result<Vec<u8>> {
+        Ok(self.identity(&p)?.1.signature_key.to_vec())
+    }
+
+    fn propose_join(&mut self, p: Profile, group_info: Vec<u8>, tree: Vec<u8>) -> Result<Vec<u8>> {
+        let (tree, leaf) = (ExportedTree::from_bytes(&tree).map_err(err)?, convert::extensions(&p.leaf));
+        let client = self.client(&p)?;
+        let message = client.external_add_proposal(&parse(&group_info)?, Some(tree), vec![], ExtensionList::new(), leaf, None);
+        message.map_err(err)?.to_bytes().map_err(err)
+    }
+
+    fn propose_external(&mut self, group_info: Vec<u8>, tree: Vec<u8>, _: u32, p: protocol::Proposal) -> Result<Vec<u8>> {
+        let (secret, identity) = self.signer.clone().ok_or("no signature key")?;
+        let client = ExternalClient::builder()
+            .crypto_provider(AwsLcCryptoProvider::default())
+            .identity_provider(Anyone(vec![identity.credential.credential_type()]))
+            .signer(secret, identity)
+            .build();
+        let tree = ExportedTree::from_bytes(&tree).map_err(err)?;
+        let mut group = client.observe_group(parse(&group_info)?, Some(tree), None).map_err(err)?;
+        let message = match p.kind {
+            protocol::ADD => group.propose_add(parse(&p.key_package.0)?, vec![]),
+            protocol::REMOVE => group.propose_remove(p.removed, vec![]),
+            protocol::PSK => match p.epoch {
+                Some(epoch) => group.propose_resumption_psk(epoch, vec![]),
+                None => group.propose_external_psk(ExternalPskId::new(p.psk.0), vec![]),
+            },
+            protocol::REINIT => {
+                group.propose_reinit(Some(p.group.0), ProtocolVersion::MLS_10, p.suite.into(), convert::extensions(&p.extensions), vec![])
+            }
+            protocol::GROUP_CONTEXT_EXTENSIONS => group.propose_group_context_extensions(convert::extensions(&p.extensions), vec![]),
+            _ => return Err("no proposal of an external sender".into()),
+        };
+        message.map_err(err)?.to_bytes().map_err(err)
+    }
+
+    fn found(&mut self, p: Profile, group: Vec<u8>, key_packages: Vec<Vec<u8>>) -> Result<(Self, Vec<u8>)> {
+        self.rules.set(Options::default());
+        self.identity(&p)?;
+        let key_packages = key_packages.iter().map(|k| parse(k)).collect::<Result<Vec<_>>>()?;
+        let made = if self.ended {
+            self.successor()?.commit(key_packages, convert::extensions(&p.leaf), None)
+        } else {
+            self.group()?.branch(group, key_packages, None)
+        };
+        let (group, welcomes) = made.map_err(err)?;
+        let welcome = welcomes.first().ok_or("no Welcome")?.to_bytes().map_err(err)?;
+        Ok((self.heir(group), welcome))
+    }
+
+    fn join_next(&mut self, welcome: Vec<u8>, tree: Vec<u8>) -> Result<Self> {
+        let (welcome, tree) = (parse(&welcome)?, Some(ExportedTree::from_bytes(&tree).map_err(err)?));
+        let joined = if self.ended { self.successor()?.join(&welcome, tree, None) } else { self.group()?.join_subgroup(&welcome, tree, None) };
+        let (group, _) = joined.map_err(err)?;
+        Ok(self.heir(group))
     }
 
     fn psk(&mut self, id: Vec<u8>, secret: Vec<u8>) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use openmls::prelude::tls_codec::{Deserialize, Serialize, VLBytes};
 use openmls::prelude::*;
+use openmls::schedule::psk::{ResumptionPsk, ResumptionPskUsage};
 use openmls::schedule::{PreSharedKeyId, Psk};
 use protocol::{Bytes, Result, err};
 
@@ -50,6 +51,11 @@ pub fn key_package(provider: &impl OpenMlsProvider, message: &[u8]) -> Result<Ke
 
 pub fn psk_id(provider: &impl OpenMlsProvider, suite: Ciphersuite, id: &[u8]) -> Result<PreSharedKeyId> {
     let psk = Psk::External(openmls::schedule::ExternalPsk::new(id.to_vec()));
+    PreSharedKeyId::new(suite, provider.rand(), psk).map_err(err)
+}
+
+pub fn resumption_id(provider: &impl OpenMlsProvider, suite: Ciphersuite, group: &GroupId, epoch: u64) -> Result<PreSharedKeyId> {
+    let psk = Psk::Resumption(ResumptionPsk::new(ResumptionPskUsage::Application, group.clone(), epoch.into()));
     PreSharedKeyId::new(suite, provider.rand(), psk).map_err(err)
 }
 

@@ -13,6 +13,6 @@ fn main() -> std::io::Result<()> {
     protocol::serve::<member::OpenMls>(Hello {
         name: "openmls 0.9.2".into(),
         suites: vec![1, 2, 3],
-        lacks: vec!["externalCommitCustomProposal", "mixedPSKs"],
+        lacks: vec!["externalCommitCustomProposal", "mixedPSKs", "proposeResumptionPSK", "externalSenderPSK", "reInit", "branch"],
     })
 }

@@ -11,6 +11,9 @@ use crate::convert;
 /// How many past epochs' messages still open.
 const PAST_EPOCHS: usize = 3;
 
+/// How many epochs' resumption PSKs are kept.
+const RESUMPTION_PSKS: usize = 8;
+
 /// Application messages are padded to a multiple of this.
 const PADDING: usize = 32;
 
@@ -26,6 +29,7 @@ pub struct OpenMls {
 fn join_config(private: bool) -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .max_past_epochs(PAST_EPOCHS)
+        .number_of_resumption_psks(RESUMPTION_PSKS)
         .padding_size(PADDING)
         .wire_format_policy(if private { MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY } else { MIXED_PLAINTEXT_WIRE_FORMAT_POLICY })
         .build()
@@ -46,6 +50,17 @@ impl OpenMls {
 
     fn signer(&self) -> Result<&SignatureKeyPair> {
         self.signer.as_ref().ok_or_else(|| "no signature key".to_string())
+    }
+
+    /// observe reads a GroupInfo and its tree as somebody outside the group, and returns which group and epoch it is of.
+    fn observe(&self, group_info: Vec<u8>, tree: Vec<u8>) -> Result<(GroupId, GroupEpoch)> {
+        let MlsMessageBodyIn::GroupInfo(info) = MlsMessageIn::tls_deserialize_exact(group_info).map_err(err)?.extract() else {
+            return Err("not a GroupInfo".into());
+        };
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree).map_err(err)?;
+        let (crypto, storage) = (self.provider.crypto(), self.provider.storage());
+        let (group, _) = PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new()).map_err(err)?;
+        Ok((group.group_id().clone(), group.group_context().epoch()))
     }
 
     /// ready sets what holds for the next handshake message.
@@ -80,6 +95,7 @@ impl protocol::Member for OpenMls {
             .with_group_id(GroupId::from_slice(&group))
             .ciphersuite(convert::suite(p.suite)?)
             .max_past_epochs(PAST_EPOCHS)
+            .number_of_resumption_psks(RESUMPTION_PSKS)
             .padding_size(PADDING)
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .with_capabilities(convert::capabilities(&p)?)
@@ -167,6 +183,7 @@ impl protocol::Member for OpenMls {
         let signer = self.signer.as_ref().ok_or("no signature key")?;
         let group = self.group.as_mut().ok_or("no group")?;
         let suite = group.ciphersuite();
+        let id = group.group_id().clone();
         let credential = group.credential().map_err(err)?.clone();
         let mut builder = group.commit_builder().force_self_update(c.path);
         for p in c.proposals {
@@ -174,7 +191,10 @@ impl protocol::Member for OpenMls {
                 protocol::ADD => builder.propose_adds([convert::key_package(provider, &p.key_package.0)?]),
                 protocol::REMOVE => builder.propose_removals([LeafNodeIndex::new(p.removed)]),
                 protocol::PSK => {
-                    let id = convert::psk_id(provider, suite, &p.psk.0)?;
+                    let id = match p.epoch {
+                        Some(epoch) => convert::resumption_id(provider, suite, &id, epoch)?,
+                        None => convert::psk_id(provider, suite, &p.psk.0)?,
+                    };
                     builder.add_proposal(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(id))))
                 }
                 protocol::GROUP_CONTEXT_EXTENSIONS => {
@@ -275,6 +295,47 @@ impl protocol::Member for OpenMls {
         let (group, bundle) = built.finalize(provider).map_err(err)?;
         self.group = Some(group);
         bundle.into_commit().to_bytes().map_err(err)
+    }
+
+    fn make_signer(&mut self, p: Profile) -> Result<Vec<u8>> {
+        Ok(self.identity(&p)?.signature_key.as_slice().to_vec())
+    }
+
+    fn propose_join(&mut self, p: Profile, group_info: Vec<u8>, tree: Vec<u8>) -> Result<Vec<u8>> {
+        let (group, epoch) = self.observe(group_info, tree)?;
+        let message = self.key_package(p)?;
+        let key_package = convert::key_package(&self.provider, &message)?;
+        let message = JoinProposal::new::<<OpenMlsRustCrypto as OpenMlsProvider>::StorageProvider>(key_package, group, epoch, self.signer()?);
+        message.map_err(err)?.to_bytes().map_err(err)
+    }
+
+    fn propose_external(&mut self, group_info: Vec<u8>, tree: Vec<u8>, sender: u32, p: protocol::Proposal) -> Result<Vec<u8>> {
+        let (group, epoch) = self.observe(group_info, tree)?;
+        let (signer, sender) = (self.signer()?, SenderExtensionIndex::new(sender));
+        let message = match p.kind {
+            protocol::ADD => {
+                let key_package = convert::key_package(&self.provider, &p.key_package.0)?;
+                ExternalProposal::new_add::<OpenMlsRustCrypto>(key_package, group, epoch, signer, sender).map_err(err)?
+            }
+            protocol::REMOVE => {
+                let removed = LeafNodeIndex::new(p.removed);
+                ExternalProposal::new_remove::<OpenMlsRustCrypto>(removed, group, epoch, signer, sender).map_err(err)?
+            }
+            protocol::GROUP_CONTEXT_EXTENSIONS => {
+                let list = Extensions::from_vec(convert::extensions(&p.extensions)?).map_err(err)?;
+                ExternalProposal::new_group_context_extensions::<OpenMlsRustCrypto>(list, group, epoch, signer, sender).map_err(err)?
+            }
+            _ => return Err("this library makes no such proposal of an external sender".into()),
+        };
+        message.to_bytes().map_err(err)
+    }
+
+    fn found(&mut self, _: Profile, _: Vec<u8>, _: Vec<Vec<u8>>) -> Result<(Self, Vec<u8>)> {
+        Err("this library founds neither successors nor branches".into())
+    }
+
+    fn join_next(&mut self, _: Vec<u8>, _: Vec<u8>) -> Result<Self> {
+        Err("this library joins neither successors nor branches".into())
     }
 
     fn psk(&mut self, id: Vec<u8>, secret: Vec<u8>) -> Result<()> {

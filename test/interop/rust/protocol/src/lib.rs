@@ -34,6 +34,13 @@ pub trait Member: Sized {
     fn group_info(&mut self, tree: bool, extensions: Vec<Extension>) -> Result<Vec<u8>>;
     fn tree(&mut self) -> Result<Vec<u8>>;
     fn external_join(&mut self, join: ExternalJoin) -> Result<Vec<u8>>;
+    /// make_signer makes a signature key for an external sender and returns the public key.
+    fn make_signer(&mut self, profile: Profile) -> Result<Vec<u8>>;
+    fn propose_join(&mut self, profile: Profile, group_info: Vec<u8>, tree: Vec<u8>) -> Result<Vec<u8>>;
+    fn propose_external(&mut self, group_info: Vec<u8>, tree: Vec<u8>, sender: u32, proposal: Proposal) -> Result<Vec<u8>>;
+    /// found makes the successor of a group that a ReInit has ended, or else a branch, and returns its first member and the Welcome.
+    fn found(&mut self, profile: Profile, group: Vec<u8>, key_packages: Vec<Vec<u8>>) -> Result<(Self, Vec<u8>)>;
+    fn join_next(&mut self, welcome: Vec<u8>, tree: Vec<u8>) -> Result<Self>;
     fn psk(&mut self, id: Vec<u8>, secret: Vec<u8>) -> Result<()>;
     fn export(&mut self, label: String, context: Vec<u8>, length: usize) -> Result<Vec<u8>>;
     fn status(&mut self) -> Result<Status>;
@@ -87,6 +94,19 @@ fn answer<M: Member>(members: &mut HashMap<u32, M>, hello: &Hello, line: &str) -
         Op::GroupInfo { with_tree, extensions } => message(m.group_info(with_tree, extensions)?),
         Op::Tree => json!({ "tree": Bytes(m.tree()?) }),
         Op::ExternalJoin(join) => message(m.external_join(join)?),
+        Op::Signer { profile } => json!({ "key": Bytes(m.make_signer(profile)?) }),
+        Op::ProposeJoin { profile, group_info, tree } => message(m.propose_join(profile, group_info.0, tree.0)?),
+        Op::ProposeExternal { group_info, tree, sender, proposal } => message(m.propose_external(group_info.0, tree.0, sender, proposal)?),
+        Op::Found { heir, profile, group, key_packages } => {
+            let (next, welcome) = m.found(profile, group.0, key_packages.into_iter().map(|k| k.0).collect())?;
+            members.insert(heir, next);
+            json!({ "welcome": Bytes(welcome) })
+        }
+        Op::JoinNext { heir, welcome, tree } => {
+            let next = m.join_next(welcome.0, tree.0)?;
+            members.insert(heir, next);
+            Value::Null
+        }
         Op::Psk { id, secret } => json!(m.psk(id.0, secret.0)?),
         Op::Export { label, context, length } => json!({ "secret": Bytes(m.export(label, context.0, length)?) }),
         Op::Status => json!(m.status()?),

@@ -75,6 +75,35 @@ pub enum Op {
     },
     Tree,
     ExternalJoin(ExternalJoin),
+    Signer {
+        profile: Profile,
+    },
+    ProposeJoin {
+        profile: Profile,
+        group_info: Bytes,
+        tree: Bytes,
+    },
+    ProposeExternal {
+        group_info: Bytes,
+        tree: Bytes,
+        #[serde(default)]
+        sender: u32,
+        proposal: Proposal,
+    },
+    Found {
+        #[serde(rename = "as")]
+        heir: u32,
+        profile: Profile,
+        group: Bytes,
+        #[serde(default)]
+        key_packages: Vec<Bytes>,
+    },
+    JoinNext {
+        #[serde(rename = "as")]
+        heir: u32,
+        welcome: Bytes,
+        tree: Bytes,
+    },
     Psk {
         id: Bytes,
         secret: Bytes,
@@ -145,6 +174,14 @@ pub struct Proposal {
     /// The id of an external PSK.
     #[serde(default)]
     pub psk: Bytes,
+    /// The epoch of a resumption PSK of the group itself.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+    /// The group id and suite of a ReInit.
+    #[serde(default)]
+    pub group: Bytes,
+    #[serde(default)]
+    pub suite: u16,
     #[serde(default)]
     pub extensions: Vec<Extension>,
     /// The content of the opaque vector that is a custom proposal's body.
@@ -156,6 +193,7 @@ pub const ADD: u16 = 1;
 pub const UPDATE: u16 = 2;
 pub const REMOVE: u16 = 3;
 pub const PSK: u16 = 4;
+pub const REINIT: u16 = 5;
 pub const GROUP_CONTEXT_EXTENSIONS: u16 = 7;
 pub const SELF_REMOVE: u16 = 10;
 
