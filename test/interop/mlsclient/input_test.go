@@ -190,7 +190,9 @@ func TestRefusals(t *testing.T) {
 	_, err = rpc.HandleCommit(t.Context(), &pb.HandleCommitRequest{StateId: bob.state, Commit: made.Commit})
 	want("a commit of the epoch before", codes.FailedPrecondition, err)
 	_, err = rpc.CreateGroup(t.Context(), &pb.CreateGroupRequest{CipherSuite: 0x10001})
-	want("a suite of more than 16 bits", codes.Unimplemented, err)
+	want("a suite of more than 16 bits", codes.InvalidArgument, err)
+	_, err = rpc.CreateKeyPackage(t.Context(), &pb.CreateKeyPackageRequest{CipherSuite: 0x0FFF})
+	want("a suite that nobody has", codes.Unimplemented, err)
 
 	// A branch is not the successor, nor the other way round, nor is any other group.
 	kp := s.publish("bob")

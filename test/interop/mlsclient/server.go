@@ -113,7 +113,10 @@ func supported() []mls.CipherSuite {
 // suiteOf checks a suite from a request.
 func suiteOf(v uint32) (mls.CipherSuite, error) {
 	cs := mls.CipherSuite(v)
-	if uint32(cs) != v || !cs.Supported() {
+	switch {
+	case uint32(cs) != v:
+		return 0, status.Error(codes.InvalidArgument, "a cipher suite is a number of 16 bits")
+	case !cs.Supported():
 		return 0, mls.ErrUnsupported
 	}
 	return cs, nil

@@ -1757,7 +1757,8 @@ func (x *GroupContextExtensionsProposalRequest) GetExtensions() []*Extension {
 }
 
 // ProposalDescription says what a proposal is to be. proposal_type is the text add, remove, externalPSK, resumptionPSK, groupContextExtensions or
-// reinit; the other fields are those that the type needs.
+// reinit; the other fields are those that the type needs. The public interface has reinit for ExternalSignerProposal only; this server takes it in a
+// commit as well.
 type ProposalDescription struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ProposalType  []byte                 `protobuf:"bytes,1,opt,name=proposal_type,json=proposalType,proto3" json:"proposal_type,omitempty"`
