@@ -330,6 +330,7 @@ func (v *vault) readStaged(t *testing.T, p *pen) {
 func (v *vault) goOn(t *testing.T, p *pen, g *Group) {
 	t.Helper()
 	valid := g.s.public.tree.validate(g.s.public.treeContext()) == nil
+	v.shrink(t, g.s.public.tree.clone())
 	var received *StagedCommit
 	for _, msg := range v.messages {
 		before := g.Marshal()
@@ -356,6 +357,21 @@ func (v *vault) goOn(t *testing.T, p *pen, g *Group) {
 	state := g.Marshal()
 	if again, err := ParseGroup(state, v.w.rules); valid && (err != nil || !bytes.Equal(again.Marshal(), state)) {
 		t.Fatalf("what a state has become cannot be stored: %v", err)
+	}
+}
+
+// shrink removes one leaf after the other, from the right, and looks for every key that is about: what has been cut off must not be found.
+func (v *vault) shrink(t *testing.T, tree *ratchetTree) {
+	t.Helper()
+	members := tree.members()
+	for _, m := range slices.Backward(members[1:]) {
+		if err := tree.removeLeaf(leafIndex(m.Index)); err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range v.keys {
+			tree.hasEncryptionKey(key, noNode)
+			tree.hasSignatureKey(key, noNode)
+		}
 	}
 }
 
