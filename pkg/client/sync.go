@@ -522,8 +522,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			continue
 		}
 		g, err := c.group(r.ID)
-		if errors.Is(err, errDamagedGroup) {
-			continue // it has no duties
+		if errors.Is(err, ErrStore) {
+			note(c.now()) // the next Sync ends it, or has it mended
+			continue
 		}
 		if err != nil {
 			return next, err
