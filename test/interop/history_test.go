@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -12,7 +13,7 @@ import (
 
 var (
 	firstSeed = flag.Uint64("seed", 1, "first seed of the random histories")
-	histories = flag.Uint64("histories", 3, "how many random histories to run, with consecutive seeds")
+	histories = flag.Uint64("histories", 4, "how many random histories to run, with consecutive seeds")
 	steps     = flag.Int("steps", 300, "steps of a random history")
 )
 
@@ -22,6 +23,9 @@ const (
 	mostPending  = 4
 	keptMessages = 2 // late messages of one epoch
 )
+
+// successions are the suites of the successors that the group of every other history gets, at equal distances: those of RFC 9420 in which ts-mls is fast.
+var successions = []uint16{2, 3}
 
 // history is a group of all implementations with random steps.
 type history struct {
@@ -36,8 +40,8 @@ type history struct {
 	counts  map[string]int // of steps done
 }
 
-// TestHistories runs random histories in groups of all implementations at once. After each step all members, and the server while handshakes are public,
-// are in the same state and export the same secret.
+// TestHistories runs random histories in groups of all implementations at once, every other one of those that have ReInit, which go on in a successor twice.
+// After each step all members, and the server while handshakes are public, are in the same state and export the same secret.
 func TestHistories(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+*histories; seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -47,7 +51,15 @@ func TestHistories(t *testing.T) {
 			}
 			h.keeper = newMember(t, h.impls[0], 1, "keeper")
 			h.room = newRoom(t, 1, h.keeper)
-			for range *steps {
+			span := *steps
+			if seed%2 == 0 {
+				h.impls = slices.DeleteFunc(h.impls, func(i *implementation) bool { return !i.can(reInit) })
+				span = max(1, *steps/(len(successions)+1))
+			}
+			for i := range *steps {
+				if n := i / span; i%span == 0 && n > 0 && n <= len(successions) {
+					h.succession(successions[n-1])
+				}
 				h.step()
 			}
 			t.Logf("epoch %d, %v", h.members[0].last.Epoch, h.counts)
@@ -63,7 +75,15 @@ func TestHistories(t *testing.T) {
 // member makes a new client of any implementation.
 func (h *history) member(t testing.TB) *member {
 	h.made++
-	return newMember(t, h.impls[h.rnd.IntN(len(h.impls))], 1, fmt.Sprint(h.made))
+	return h.memberOf(t, h.impls[h.rnd.IntN(len(h.impls))])
+}
+
+func (h *history) memberOf(t testing.TB, impl *implementation) *member {
+	suite := uint16(1)
+	if h.room != nil {
+		suite = h.suite
+	}
+	return newMember(t, impl, suite, fmt.Sprint(h.made))
 }
 
 func (h *history) any() *member { return h.members[h.rnd.IntN(len(h.members))] }
@@ -282,6 +302,39 @@ func (h *history) join() {
 	if h.externalJoin(m, h.any(), x) {
 		h.counts["externalJoin"]++
 		h.deliverLate()
+	}
+}
+
+// succession ends the group, in which nothing may be pending then, and goes on in its successor.
+func (h *history) succession(suite uint16) {
+	h.t.Helper()
+	h.commit(h.keeper, commit{r: request{Path: true}})
+	h.fill()
+	p := proposal{
+		Group: fmt.Appendf(nil, "history in suite %d", suite), Suite: suite, Extensions: h.newContext().Extensions[1:], // see successorRequirements
+	}
+	var proposer *member
+	if h.chance(2) {
+		proposer = h.any()
+	}
+	i := slices.Index(h.members, h.keeper)
+	h.room = h.reinit(proposer, h.any(), h.founder(h.rnd.IntN(len(h.members)), suite), p, h.private)
+	h.keeper, h.late = h.members[i], nil
+	h.counts["succession"]++
+}
+
+// fill adds members of our own until no leaf is blank. See reInitBlankLeaf.
+func (h *history) fill() {
+	h.t.Helper()
+	var c commit
+	for leaf := range slices.MaxFunc(h.members, func(a, b *member) int { return cmp.Compare(a.last.Leaf, b.last.Leaf) }).last.Leaf {
+		if !slices.ContainsFunc(h.members, func(m *member) bool { return m.last.Leaf == leaf }) {
+			h.made++
+			c.add = append(c.add, h.memberOf(h.t, h.impls[0]))
+		}
+	}
+	if len(c.add) != 0 {
+		h.commit(h.keeper, c)
 	}
 }
 
