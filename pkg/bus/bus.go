@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 
 	"mimimi.example/pkg/problem"
 )
@@ -19,7 +20,8 @@ import (
 type Options struct {
 	URL       string                     // comma-separated "nats://host:port"; or
 	InProcess nats.InProcessConnProvider // an embedded server
-	NKeyFile  string                     // seed of the service's NATS user; "" for an open server
+	NKeyFile  string                     // holds the seed of the service's NATS user; "" for an open server, or
+	NKeySeed  []byte                     // the seed itself
 	Service   string                     // "hub", "kpstore", "fanout", "provider" or "admin"
 	Layout    Layout
 	Log       *slog.Logger // lifecycle only; nil discards
@@ -71,7 +73,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 func (o *Options) validate() error {
 	var errs []error
 	if !slices.Contains(services, o.Service) {
-		errs = append(errs, errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin"))
+		errs = append(errs, errService)
 	}
 	if (o.URL == "") == (o.InProcess == nil) {
 		errs = append(errs, errors.New("bus: give either a URL or an in-process server"))
@@ -83,7 +85,7 @@ func (o *Options) validate() error {
 // tell services apart), and nothing is printed.
 func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 	opts := []nats.Option{
-		nats.Name("mimimi-" + o.Service), nats.CustomInboxPrefix("_INBOX_" + o.Service),
+		nats.Name("mimimi-" + o.Service), nats.CustomInboxPrefix(inboxPrefix(o.Service)),
 		nats.Timeout(dialTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(retryPause), nats.ReconnectJitter(retryPause, retryPause),
 		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
@@ -107,8 +109,22 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 		}
 		opts = append(opts, key)
 	}
+	if len(o.NKeySeed) > 0 {
+		key, err := nkeys.FromSeed(o.NKeySeed)
+		if err != nil {
+			return nil, errors.New("bus: the nkey seed is not readable")
+		}
+		public, err := key.PublicKey()
+		if err != nil {
+			return nil, errors.New("bus: the nkey seed is not readable")
+		}
+		opts = append(opts, nats.Nkey(public, key.Sign))
+	}
 	return opts, nil
 }
+
+// inboxPrefix begins the subjects of a service's answers: its own, so that no other may listen there.
+func inboxPrefix(service string) string { return "_INBOX_" + service }
 
 // dial tries until it is connected, ctx is done or a minute has passed.
 func dial(ctx context.Context, url string, opts []nats.Option) (*nats.Conn, error) {

@@ -204,7 +204,7 @@ func TestFailOver(t *testing.T) {
 // TestStuckReplica: the active replica is alive and stuck in a handler when its connection dies; what waited behind the stuck message is not handled out of order.
 func TestStuckReplica(t *testing.T) {
 	t.Parallel()
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b, l := d.Bus("hub"), newLedger(t)
 	release := make(chan struct{})
 	var once sync.Once
@@ -287,7 +287,7 @@ func pins(t *testing.T, b *bus.Bus) map[string]string {
 // TestSlowHandler: a handler that takes longer than the server's patience is not repeated, and others go on meanwhile.
 func TestSlowHandler(t *testing.T) {
 	t.Parallel()
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b, l := d.Bus("hub"), newLedger(t)
 	release := make(chan struct{})
 	var slow atomic.Int32
@@ -320,7 +320,7 @@ func TestNodeLoss(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a cluster takes several seconds to start")
 	}
-	d := bustest.StartCluster(t)
+	d := bustest.StartOpenCluster(t)
 	b, l := d.Bus("hub"), newLedger(t)
 	startReplica(t, d, l.handle)
 	startReplica(t, d, l.handle)
@@ -452,7 +452,7 @@ func TestOutbox(t *testing.T) {
 
 func TestConsumeWithoutConsumer(t *testing.T) {
 	t.Parallel()
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b := d.Bus("fanout")
 	if err := b.JS().DeleteConsumer(t.Context(), "GROUP_0", "fanout"); err != nil {
 		t.Fatal(err)

@@ -28,11 +28,12 @@ const (
 
 // Family is one row of the table of subjects: who writes and who reads what. NATS permissions and the privacy matrix are checked against it.
 type Family struct {
-	Pattern string   // with one "*" for each token, as in "group.*.*.c"
-	Stream  string   // "GROUP_{p}" stands for one stream per partition
-	Zone    Zone     //
-	Writers []string // services
-	Readers []string // services
+	Pattern  string   // with one "*" for each token, as in "group.*.*.c"
+	Stream   string   // "GROUP_{p}" stands for one stream per partition
+	Zone     Zone     //
+	Writers  []string // services
+	Readers  []string // services
+	Erasable bool     // its writers may delete what is there; of all else only time does
 }
 
 // Senders are the services that may publish to one subject of the family besides its Writers, and are shown nothing of what others publish there: the
@@ -47,27 +48,28 @@ func (f Family) Senders() []string {
 // Families returns the table of subjects.
 func Families() []Family {
 	only := func(s ...string) []string { return s }
+	const kept, erasable = false, true
 	return []Family{
-		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
-		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout)},
-		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider)},
-		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider)},
-		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider)},
-		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider)},
-		{"kp.*.*.*", "KP_{p}", ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore)},
-		{"kpalias.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore)},
-		{"kpclaim.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore)},
-		{"kpserved.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore)},
-		{"inbox.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"inboxreq.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"dir.u.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"dir.c.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"link.*", streamLinks, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"revoked.*", streamRevoked, ZoneRelay, only(serviceProvider), only(serviceProvider)},
-		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider)},
-		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore)},
-		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider)},
-		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin)},
+		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout), kept},
+		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout), kept},
+		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider), kept},
+		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider), kept},
+		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider), erasable},
+		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider), kept},
+		{"kp.*.*.*", "KP_{p}", ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore), erasable},
+		{"kpalias.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore), kept},
+		{"kpclaim.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore), kept},
+		{"kpserved.*", streamKPIndex, ZoneKeyPackage, only(serviceKPStore), only(serviceKPStore), kept},
+		{"inbox.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider), erasable},
+		{"inboxreq.*", streamInbox, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
+		{"dir.u.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
+		{"dir.c.*", streamDirectory, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
+		{"link.*", streamLinks, ZoneAccount, only(serviceProvider), only(serviceProvider), erasable},
+		{"revoked.*", streamRevoked, ZoneRelay, only(serviceProvider), only(serviceProvider), kept},
+		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider), kept},
+		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore), kept},
+		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
+		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin), kept},
 	}
 }
 

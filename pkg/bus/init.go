@@ -159,13 +159,17 @@ func drift(want, have jetstream.StreamConfig) []setting {
 
 func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 
-// Verify compares every stream and fan-out's consumers with the table and reports each setting that has drifted, by stream. A service refuses to run on
-// drift. Errors: problem.Unavailable when the bus does not answer; any other error is drift.
+// Verify compares the streams that this service writes or reads (for the admin service all), and fan-out's consumers for fan-out, with the table, and reports each setting that has
+// drifted, by stream. A service refuses to run on drift. Errors: problem.Unavailable when the bus does not answer; any other error is drift.
 func (b *Bus) Verify(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	found := make(map[string][]string) // settings by stream
+	own := b.layout.streamsFor(b.service)
 	for _, want := range b.layout.streams() {
+		if !slices.Contains(own, want.Name) {
+			continue
+		}
 		have, err := b.streamConfig(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			found[want.Name] = []string{"missing"}
@@ -179,7 +183,7 @@ func (b *Bus) Verify(ctx context.Context) error {
 		}
 	}
 	for _, c := range b.GroupConsumers() {
-		if len(found[c.stream]) > 0 {
+		if b.service != serviceFanout && b.service != serviceAdmin || len(found[c.stream]) > 0 {
 			continue
 		}
 		ok, err := b.consumerAsDeclared(ctx, c)

@@ -30,14 +30,14 @@ func both(t *testing.T, f func(t *testing.T, d *bustest.Domain)) {
 	t.Parallel()
 	t.Run("R1", func(t *testing.T) {
 		t.Parallel()
-		f(t, bustest.Start(t))
+		f(t, bustest.StartOpen(t))
 	})
 	t.Run("R3", func(t *testing.T) {
 		t.Parallel()
 		if testing.Short() {
 			t.Skip("a cluster takes several seconds to start")
 		}
-		f(t, bustest.StartCluster(t))
+		f(t, bustest.StartOpenCluster(t))
 	})
 }
 

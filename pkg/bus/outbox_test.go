@@ -67,7 +67,7 @@ func TestOutboxFull(t *testing.T) {
 // TestBy: with a key of the caller's, one key that is stuck holds back no other of its subject, each key's order holds, and a message for which the key
 // panics is handled all the same.
 func TestBy(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	fanout, provider := d.Bus("fanout"), d.Bus("provider")
 	provider.SetRetry(time.Millisecond, 20*time.Millisecond, 3)
 	c, err := provider.OutboxConsumer(t.Context(), "b.example")

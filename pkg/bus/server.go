@@ -9,11 +9,15 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 )
 
 // Server is the embedded NATS server: for development, the demo, tests, and small single-node deployments. Production runs three nodes of
 // their own.
-type Server struct{ s *server.Server }
+type Server struct {
+	s        *server.Server
+	operator nkeys.KeyPair // of the user that Connect is; nil without users
+}
 
 // ServerOptions configures the embedded server.
 type ServerOptions struct {
@@ -21,6 +25,7 @@ type ServerOptions struct {
 	Listen     string          // "" = in-process only; "127.0.0.1:0" to be reachable
 	SyncAlways bool            // sync every write: survives power loss, at one fsync per message
 	Cluster    *ClusterOptions // tests: three nodes
+	Users      *Users          // whom it takes; nil = everybody, for everything
 }
 
 // ClusterOptions makes the server one node of a cluster.
@@ -37,6 +42,17 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	var operator nkeys.KeyPair
+	if o.Users != nil {
+		if operator, err = nkeys.CreateUser(); err != nil {
+			return nil, fmt.Errorf("start bus server: %w", err)
+		}
+		public, err := operator.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("start bus server: %w", err)
+		}
+		opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{Nkey: public})
+	}
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("start bus server: %w", err)
@@ -46,7 +62,24 @@ func StartServer(o ServerOptions) (*Server, error) {
 		s.Shutdown()
 		return nil, errors.New("bus: the embedded server did not become ready; is its store directory writable and its port free?")
 	}
-	return &Server{s: s}, nil
+	return &Server{s: s, operator: operator}, nil
+}
+
+// Connect is a connection that may do everything, as whoever runs the server can make one: for the recorder of what passes, and for tests.
+func (s *Server) Connect(name string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.InProcessServer(s.s), nats.Name(name)}
+	if s.operator != nil {
+		public, err := s.operator.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("connect to the embedded server: %w", err)
+		}
+		opts = append(opts, nats.Nkey(public, s.operator.Sign))
+	}
+	nc, err := nats.Connect("", opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded server: %w", err)
+	}
+	return nc, nil
 }
 
 // server translates to the server's own options.
@@ -59,6 +92,11 @@ func (o ServerOptions) server() (*server.Options, error) {
 		MaxPayload: maxPayload, NoLog: true, NoSigs: true, DontListen: o.Listen == "",
 	}
 	var err error
+	if o.Users != nil {
+		if opts.Nkeys, err = o.Users.nkeyUsers(); err != nil {
+			return nil, err
+		}
+	}
 	if o.Listen != "" {
 		if opts.Host, opts.Port, err = hostPort(o.Listen); err != nil {
 			return nil, err

@@ -29,7 +29,7 @@ func all(b *bus.Bus, name string) map[string]bus.Subject {
 
 // TestTable: every subject is in the table of families and in its stream's subjects, and every row of the table and every stream has a constructor.
 func TestTable(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b := d.Bus("hub")
 	rows, streams := make(map[string]bool), make(map[string]bool)
 	for kind, s := range all(b, "x") {
@@ -76,7 +76,7 @@ func TestWhatExpires(t *testing.T) {
 		"KPINDEX":   0,                           // each record has a time of its own
 		"DIRECTORY": 0, "PEERS": 0, "REVOKED": 0, // accounts, other domains, and lists whose entries go
 	}
-	for _, c := range bustest.Start(t).Layout().Streams() {
+	for _, c := range bustest.StartOpen(t).Layout().Streams() {
 		kind, _, _ := strings.Cut(c.Name, "_")
 		age, ok := want[kind]
 		if !ok || c.MaxAge != age {
@@ -87,7 +87,7 @@ func TestWhatExpires(t *testing.T) {
 
 // TestNoNameInSubjects: a canary shows in no form, and one name under two kinds, or two keys, gives tokens that have nothing in common.
 func TestNoNameInSubjects(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b := d.Bus("provider")
 	canary := "mimi://a.example/u/canary"
 	sum := sha256.Sum256([]byte(canary))
@@ -134,7 +134,7 @@ func TestSubjectsNeverMove(t *testing.T) {
 const pinnedToken = "mfxvwjpmvolzgltgdjjzr7evktbsw4uy"
 
 func TestLayoutIsChecked(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	for name, change := range map[string]func(*bus.Options){
 		"short key":    func(o *bus.Options) { o.Layout.DeploymentKey = o.Layout.DeploymentKey[:31] },
 		"no key":       func(o *bus.Options) { o.Layout.DeploymentKey = nil },
@@ -173,7 +173,7 @@ func connect(t *testing.T, d *bustest.Domain, change func(*bus.Layout)) *bus.Bus
 
 // TestAnotherLayoutIsRefused: with another key or number of partitions everything would seem to be empty.
 func TestAnotherLayoutIsRefused(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	for name, c := range map[string]struct {
 		change func(*bus.Layout)
 		says   string
@@ -217,7 +217,7 @@ func TestDrift(t *testing.T) {
 		"another key": {"SPENT", func(c *jetstream.StreamConfig) { c.Metadata["mimimi_key"] = "x" }, "deployment key", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := bustest.Start(t)
+			d := bustest.StartOpen(t)
 			b := d.Bus("admin")
 			s, err := b.JS().Stream(t.Context(), c.stream)
 			if err != nil {
@@ -244,7 +244,7 @@ func TestDrift(t *testing.T) {
 }
 
 func TestMissingStream(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b := d.Bus("admin")
 	if err := b.JS().DeleteStream(t.Context(), "DEAD"); err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func TestMissingStream(t *testing.T) {
 }
 
 func TestClosedAndUnreachable(t *testing.T) {
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	b := d.Bus("hub")
 	if err := b.Close(t.Context()); err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 // with it into DEAD, and holds nothing back.
 func TestConsumeTogether(t *testing.T) {
 	const messages, bad, most = 40, 17, 8
-	d := bustest.Start(t)
+	d := bustest.StartOpen(t)
 	fanout, b := d.Bus("fanout"), d.Bus("provider")
 	b.SetRetry(time.Millisecond, 20*time.Millisecond, 3)
 	c, err := b.OutboxConsumer(t.Context(), "b.example")

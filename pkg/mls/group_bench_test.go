@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 )
@@ -184,21 +185,22 @@ func externalJoiner(b *testing.B, w *benchWorld) func() (*StagedCommit, error) {
 	return func() (*StagedCommit, error) { return JoinExternal(cfg) }
 }
 
-// BenchmarkMerge puts the commit of BenchmarkCommitWarm in force at its receiver, whose old epoch is kept.
-func BenchmarkMerge(b *testing.B) {
+// BenchmarkRound is a whole epoch of a group of BenchmarkCommitWarm: one makes a commit with a path, another reads and checks it, both put it in force and keep the old epoch.
+func BenchmarkRound(b *testing.B) {
 	eachSize(b, func(b *testing.B, n int) {
 		w := warmWorld(b, n)
-		msg, state := must(w.alice.Commit(CommitOptions{Path: true}))(b).Message, w.bob.Marshal()
-		b.ReportAllocs()
-		for b.Loop() {
-			b.StopTimer()
-			bob := must(ParseGroup(state, nil))(b)
-			got := must(bob.Process(msg, ProcessOptions{}))(b)
-			b.StartTimer()
-			if err := bob.Merge(got.Commit); err != nil {
-				b.Fatal(err)
+		alice, bob := must(ParseGroup(w.alice.Marshal(), nil))(b), must(ParseGroup(w.bob.Marshal(), nil))(b)
+		loop(b, func() error {
+			made, err := alice.Commit(CommitOptions{Path: true})
+			if err != nil {
+				return err
 			}
-		}
+			got, err := bob.Process(made.Message, ProcessOptions{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(alice.Merge(made), bob.Merge(got.Commit))
+		})
 	})
 }
 

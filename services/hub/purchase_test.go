@@ -58,13 +58,12 @@ func groups(t *testing.T) *redeemtest.Shop[*pb.CreateGroupRequest] {
 	}
 	secret, public, err := oblivious.GenerateKey(1)
 	ok(t, err)
-	keys, deployment := []string{file("ohttp.key", secret)}, file("deployment.key", d.Layout().DeploymentKey)
+	keys := []string{file("ohttp.key", secret)}
 	return &redeemtest.Shop[*pb.CreateGroupRequest]{
 		Domain: d, Name: hubDomain, Operation: mimimi.TokenGroup,
 		Open: func(g *bustest.Gate) redeemtest.Replica[*pb.CreateGroupRequest] {
 			started := servicetest.Start(t, map[string]any{
-				"domain": hubDomain, "ohttp_key_files": keys,
-				"bus": map[string]any{"url": g.URL(), "deployment_key_file": deployment, "partitions": d.Layout().Partitions},
+				"domain": hubDomain, "ohttp_key_files": keys, "bus": d.Section("hub", g.URL()),
 			})
 			redeemtest.Answering(t, edge, "hub", g)
 			transport := must(oblivious.NewTransport(public, func(ctx context.Context, b []byte) ([]byte, error) { return edge.Call(ctx, "hub", b) }))

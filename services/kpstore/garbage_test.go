@@ -226,7 +226,7 @@ func TestGarbageStored(t *testing.T) {
 		if n := len(s.list(s.h)); n != 2 {
 			t.Errorf("%d sets are listed, want 2", n)
 		}
-		if n := must(s.bus.Count(t.Context(), s.bus.Dead())); n != 3 {
+		if n := must(s.domain.Bus("admin").Count(t.Context(), s.bus.Dead())); n != 3 {
 			t.Errorf("DEAD has %d entries, want one of each", n)
 		}
 		pseudonym(t, must(s.claim(claimOf(s.token, false))))
@@ -251,7 +251,7 @@ func TestGarbageStored(t *testing.T) {
 			got, err := s.claim(claimOf(s.token, true))
 			s.wantWhole("claim", got, err)
 		}
-		if n := must(s.bus.Count(t.Context(), s.bus.Dead())); n != 2 {
+		if n := must(s.domain.Bus("admin").Count(t.Context(), s.bus.Dead())); n != 2 {
 			t.Errorf("DEAD has %d entries, want one of each", n)
 		}
 	})

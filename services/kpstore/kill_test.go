@@ -33,8 +33,7 @@ func TestMain(m *testing.M) {
 // processes are replicas of the store that are processes of their own.
 type processes struct {
 	*world
-	config map[string]any // their configuration, but for the bus's URL
-	layout map[string]any // its section bus, but for the URL
+	config map[string]any // their configuration, but for the bus
 	public []byte         // OHTTP key configuration
 }
 
@@ -50,9 +49,7 @@ func newProcesses(t *testing.T) *processes {
 		return path
 	}
 	secret, public := must2(oblivious.GenerateKey(3))
-	layout := p.domain.Layout()
 	p.public = public
-	p.layout = map[string]any{"deployment_key_file": file("deployment.key", layout.DeploymentKey), "partitions": layout.Partitions}
 	p.config = map[string]any{"domain": domain, "ohttp_key_files": []string{file("ohttp.key", secret)}, "claims_per_hour_and_issuer": 1000}
 	redeemtest.Provide(t, p.domain.Bus("provider"), domain, time.Now)
 	return p
@@ -62,8 +59,7 @@ func newProcesses(t *testing.T) *processes {
 func (p *processes) start(url string) *servicetest.Process {
 	p.Helper()
 	config := maps.Clone(p.config)
-	config["bus"] = maps.Clone(p.layout)
-	config["bus"].(map[string]any)["url"] = url
+	config["bus"] = p.domain.Section("kpstore", url)
 	return servicetest.Start(p.T, config)
 }
 

@@ -66,7 +66,10 @@ func (p *process[D]) Buy(ctx context.Context, deed D, id [16]byte, token []byte)
 func (d *testDomain) open(g *bustest.Gate) (*servicetest.Process, *replica) {
 	d.t.Helper()
 	cfg := *d.cfg
-	cfg.Bus = service.BusConfig{URL: g.URL(), DeploymentKeyFile: d.file("deployment.key", d.bus.Layout().DeploymentKey), Partitions: d.bus.Layout().Partitions}
+	section := d.bus.Section("provider", g.URL())
+	cfg.Bus = service.BusConfig{
+		URL: g.URL(), DeploymentKeyFile: section["deployment_key_file"].(string), NKeyFile: section["nkey_file"].(string), Partitions: section["partitions"].(int),
+	}
 	started := servicetest.Start(d.t, &cfg)
 	deadline := time.Now().Add(2 * time.Minute)
 	for {

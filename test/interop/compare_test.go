@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,10 +26,11 @@ var (
 	compareSizes = flag.String("compare.sizes", "2,10,100,1000", "sizes of the groups")
 )
 
-// The rows of the table by the names of pkg/mls's benchmarks: those of one operation, and those for each size.
+// The rows of the table by the names of pkg/mls's benchmarks: primitives of suite 1, what all else is made of; operations without a size; and those for each size.
 var (
-	singleRows = []string{"Create", "Encrypt", "Decrypt"}
-	sizedRows  = []string{"Add", "Join", "Commit", "CommitWarm", "Process", "ProcessWarm", "ExternalJoin", "ProcessExternal"}
+	primitiveRows = []string{"Seal", "Open", "DeriveKeyPair", "Sign", "Verify"}
+	singleRows    = []string{"Create", "Encrypt", "Decrypt"}
+	sizedRows     = []string{"Add", "Join", "Commit", "CommitWarm", "Process", "ProcessWarm", "ExternalJoin", "ProcessExternal"}
 )
 
 // cell names one figure: a row and a size, 0 if it has none.
@@ -67,7 +69,7 @@ func TestPeersMeasure(t *testing.T) {
 				t.Errorf("%d crypto providers, want 2", len(out))
 			}
 			for provider, f := range out {
-				if want := len(singleRows) + 2*len(sizedRows); len(f) != want {
+				if want := len(primitiveRows) + len(singleRows) + 2*len(sizedRows); len(f) != want {
 					t.Errorf("%s: %d rows, want %d", provider, len(f), want)
 				}
 			}
@@ -81,6 +83,7 @@ func measureOurs(t *testing.T) figures {
 	out := figures{}
 	sizes := strings.ReplaceAll(*compareSizes, ",", "|")
 	for _, pattern := range []string{
+		"^Benchmark(" + strings.Join(primitiveRows, "|") + ")$/^X25519_AES128GCM_SHA256_Ed25519$",
 		"^Benchmark(" + strings.Join(singleRows, "|") + ")$",
 		"^Benchmark(" + strings.Join(sizedRows, "|") + ")$/^(" + sizes + ")$",
 	} {
@@ -90,7 +93,7 @@ func measureOurs(t *testing.T) figures {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, b)
 		}
-		line := regexp.MustCompile(`(?m)^Benchmark(\w+?)(?:/(\d+))?(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+		line := regexp.MustCompile(`(?m)^Benchmark(\w+?)(?:/(\d+)|/X\w+)?(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
 		for _, m := range line.FindAllSubmatch(b, -1) {
 			n := 0
 			if len(m[2]) != 0 {
@@ -113,7 +116,7 @@ func measureOurs(t *testing.T) figures {
 func measurePeer(t *testing.T, program string, each time.Duration, sizes string) map[string]figures {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, "bench", "-seconds", fmt.Sprint(each.Seconds()), "-sizes", sizes,
-		"-rows", strings.Join(slices.Concat(singleRows, sizedRows), ","))
+		"-rows", strings.Join(slices.Concat(primitiveRows, singleRows, sizedRows), ","))
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
@@ -137,44 +140,83 @@ func measurePeer(t *testing.T, program string, each time.Duration, sizes string)
 	return out
 }
 
-// printTable prints our time and, for each library, that of the provider that is faster in the row, and how many times ours that is.
+// printTable prints our time and, for each library and crypto provider of its, that of the other and how many times ours it is.
 func printTable(t *testing.T, ours figures, theirs map[string]map[string]figures) {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
-	names := slices.Sorted(maps.Keys(theirs))
-	fmt.Fprintf(&b, "| operation | members | pkg/mls |")
-	for _, n := range names {
-		fmt.Fprintf(&b, " %s | times ours |", n)
+	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row; in brackets how many times ours\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
+	type peer struct{ library, provider string }
+	var peers []peer
+	fmt.Fprintf(&b, "| operation | members | pkg/mls | its primitives |")
+	for _, library := range slices.Sorted(maps.Keys(theirs)) {
+		for _, provider := range slices.Sorted(maps.Keys(theirs[library])) {
+			peers = append(peers, peer{library, provider})
+			fmt.Fprintf(&b, " %s, %s |", library, provider)
+		}
 	}
-	fmt.Fprintf(&b, "\n|---|---|---|%s\n", strings.Repeat("---|---|", len(names)))
+	fmt.Fprintf(&b, "\n|---|---:|---:|---:|%s\n", strings.Repeat("---:|", len(peers)))
 	for _, c := range tableCells(t) {
 		size := ""
 		if c.n != 0 {
 			size = fmt.Sprint(c.n)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |", c.name, size, nice(ours[c]))
-		for _, n := range names {
-			best, provider := 0.0, ""
-			for p, f := range theirs[n] {
-				if ns, ok := f[c]; ok && (provider == "" || ns < best) {
-					best, provider = ns, p
-				}
+		share := ""
+		if ns := primitives(ours, c); ns > 0 {
+			share = fmt.Sprintf("%.0f %%", 100*ns/ours[c])
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |", c.name, size, nice(ours[c]), share)
+		for _, p := range peers {
+			ns, ok := theirs[p.library][p.provider][c]
+			if !ok || ours[c] == 0 {
+				t.Errorf("no figure for %s %d of %s", c.name, c.n, p)
 			}
-			if provider == "" || ours[c] == 0 {
-				t.Errorf("no figure for %s %d of %s", c.name, c.n, n)
-			}
-			fmt.Fprintf(&b, " %s (%s) | %.2f |", nice(best), provider, best/ours[c])
+			fmt.Fprintf(&b, " %s (%.2f) |", nice(ns), ns/ours[c])
 		}
 		b.WriteByte('\n')
 	}
 	t.Log("\n" + b.String())
 }
 
+// primitives is what the public-key operations alone cost that an operation cannot do without, 0 for one for which that is not told here. What an
+// operation does for each member it does on all processors at once.
+func primitives(ours figures, c cell) float64 {
+	cost := func(name string) float64 { return ours[cell{name, 0}] }
+	seal, open, derive, sign, verify := cost("Seal"), cost("Open"), cost("DeriveKeyPair"), cost("Sign"), cost("Verify")
+	n, depth := float64(c.n), float64(bits.Len(uint(max(c.n, 1)-1)))
+	all := func(each float64) float64 { // in parallel, if it is worth while
+		if c.n < 4 {
+			return each
+		}
+		return each / float64(runtime.GOMAXPROCS(0))
+	}
+	path := (depth+1)*derive + 2*sign // keys of the path's nodes and the leaf; the leaf and the commit are signed
+	switch c.name {
+	case "Encrypt":
+		return sign
+	case "Decrypt":
+		return verify
+	case "Add": // two signatures of each KeyPackage, a seal for each newcomer; the commit and the GroupInfo are signed
+		return all((n-1)*(2*verify+seal)) + 2*sign
+	case "Join": // the leaves' signatures and the GroupInfo's
+		return all(n*verify) + open + verify
+	case "Commit":
+		return all((n-1)*seal) + path
+	case "CommitWarm":
+		return all(depth*seal) + path
+	case "Process", "ProcessWarm": // the commit's and the new leaf's signature
+		return 2*verify + open + depth*derive
+	case "ExternalJoin":
+		return all(n*(verify+seal)) + verify + seal + path
+	case "ProcessExternal": // one opens the init secret, one the path secret of the root
+		return 2*verify + 2*open + derive
+	}
+	return 0
+}
+
 func tableCells(t *testing.T) []cell {
 	t.Helper()
 	var out []cell
-	for _, n := range singleRows {
+	for _, n := range slices.Concat(primitiveRows, singleRows) {
 		out = append(out, cell{n, 0})
 	}
 	for _, name := range sizedRows {

@@ -74,6 +74,7 @@ type Domain struct {
 	lock   io.Closer
 	state  *state
 	server *bus.Server // nil with an external NATS
+	users  *bus.Users  // of the embedded server
 	admin  *bus.Bus
 	buses  []*bus.Bus
 	meters []meter
@@ -144,7 +145,14 @@ func (d *Domain) prepare() (err error) {
 // startBus starts the embedded server, unless there is an external one, and makes the streams.
 func (d *Domain) startBus(ctx context.Context) (err error) {
 	if d.o.NATSURL == "" {
-		if d.server, err = bus.StartServer(bus.ServerOptions{StoreDir: d.folder.path("nats")}); err != nil {
+		layout, err := d.layout()
+		if err != nil {
+			return err
+		}
+		if d.users, err = bus.NewUsers(layout, d.o.Domain); err != nil {
+			return err
+		}
+		if d.server, err = bus.StartServer(bus.ServerOptions{StoreDir: d.folder.path("nats"), Users: d.users}); err != nil {
 			return fmt.Errorf("embedded NATS: %w", err)
 		}
 	}
@@ -164,16 +172,16 @@ func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
 }
 
 func (d *Domain) dial(ctx context.Context, name string) (*bus.Bus, error) {
-	key, err := os.ReadFile(d.folder.path("keys", "deployment.key"))
+	layout, err := d.layout()
 	if err != nil {
 		return nil, err
 	}
-	o := bus.Options{
-		URL: d.o.NATSURL, Service: name, Log: d.o.Log(name),
-		Layout: bus.Layout{Partitions: partitions, Replicas: 1, DeploymentKey: key},
-	}
+	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout}
 	if d.server != nil {
 		o.InProcess = d.server.InProcess()
+		if o.NKeySeed, err = d.users.Seed(name); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
@@ -182,6 +190,15 @@ func (d *Domain) dial(ctx context.Context, name string) (*bus.Bus, error) {
 		return nil, fmt.Errorf("connect %s to NATS: %w", name, err)
 	}
 	return b, nil
+}
+
+// layout is what all services of the domain share.
+func (d *Domain) layout() (bus.Layout, error) {
+	key, err := os.ReadFile(d.folder.path("keys", "deployment.key"))
+	if err != nil {
+		return bus.Layout{}, err
+	}
+	return bus.Layout{Partitions: partitions, Replicas: 1, DeploymentKey: key}, nil
 }
 
 // startServices runs every replica of every service until run ends, and waits until the providers listen.
@@ -365,7 +382,7 @@ func (d *Domain) Observe(f func(subject, reply string, header map[string][]strin
 	if d.server == nil {
 		return nil, errors.New("only an embedded bus can be observed")
 	}
-	c, err := nats.Connect("", nats.InProcessServer(d.server.InProcess()), nats.Name("observer"))
+	c, err := d.server.Connect("observer")
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +414,7 @@ func (d *Domain) Careless(subject string, header map[string][]string) error {
 	if d.server == nil {
 		return errors.New("only an embedded bus can be misused")
 	}
-	c, err := nats.Connect("", nats.InProcessServer(d.server.InProcess()))
+	c, err := d.server.Connect("careless")
 	if err != nil {
 		return err
 	}

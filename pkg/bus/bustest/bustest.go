@@ -1,5 +1,5 @@
 // Package bustest starts a real bus for tests: an embedded server, or a cluster of three, with its streams initialised, in temporary directories.
-// Everything stops with the test. A single node and a cluster differ in details that matter (see package bus), so tests of behaviour run on both.
+// Each service has a NATS user with its permissions and no more. Everything stops with the test. A single node and a cluster differ in details that matter (see package bus), so tests of behaviour run on both.
 package bustest
 
 import (
@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,46 +23,63 @@ const partitions = 2
 type Domain struct {
 	t       testing.TB
 	layout  bus.Layout
+	users   *bus.Users
 	servers []*bus.Server
 	urls    string // "" on a single in-process node
 }
 
+// Own is the name of the domain: the one to whose outbox the KeyPackage store may publish.
+const Own = "a.example"
+
 // Start starts one embedded node.
 func Start(t testing.TB) *Domain {
 	t.Helper()
-	d := &Domain{t: t, layout: layout(1)}
-	s, err := bus.StartServer(bus.ServerOptions{StoreDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.servers = []*bus.Server{s}
-	t.Cleanup(s.Shutdown)
-	d.init()
-	return d
+	return newDomain(t, 1, true).single("")
 }
 
 // StartReachable starts one node on a loopback port, for tests with processes of their own: Options has its URL.
 func StartReachable(t testing.TB) *Domain {
 	t.Helper()
-	d := &Domain{t: t, layout: layout(1)}
-	s, err := bus.StartServer(bus.ServerOptions{StoreDir: t.TempDir(), Listen: "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	d.servers, d.urls = []*bus.Server{s}, s.URL()
-	d.init()
-	return d
+	return newDomain(t, 1, true).single("127.0.0.1:0")
 }
 
 // StartCluster starts three nodes on loopback ports, with three replicas of every stream.
 func StartCluster(t testing.TB) *Domain {
 	t.Helper()
-	d := &Domain{t: t, layout: layout(3)}
+	return newDomain(t, 3, true).cluster()
+}
+
+// StartOpen starts one embedded node that lets every service do everything, for tests of the bus itself.
+func StartOpen(t testing.TB) *Domain {
+	t.Helper()
+	return newDomain(t, 1, false).single("")
+}
+
+// StartOpenCluster is StartCluster without permissions.
+func StartOpenCluster(t testing.TB) *Domain {
+	t.Helper()
+	return newDomain(t, 3, false).cluster()
+}
+
+func (d *Domain) single(listen string) *Domain {
+	d.t.Helper()
+	s, err := bus.StartServer(bus.ServerOptions{StoreDir: d.t.TempDir(), Listen: listen, Users: d.users})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(s.Shutdown)
+	d.servers, d.urls = []*bus.Server{s}, s.URL()
+	d.init()
+	return d
+}
+
+func (d *Domain) cluster() *Domain {
+	t := d.t
+	t.Helper()
 	routes, dirs := freeAddresses(t, 3), []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	var urls []string
 	for i := range 3 {
-		s, err := bus.StartServer(bus.ServerOptions{StoreDir: dirs[i], Listen: "127.0.0.1:0", Cluster: &bus.ClusterOptions{
+		s, err := bus.StartServer(bus.ServerOptions{StoreDir: dirs[i], Listen: "127.0.0.1:0", Users: d.users, Cluster: &bus.ClusterOptions{
 			Name: "test", ServerName: fmt.Sprintf("node-%d", i), Listen: routes[i],
 			Routes: []string{"nats://" + routes[0], "nats://" + routes[1], "nats://" + routes[2]},
 		}})
@@ -72,6 +91,19 @@ func StartCluster(t testing.TB) *Domain {
 	}
 	d.urls = strings.Join(urls, ",")
 	d.init()
+	return d
+}
+
+func newDomain(t testing.TB, replicas int, users bool) *Domain {
+	t.Helper()
+	d := &Domain{t: t, layout: layout(replicas)}
+	if !users {
+		return d
+	}
+	var err error
+	if d.users, err = bus.NewUsers(d.layout, Own); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
@@ -112,11 +144,36 @@ func (d *Domain) Servers() []*bus.Server { return d.servers }
 
 // Options are how a service connects.
 func (d *Domain) Options(service string) bus.Options {
+	d.t.Helper()
 	o := bus.Options{Service: service, Layout: d.layout, URL: d.urls}
 	if d.urls == "" {
 		o.InProcess = d.servers[0].InProcess()
 	}
+	if d.users == nil {
+		return o
+	}
+	var err error
+	if o.NKeySeed, err = d.users.Seed(service); err != nil {
+		d.t.Fatal(err)
+	}
 	return o
+}
+
+// Section is the section "bus" of the configuration file of a service that reaches the bus at url, with the keys that it names in files of their own.
+func (d *Domain) Section(service, url string) map[string]any {
+	d.t.Helper()
+	dir := d.t.TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			d.t.Fatal(err)
+		}
+		return path
+	}
+	return map[string]any{
+		"url": url, "partitions": d.layout.Partitions, "deployment_key_file": file("deployment.key", d.layout.DeploymentKey),
+		"nkey_file": file("user.nk", d.Options(service).NKeySeed),
+	}
 }
 
 // Bus is a new connection of a service ("hub", "kpstore", "fanout", "provider" or "admin"), as one replica of it has. It closes with the test.

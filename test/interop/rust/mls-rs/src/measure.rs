@@ -114,7 +114,24 @@ fn warm<P: CryptoProvider + Clone>(crypto: &P, n: usize) -> World<P> {
     w
 }
 
+/// primitives measures what all else is made of, by itself.
+fn primitives<P: CryptoProvider>(b: &Bench, crypto: &P) {
+    let suite = crypto.cipher_suite_provider(SUITE).unwrap();
+    let (secret, public) = suite.kem_derive(&[1; 32]).unwrap();
+    let (info, text) = ([0; 200], [0; 32]);
+    b.row("Seal", None, || (), |()| suite.hpke_seal(&public, &info, None, &text).unwrap());
+    let sealed = suite.hpke_seal(&public, &info, None, &text).unwrap();
+    b.row("Open", None, || (), |()| suite.hpke_open(&sealed, &secret, &public, &info, None).unwrap());
+    b.row("DeriveKeyPair", None, || (), |()| suite.kem_derive(&[1; 32]).unwrap());
+    let (secret, public) = suite.signature_key_generate().unwrap();
+    let content = [0; 400];
+    b.row("Sign", None, || (), |()| suite.sign(&secret, &content).unwrap());
+    let signature = suite.sign(&secret, &content).unwrap();
+    b.row("Verify", None, || (), |()| suite.verify(&public, &signature, &content).unwrap());
+}
+
 fn measure<P: CryptoProvider + Clone>(b: &Bench, crypto: &P) {
+    primitives(b, crypto);
     b.row("Create", None, || client(crypto, "alice", false), |c| create(&c));
     if b.wants(&["Encrypt", "Decrypt"]) {
         messages(b, crypto);

@@ -165,7 +165,25 @@ fn warm<P: OpenMlsProvider>(make: fn() -> P, n: usize) -> World<P> {
     w
 }
 
+/// primitives measures what all else is made of, by itself.
+fn primitives(b: &Bench, crypto: &impl OpenMlsCrypto) {
+    let key = crypto.derive_hpke_keypair(SUITE.hpke_config(), &[1; 32]).unwrap();
+    let (info, text) = ([0; 200], [0; 32]);
+    let seal = || crypto.hpke_seal(SUITE.hpke_config(), &key.public, &info, &[], &text).unwrap();
+    b.row("Seal", None, || (), |()| seal());
+    let sealed = seal();
+    b.row("Open", None, || (), |()| crypto.hpke_open(SUITE.hpke_config(), &sealed, &key.private, &info, &[]).unwrap());
+    b.row("DeriveKeyPair", None, || (), |()| crypto.derive_hpke_keypair(SUITE.hpke_config(), &[1; 32]).unwrap());
+    let scheme = SUITE.signature_algorithm();
+    let (secret, public) = crypto.signature_key_gen(scheme).unwrap();
+    let content = [0; 400];
+    b.row("Sign", None, || (), |()| crypto.sign(scheme, &content, &secret).unwrap());
+    let signature = crypto.sign(scheme, &content, &secret).unwrap();
+    b.row("Verify", None, || (), |()| crypto.verify_signature(scheme, &content, &public, &signature).unwrap());
+}
+
 fn measure<P: OpenMlsProvider>(b: &Bench, make: fn() -> P) {
+    primitives(b, make().crypto());
     b.row("Create", None, || Client::new(make(), "alice"), |c| c.create());
     if b.wants(&["Encrypt", "Decrypt"]) {
         messages(b, make);
