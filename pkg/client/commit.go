@@ -562,8 +562,10 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
-		if err := c.shareLeft(tx, g); err != nil {
-			return err
+		if !g.rec.Idle { // each of the user's clients sees for itself which of two connection groups stays
+			if err := c.shareLeft(tx, g); err != nil {
+				return err
+			}
 		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)

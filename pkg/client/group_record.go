@@ -80,8 +80,11 @@ type groupRecord struct {
 	Respond bool `json:"respond,omitempty"`
 	Linked  bool `json:"linked,omitempty"`
 	Idle    bool `json:"idle,omitempty"`
-	// Anew says that it is to take the place of another connection group, which one of the two has lost.
-	Anew bool `json:"anew,omitempty"`
+	// Made is when the request was made by which the connection group came about, by its requester's clock: of two groups with one user the one that was asked for last stays.
+	Made int64 `json:"made,omitempty"`
+	// Token is the own token in the request whose connection group this is, Withdraw says that the request is to be taken back, since the connection stands by another.
+	Token    []byte `json:"token,omitempty"`
+	Withdraw bool   `json:"withdraw,omitempty"`
 	// Queue numbers the queue that the own leaf names.
 	Queue int `json:"queue,omitempty"`
 	// Polled is when the log was read last for want of deliveries.

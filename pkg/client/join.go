@@ -539,7 +539,7 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 	}
 	return c.change(g, func(tx Tx) error {
 		if shared != nil {
-			g.rec.Peer, g.rec.Name, g.rec.NameNumber = shared.Peer, shared.Name, shared.Number
+			g.rec.Peer, g.rec.Name, g.rec.NameNumber, g.rec.Made = shared.Peer, shared.Name, shared.Number, shared.Made
 		}
 		g.mls, g.rules, g.own, g.rec.Last, g.rec.Welcome = made, rules, own, w.Sequence, nil
 		g.rec.Epochs = mimimi.NewEpochs(w.Epoch).Records()

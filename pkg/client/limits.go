@@ -109,6 +109,14 @@ const (
 	// maxSync bounds what is told to the other clients in one message, and maxChanges in how many parts.
 	maxSync    = 24 << 10
 	maxChanges = 256
+	// maxLabel bounds a group's private label in bytes, which goes to the other clients in one message with much else.
+	maxLabel = 1024
+	// maxAhead bounds how far a number that the user's clients count is ahead of the known one.
+	maxAhead = 1 << 32
+	// maxMadeAhead bounds how far ahead of this client's clock a connection group was asked for, by what another own client says: that one takes a request of a day ahead, and its own clock may be as wrong.
+	maxMadeAhead = 48 * time.Hour
+	// maxSpare bounds the tokens that a contact may have beside the present one: as many as clients may have asked or answered it at once, with room.
+	maxSpare = 16
 	// maxHanded is how many KeyPackages go into one such message: they have at most 1.5 kB each.
 	maxHanded = 12
 	// welcomeWait is how long a Welcome waits for what another own client has to say of its group or its sender, and a client that is being added for its Welcome.

@@ -107,7 +107,7 @@ func (c *Client) receive(ctx context.Context, g *group, d *mimimiv1.Delivery, po
 		return c.change(g, func(tx Tx) error {
 			g.rec.Last = d.Sequence
 			var told error
-			if g.rec.LeaveAt == 0 {
+			if g.rec.LeaveAt == 0 && !g.rec.Idle {
 				told = c.shareLeft(tx, g)
 			}
 			return errors.Join(told, c.over(tx, g, leftSentence, d.Accepted), setPosition(tx, position))
@@ -368,6 +368,11 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		r.Leaving = false
 		if r.Told && !own && i != ch.Committer.Index {
 			r.Answer, r.Told = false, false // another own client has let it in
+		}
+	}
+	if own && g.rec.Peer != "" && len(ch.Added) > 0 { // an own client, which has not seen what was said before
+		if err := c.tellLink(tx, g); err != nil {
+			return err
 		}
 	}
 	if own && g.rec.Devices && len(ch.Added) > 0 {

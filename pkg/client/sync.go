@@ -301,6 +301,8 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
+	case r.Withdraw && r.State == GroupActive && g.onlyOwn(c.account.rec.User):
+		return true, c.withdrawAsk(ctx, g)
 	case g.toRegister() != nil && r.State == GroupActive && g.identified():
 		return true, c.registerAgain(ctx, g, g.toRegister())
 	case c.missingDue(g):
@@ -520,8 +522,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 			continue
 		}
 		g, err := c.group(r.ID)
-		if errors.Is(err, errDamagedGroup) {
-			continue // it has no duties
+		if errors.Is(err, ErrStore) {
+			note(c.now()) // the next Sync ends it, or has it mended
+			continue
 		}
 		if err != nil {
 			return next, err

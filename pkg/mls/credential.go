@@ -16,15 +16,6 @@ type Credential struct {
 // Marshal returns the TLS encoding.
 func (c Credential) Marshal() []byte { return marshal(&c) }
 
-// ParseCredential reads exactly one Credential. It returns ErrMalformed for anything else.
-func ParseCredential(b []byte) (Credential, error) {
-	var c Credential
-	if err := parse(b, &c); err != nil {
-		return Credential{}, err
-	}
-	return c, nil
-}
-
 func (c *Credential) parse(s *cryptobyte.String) bool {
 	ok := c.parseView(s)
 	c.Body = bytes.Clone(c.Body)

@@ -110,7 +110,7 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 		return nil, err
 	}
 	if p.contentType == contentApplication {
-		s.messages.apply(step)
+		s.consume(s.messages, step)
 		return e.received(ac, step), nil
 	}
 	got, err := s.processHandshake(msg, ac, opts)
@@ -118,7 +118,7 @@ func (s *groupState) processPrivate(msg []byte, p *privateMessage, opts ProcessO
 		return nil, err
 	}
 	if got.Proposal != nil {
-		s.messages.apply(step)
+		s.consume(s.messages, step)
 	}
 	return got, nil
 }
@@ -140,7 +140,7 @@ func (s *groupState) openPast(p *privateMessage) (*Received, error) {
 	if err != nil {
 		return nil, err
 	}
-	past.messages.apply(step)
+	s.consume(past.messages, step)
 	return e.received(ac, step), nil
 }
 
@@ -197,6 +197,10 @@ func (e *messageEpoch) received(ac *authenticatedContent, step *ratchetStep) *Re
 // stage checks a received commit in full, RFC 9420 §12.4.2, and makes the state after it.
 func (s *groupState) stage(msg []byte, ac *authenticatedContent, opts ProcessOptions) (*StagedCommit, error) {
 	if ac.content.sender == s.self() {
+		// One that somebody else has made in our name is to us what it is to all others.
+		if err := s.public.verify(ac); err != nil {
+			return nil, err
+		}
 		return nil, ErrReplayed
 	}
 	t, err := s.public.stage(ac, opts.Now)

@@ -167,7 +167,37 @@ func (g *groupState) check() error {
 			return ErrMalformed
 		}
 	}
+	if !g.checkUpdates() || !g.checkPast() {
+		return ErrMalformed
+	}
 	return nil
+}
+
+// checkUpdates reports whether the own Updates are pending, and their keys those of their leaves.
+func (g *groupState) checkUpdates() bool {
+	if len(g.updates) == 0 {
+		return true
+	}
+	pending := g.public.pendingByRef()
+	return all(g.updates, func(u ownUpdate) bool {
+		p := pending[string(u.ref)]
+		if p == nil || p.content.content.proposal.Type != ProposalUpdate {
+			return false
+		}
+		leaf := p.content.content.proposal.Leaf
+		return u.key.k().suite == g.suite() && bytes.Equal(u.key.Public(), leaf.encryptionKey) &&
+			u.signer.k().suite == g.suite() && bytes.Equal(u.signer.Public(), leaf.signatureKey)
+	})
+}
+
+// checkPast reports whether the past epochs are of this group's suite, the newest first.
+func (g *groupState) checkPast() bool {
+	next := g.public.context.epoch
+	return all(g.past, func(p *pastEpoch) bool {
+		older := p.epoch < next
+		next = p.epoch
+		return older && p.messages.suite == g.suite() && len(p.senderData) == g.suite().HashLen() && len(p.resumption) == g.suite().HashLen()
+	})
 }
 
 // Marshal returns the staged commit's encoding for storage. It holds the secrets of the next state.

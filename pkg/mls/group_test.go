@@ -107,6 +107,7 @@ func TestForgedCommits(t *testing.T) {
 		"other group":  {func(ac *authenticatedContent) { ac.content.groupID = []byte("other") }, ErrInvalid, true},
 		"blank sender": {func(ac *authenticatedContent) { ac.content.sender.Leaf = 3 }, ErrInvalid, true},
 		"other sender": {func(ac *authenticatedContent) { ac.content.sender.Leaf = 2 }, ErrUnauthenticated, true},
+		"own name":     {func(ac *authenticatedContent) { ac.content.sender.Leaf = 1 }, ErrUnauthenticated, true}, // the receiver's
 	} {
 		msg := forge(t, alice, staged.Message, c.change)
 		t.Run(name, func(t *testing.T) {

@@ -44,6 +44,11 @@ const (
 	// for retries, so a sender's missing messages are few; 256 keys are 10 kB.
 	maxSkippedKeys = 256
 
+	// maxGroupSkippedKeys bounds them per group, in all epochs that are kept: some 0.6 MB of every state that is stored (0.9 MB in suites of 256 bits), and
+	// sixteen late messages of each of a thousand members. Whoever brings a thousand leaves in could else make every member keep 256 keys in both ratchets of
+	// each, 17 MB an epoch and 2 GB in maxPastEpochs; with eight thousand, what is stored of one epoch would be more than a vector holds.
+	maxGroupSkippedKeys = 1 << 14
+
 	// maxPending bounds the standalone proposals of one epoch. Everyone may leave at once in a group of a thousand.
 	maxPending = 1 << 12
 

@@ -237,7 +237,7 @@ func readTree(t testing.TB, b []byte) ([]byte, error) {
 			t.Fatal(err)
 		}
 		next.rootHash()
-		if tree.hasEncryptionKey(m.Leaf.encryptionKey, noNode) != true {
+		if !tree.hasEncryptionKey(m.Leaf.encryptionKey, noNode) {
 			t.Fatal("a key of the tree is not in it")
 		}
 		next.hasEncryptionKey(m.Leaf.encryptionKey, noNode)

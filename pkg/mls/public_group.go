@@ -131,9 +131,6 @@ func (g *PublicGroup) Tree() []byte { return g.tree.bytes() }
 // TreeHash returns the tree hash.
 func (g *PublicGroup) TreeHash() []byte { return g.context.treeHash }
 
-// ConfirmationTag returns the confirmation tag of the epoch.
-func (g *PublicGroup) ConfirmationTag() []byte { return g.tag }
-
 // Members returns the occupied leaves from left to right.
 func (g *PublicGroup) Members() []Member { return g.tree.members() }
 

@@ -325,7 +325,7 @@ func TestChange(t *testing.T) {
 		t.Error("updated")
 	case len(c.OldLeaves) != 3 || !c.OldLeaves[0].equal(alicesLeaf) || !c.OldLeaves[1].equal(bobsLeaf) || !c.OldLeaves[2].equal(carolsLeaf):
 		t.Error("old leaves")
-	case string(c.AuthenticatedData) != "data" || !bytes.Equal(c.ConfirmationTag, w.server.ConfirmationTag()):
+	case string(c.AuthenticatedData) != "data" || !bytes.Equal(c.ConfirmationTag, w.server.tag):
 		t.Error("data")
 	}
 	wantBytes(t, "ref", c.AddedRefs[0], w.client("dave").kp.Ref())

@@ -58,7 +58,7 @@ func marshalParent(b *cryptobyte.Builder, p *parentNode, dropped []leafIndex) {
 }
 
 // parseRatchetTree reads the content of a ratchet_tree extension, RFC 9420 §12.4.3.3: optional<Node> ratchet_tree<V>. It
-// checks the form, and that unmerged leaves lie below their nodes, so that no operation on the tree can leave it; validate
+// checks the form, and that unmerged leaves lie below their nodes and every parent above a leaf, so that no operation on the tree can leave it; validate
 // checks the rest. It returns ErrMalformed or ErrUnsupported.
 func parseRatchetTree(cs CipherSuite, b []byte) (*ratchetTree, error) {
 	if !cs.Supported() {
@@ -77,7 +77,9 @@ func parseRatchetTree(cs CipherSuite, b []byte) (*ratchetTree, error) {
 			return nil, ErrMalformed
 		}
 	}
-	r.tree.enter()
+	if !r.tree.enter() {
+		return nil, ErrMalformed
+	}
 	return r.tree, nil
 }
 
@@ -117,8 +119,9 @@ func (r *treeReader) read(s *cryptobyte.String) bool {
 	return false
 }
 
-// enter takes the nodes of a tree that has been read into account.
-func (t *ratchetTree) enter() {
+// enter takes the nodes of a tree that has been read into account. It reports whether there is an occupied leaf below each occupied parent: a parent of
+// none would stay in the index of keys when truncating cuts it off.
+func (t *ratchetTree) enter() bool {
 	for i, l := range t.occupiedLeaves() {
 		t.nodes.edit(i.node()).leaves = 1
 		t.eachHash(l, func(h keyHash) { t.keys.add(h, i.node()) })
@@ -130,10 +133,14 @@ func (t *ratchetTree) enter() {
 			at := t.nodes.edit(n)
 			at.leaves = t.node(n.left()).leaves + t.node(n.right()).leaves
 			if p := at.parent; p != nil {
+				if at.leaves == 0 {
+					return false
+				}
 				t.keys.add(encryptionKeyHash(p.encryptionKey), n)
 			}
 		}
 	}
+	return true
 }
 
 // bytes returns the content of a ratchet_tree extension. Blank nodes at the right edge are left out.

@@ -41,7 +41,7 @@ func TestRFC9420_11(t *testing.T) {
 	t.Run("the interim transcript hash is that of the first confirmation tag", func(t *testing.T) {
 		g := must(create(asItIs))(t)
 		tag := suite1.mac(g.s.secrets.confirmation, nil)
-		wantBytes(t, "tag", g.Public().ConfirmationTag(), tag)
+		wantBytes(t, "tag", g.Public().tag, tag)
 		wantBytes(t, "interim", g.s.public.interim, suite1.Hash(append([]byte{32}, tag...)))
 	})
 	t.Run("a creator keeps to the rules of its own group", func(t *testing.T) {

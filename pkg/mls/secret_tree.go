@@ -61,6 +61,7 @@ type secretTree struct {
 	width    uint32               // leaves of the full tree, a power of two
 	nodes    map[nodeIndex][]byte // unexpanded secrets by node index
 	ratchets map[uint32]*leafRatchets
+	skipped  int // keys of all ratchets together
 }
 
 // newSecretTree makes the tree over leaves leaves (rounded up to a power of two) from encryption_secret.
@@ -123,8 +124,10 @@ func (t *secretTree) apply(s *ratchetStep) {
 	}
 	if old := t.ratchets[s.leaf]; old != nil {
 		eraseReplaced(old, &s.ratchets)
+		t.skipped -= old.skipped()
 	}
 	t.ratchets[s.leaf] = &s.ratchets
+	t.skipped += s.ratchets.skipped()
 }
 
 // eraseReplaced clears the secrets of old that next no longer holds: ratchet secrets, and skipped keys that were used or are too many.
@@ -161,12 +164,12 @@ func (t *secretTree) expand(leaf uint32) (step *ratchetStep, ok bool) {
 	if leaf >= t.width {
 		return nil, false
 	}
-	// Walk down from the root; the first node with a secret is the only one on the path that has one.
+	// Walk down from the root; the first node with a secret is the only one on the path that has one, but in a damaged state.
 	var secret []byte
 	derived := false // secret is of this call, not of the state
 	for node := rootOf(int(t.width)); ; {
 		if s := t.nodes[node]; s != nil {
-			secret = s
+			secret, derived = s, false
 			step.expanded = append(step.expanded, node)
 		}
 		if node.isLeaf() {
@@ -265,6 +268,7 @@ func (t *secretTree) erase() {
 	}
 	clear(t.nodes)
 	clear(t.ratchets)
+	t.skipped = 0
 }
 
 // marshal writes the tree's state, secrets included, in one canonical order.
@@ -301,6 +305,7 @@ func (r *ratchet) marshal(b *cryptobyte.Builder) {
 func (t *secretTree) parse(s *cryptobyte.String) bool {
 	t.nodes = map[nodeIndex][]byte{}
 	t.ratchets = map[uint32]*leafRatchets{}
+	t.skipped = 0
 	var nodes, leaves ascending
 	return s.ReadUint16((*uint16)(&t.suite)) &&
 		t.suite.Supported() &&
@@ -338,6 +343,7 @@ func (t *secretTree) parseRatchets(s *cryptobyte.String, order *ascending) bool 
 		return false
 	}
 	t.ratchets[leaf] = r
+	t.skipped += r.skipped()
 	return true
 }
 
