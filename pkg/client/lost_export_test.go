@@ -11,6 +11,8 @@ import (
 const (
 	BackSentence    = lostSentence + backSentence
 	AloneSentence   = lostSentence + aloneSentence
+	EndedSentence   = endedSentence
+	AgainSentence   = againSentence
 	DamagedBack     = damagedRecord + backSentence
 	DamagedSentence = damagedSentence
 )
