@@ -21,6 +21,8 @@ type cli struct {
 	Up   upCommand   `cmd:"" help:"Run all services of one or more domains in this process."`
 	Demo demoCommand `cmd:"" help:"Run two domains and a conversation across them, then print what each server saw of it."`
 
+	Admin adminCommand `cmd:"" help:"Prepare and check the NATS of a deployment of separate programs."`
+
 	Register   registerCommand   `cmd:"" group:"client" help:"Make an account and a client whose state is in a folder."`
 	Connect    connectCommand    `cmd:"" group:"client" help:"Ask a user for a connection."`
 	Requests   requestsCommand   `cmd:"" group:"client" help:"List connection requests."`

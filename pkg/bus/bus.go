@@ -42,7 +42,7 @@ type Bus struct {
 	closing bool // guarded by mu
 }
 
-// Connect connects, trying for up to a minute while the servers cannot be reached, and checks that they take messages of our size.
+// Connect connects, trying for up to a minute while the servers cannot be reached, and checks that the user is this service's and that they take messages of our size.
 func Connect(ctx context.Context, o Options) (*Bus, error) {
 	o.Layout = o.Layout.withDefaults()
 	if err := o.validate(); err != nil {
@@ -59,6 +59,10 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if b.nc, err = dial(ctx, o.URL, opts); err != nil {
 		return nil, err
 	}
+	if err := b.checkUser(); err != nil {
+		b.nc.Close()
+		return nil, err
+	}
 	if b.nc.MaxPayload() < maxPayload {
 		b.nc.Close()
 		return nil, errors.New("bus: the server's max_payload is below 8 MiB: set it to 8MB in its configuration")
@@ -68,6 +72,21 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 		return nil, fmt.Errorf("connect to bus: %w", err)
 	}
 	return b, nil
+}
+
+// checkUser sees whether the server lets this service hear its answers: with another service's user every request would wait for one in vain.
+func (b *Bus) checkUser() error {
+	sub, err := b.nc.SubscribeSync(b.nc.NewInbox())
+	if err != nil {
+		return problemOf(err)
+	}
+	if err := errors.Join(b.nc.FlushTimeout(requestTimeout), sub.Unsubscribe()); err != nil {
+		return problem.Wrap(problem.Unavailable, "the bus cannot be reached", err)
+	}
+	if errors.Is(b.nc.LastError(), nats.ErrPermissionViolation) {
+		return errors.New("bus: the NATS user is another service's: nkey_file must hold this service's key")
+	}
+	return nil
 }
 
 func (o *Options) validate() error {

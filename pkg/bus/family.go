@@ -13,6 +13,9 @@ const (
 
 var services = []string{serviceHub, serviceKPStore, serviceFanout, serviceProvider, serviceAdmin}
 
+// Services are the names of the services, each with a NATS user of its own.
+func Services() []string { return slices.Clone(services) }
+
 // Zone is a trace zone: trace context may be carried inside one and never across. This version carries none at all; the table keeps the
 // zones so that no call site will ever decide.
 type Zone string

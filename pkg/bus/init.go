@@ -73,7 +73,7 @@ func (b *Bus) initStream(ctx context.Context, want jetstream.StreamConfig) error
 		if _, err = b.js.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return errors.New("bus: somebody else created it meanwhile with other settings")
 		}
-		return initProblem(err)
+		return b.layout.initProblem(err)
 	}
 	if err != nil {
 		return err
@@ -92,15 +92,29 @@ func (b *Bus) initStream(ctx context.Context, want jetstream.StreamConfig) error
 		return fmt.Errorf("bus: refused to change %s: that could lose data", strings.Join(refused, ", "))
 	}
 	_, err = b.js.UpdateStream(ctx, want)
-	return initProblem(err)
+	return b.layout.initProblem(err)
 }
 
-// initProblem keeps the server's reason: it names settings only, and whoever runs Init needs it.
-func initProblem(err error) error {
+// codeStorage is JetStream's "insufficient storage resources available".
+const codeStorage = 10047
+
+// initProblem keeps the server's reason: it names settings only, and whoever runs Init needs it. A server with too little storage has it tomorrow too.
+func (l Layout) initProblem(err error) error {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == codeStorage {
+		return fmt.Errorf("bus: the streams reserve %d GiB, more than the server has: raise max_file_store in its jetstream section", l.reserved()/gib)
+	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.Code < 500 {
 		return fmt.Errorf("bus: the server refused: %s", api.Description)
 	}
 	return problemOf(err)
+}
+
+// reserved is how many bytes the streams reserve of a server's max_file_store, whether they are ever written or not.
+func (l Layout) reserved() (sum int64) {
+	for _, s := range l.streams() {
+		sum += s.MaxBytes
+	}
+	return sum
 }
 
 // streamConfig is the stream's present configuration. Errors: jetstream.ErrStreamNotFound, problem.Unavailable.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -169,6 +170,43 @@ func (u *Users) Seed(service string) ([]byte, error) {
 }
 
 var errService = errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin")
+
+// Config is the part of a NATS server's configuration that takes these users and nobody else, with the public halves of their keys: for a server that runs by itself.
+func (u *Users) Config() (string, error) {
+	type allow struct {
+		Allow []string `json:"allow"`
+	}
+	type permissions struct {
+		Publish   allow          `json:"publish"`
+		Subscribe allow          `json:"subscribe"`
+		Responses map[string]any `json:"allow_responses"`
+	}
+	type user struct {
+		NKey        string      `json:"nkey"`
+		Permissions permissions `json:"permissions"`
+	}
+	all, err := u.nkeyUsers()
+	if err != nil {
+		return "", err
+	}
+	var section struct {
+		Users []user `json:"users"`
+	}
+	for _, n := range all {
+		p := n.Permissions
+		section.Users = append(section.Users, user{n.Nkey, permissions{
+			allow{p.Publish.Allow}, allow{p.Subscribe.Allow}, map[string]any{"max": p.Response.MaxMsgs, "expires": p.Response.Expires.String()},
+		}})
+	}
+	var text strings.Builder
+	e := json.NewEncoder(&text)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // the server does not know \u
+	if err := e.Encode(section); err != nil {
+		return "", fmt.Errorf("write the NATS users: %w", err)
+	}
+	return "authorization: " + text.String(), nil
+}
 
 // nkeyUsers are the users as the server takes them.
 func (u *Users) nkeyUsers() ([]*server.NkeyUser, error) {

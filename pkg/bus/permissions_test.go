@@ -2,10 +2,15 @@ package bus_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
@@ -120,10 +125,65 @@ func attempts(b *bus.Bus) []attempt {
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	d := bustest.Start(t)
+	b := d.Bus("hub")
+	t.Run("embedded", func(t *testing.T) {
+		tryAll(t, b, func(user string) (*nats.Conn, error) {
+			o := d.Options(user)
+			return connectAs(o.NKeySeed, "", nats.InProcessServer(o.InProcess))
+		})
+	})
+	t.Run("configured", func(t *testing.T) {
+		users, err := bus.NewUsers(d.Layout(), bustest.Own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		url := serverWith(t, users)
+		tryAll(t, b, func(user string) (*nats.Conn, error) {
+			seed, err := users.Seed(user)
+			if err != nil {
+				return nil, err
+			}
+			return connectAs(seed, url)
+		})
+	})
+}
+
+// serverWith starts a server from a configuration file that includes the users'.
+func serverWith(t *testing.T, users *bus.Users) (url string) {
+	t.Helper()
+	text, err := users.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{"users.conf": text, "nats.conf": "port: -1\njetstream { store_dir: " + strconv.Quote(dir) + " }\nmax_payload: 8MB\ninclude ./users.conf\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.NoLog, opts.NoSigs = true, true
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the server did not start")
+	}
+	return s.ClientURL()
+}
+
+func tryAll(t *testing.T, b *bus.Bus, connect func(user string) (*nats.Conn, error)) {
+	t.Helper()
 	refused, let := 0, 0
 	for _, user := range who {
-		for _, a := range attempts(d.Bus("hub")) {
-			ok := attemptAs(t, d.Options(user), a)
+		for _, a := range attempts(b) {
+			ok := attemptAs(t, func() (*nats.Conn, error) { return connect(user) }, a)
 			if want := slices.Contains(a.may, user); ok != want {
 				t.Errorf("%s may %s: %v, want %v", user, a.what, ok, want)
 			}
@@ -138,9 +198,9 @@ func TestPermissions(t *testing.T) {
 }
 
 // attemptAs says whether the server lets a user do it. The answer of a ping comes after a refusal.
-func attemptAs(t *testing.T, o bus.Options, a attempt) bool {
+func attemptAs(t *testing.T, connect func() (*nats.Conn, error), a attempt) bool {
 	t.Helper()
-	nc, err := connectAs(o.NKeySeed, o)
+	nc, err := connect()
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
@@ -160,7 +220,7 @@ func attemptAs(t *testing.T, o bus.Options, a attempt) bool {
 	return err == nil
 }
 
-func connectAs(seed []byte, o bus.Options) (*nats.Conn, error) {
+func connectAs(seed []byte, url string, opts ...nats.Option) (*nats.Conn, error) {
 	key, err := nkeys.FromSeed(seed)
 	if err != nil {
 		return nil, err
@@ -169,7 +229,7 @@ func connectAs(seed []byte, o bus.Options) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nats.Connect("", nats.InProcessServer(o.InProcess), nats.Nkey(public, key.Sign), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	return nats.Connect(url, append(opts, nats.Nkey(public, key.Sign), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))...)
 }
 
 // TestUsers: the server takes the users that it was given, and nobody else.
@@ -180,6 +240,10 @@ func TestUsers(t *testing.T) {
 	if nc, err := nats.Connect(o.URL); err == nil {
 		nc.Close()
 		t.Error("somebody without a key was let in")
+	}
+	o.NKeySeed = d.Options("fanout").NKeySeed
+	if _, err := bus.Connect(t.Context(), o); err == nil || !strings.Contains(err.Error(), "the NATS user is another service's") {
+		t.Errorf("a hub with fan-out's key: %v", err)
 	}
 	other, err := bus.NewUsers(d.Layout(), bustest.Own)
 	if err != nil {

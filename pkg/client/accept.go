@@ -78,13 +78,17 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 	c.tap(TapUser, []byte(r.From))
 	rec := &groupRecord{
 		ID: newLocalID(), GroupID: r.Group, Peer: r.From, State: GroupJoining, Created: c.now().Unix(),
-		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()},
-		Anew: found && old.State == ContactConnected,
+		Join: &joinRecord{Secret: r.Secret, PeerKey: r.Key, Claim: newRequestID()}, Made: r.Made,
 	}
 	k := &contactRecord{User: r.From, State: ContactAccepting, Key: r.Key, Token: r.Token, OwnToken: token, AliasMade: made, Group: rec.ID,
 		Fingerprints: []string{r.Fingerprint}, Revoke: revoke, Since: c.now().Unix()}
 	if found {
-		k.Version = old.Version
+		k.Version, k.Tokens, k.OwnTokens, k.Spare = old.Version, old.Tokens, old.OwnTokens, old.Spare
+	}
+	share := c.shareContact
+	if found && old.State == ContactConnected { // the user's other clients hear of it when the new connection stands
+		k.Tokens++
+		share = func(tx Tx, k *contactRecord) error { return write(tx, bucketContacts, []byte(k.User), k) }
 	}
 	if found && old.State != ContactDisconnecting && !old.Retry { // it is as it was until the new connection stands
 		if k.Before = old; old.Before != nil {
@@ -96,7 +100,7 @@ func (c *Client) acceptRequest(tx Tx, r *requestRecord) error {
 		write(tx, bucketRequests, []byte(r.ID), r),
 		write(tx, bucketGroups, []byte(rec.ID), rec),
 		tx.Put(bucketGroupIDs, rec.GroupID, []byte(rec.ID)),
-		c.shareContact(tx, k),
+		share(tx, k),
 		c.shareSettled(tx, r.ID),
 	)
 }

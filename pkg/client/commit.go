@@ -20,7 +20,7 @@ type taskKind string
 const (
 	taskAdd     taskKind = "add"     // add Adds
 	taskRemove  taskKind = "remove"  // remove all leaves of User
-	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified, and whoever added it falsely
 	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
 	taskLeave   taskKind = "leave"   // propose the own removal
 	taskRefresh taskKind = "refresh" // make the own leaf anew
@@ -209,10 +209,11 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 	case taskEvict:
-		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym || r.User != "" {
+		leaves := g.evicted(t, c.now())
+		if leaves == nil {
 			return c.endTask(g, t.ID)
 		}
-		proposals = g.removeProposals([]uint32{t.Leaf})
+		proposals = g.removeProposals(leaves)
 	case taskExpel:
 		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym {
 			return c.endTask(g, t.ID)
@@ -562,8 +563,10 @@ func (c *Client) left(g *group, t *task, at uint64) error {
 	return c.change(g, func(tx Tx) error {
 		g.dropTask(t.ID)
 		g.rec.LeaveAt, g.rec.State = at, GroupLeaving
-		if err := c.shareLeft(tx, g); err != nil {
-			return err
+		if !g.rec.Idle { // each of the user's clients sees for itself which of two connection groups stays
+			if err := c.shareLeft(tx, g); err != nil {
+				return err
+			}
 		}
 		if g.rec.Last >= at { // it came from the log before the hub's answer
 			return c.over(tx, g, leftSentence, 0)

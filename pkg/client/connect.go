@@ -34,6 +34,7 @@ type requestRecord struct {
 	Secret      []byte       `json:"secret,omitempty"`
 	Key         []byte       `json:"key,omitempty"`
 	Token       []byte       `json:"token,omitempty"`
+	Made        int64        `json:"made,omitempty"`
 }
 
 // settle erases everything but what is needed to know the request again.
@@ -94,7 +95,7 @@ func (c *Client) newAsk(ctx context.Context, user mimimi.User, old *contactRecor
 		Ask: c.newAskRecord(record),
 	}
 	if old != nil {
-		k.Revoke = old.tokens()
+		k.Revoke, k.Spare, k.Version, k.Tokens, k.OwnTokens = old.tokens(), old.Spare, old.Version, old.Tokens, old.OwnTokens+1
 	}
 	return k, c.update(func(tx Tx) error { return c.shareContact(tx, k) })
 }
@@ -236,6 +237,15 @@ func (c *Client) askAnew(ctx context.Context, k *contactRecord) (*contactRecord,
 		}
 		k.Ask, k.Revoke = fresh, k.tokens()
 		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken = token.Bytes(), false, nil, false, false
+		k.OwnTokens++
+		g, err := c.groupIn(tx, k.Group)
+		if err == nil && g.rec.State != GroupOver {
+			g.rec.Token = k.OwnToken
+			err = c.putGroup(tx, g)
+		}
+		if err != nil && !errors.Is(err, ErrUnknownGroup) && !errors.Is(err, errDamagedGroup) {
+			return err
+		}
 		return c.shareContact(tx, k)
 	})
 }
@@ -268,13 +278,8 @@ func (c *Client) connectionGroup(ctx context.Context, k *contactRecord) (*group,
 		if err != nil {
 			return nil, err
 		}
-		rec := &groupRecord{GroupID: []byte(id.Wire()), Peer: k.User, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}}
-		err = c.view(func(tx Tx) error {
-			other, err := c.otherLink(tx, &group{rec: rec})
-			rec.Anew = other != ""
-			return err
-		})
-		if err != nil {
+		rec := &groupRecord{GroupID: []byte(id.Wire()), Peer: k.User, Token: k.OwnToken, Create: &createRecord{Claim: newRequestID(), Request: newRequestID()}}
+		if rec.Made, err = c.askedNow(k.User); err != nil {
 			return nil, err
 		}
 		if _, err := c.newGroup(rec, c.linkContact(k.User, rec)); err != nil {
@@ -318,7 +323,7 @@ func (c *Client) sealRequest(k *contactRecord, g *group, secret mimimi.InviteSec
 		return k, err
 	}
 	sealed, err := mimimi.SealConnectionRequest(&mimimi.ConnectionRequest{
-		RequestID: requestID(k.Ask.RequestID), NotAfter: timeOf(k.Ask.NotAfter), RequesterCertificate: c.account.certificate, ConnectionGroup: g.id,
+		RequestID: requestID(k.Ask.RequestID), Made: timeOf(g.rec.Made), NotAfter: timeOf(k.Ask.NotAfter), RequesterCertificate: c.account.certificate, ConnectionGroup: g.id,
 		InviteSecret: secret, RequesterKey: key, RequesterToken: token, Responder: record.User, ResponderRecordHash: record.Hash(),
 	}, c.account.certKey, record)
 	if err != nil {
@@ -363,7 +368,15 @@ func (c *Client) receiveResponse(tx Tx, g *group, from *leafRecord, body []byte)
 	c.tap(TapConnectionKey, res.Key.Bytes())
 	c.tap(TapConnectionToken, res.Token.Bytes())
 	return c.nowConnected(tx, g, false, func(k *contactRecord) error {
-		k.Key, k.Token, k.Number, k.OldKeys = res.Key.Bytes(), res.Token.Bytes(), 0, nil
+		switch {
+		case k.State != ContactConnected:
+			k.Key, k.Number, k.OldKeys, k.Token = res.Key.Bytes(), 0, nil, res.Token.Bytes()
+		case k.Tokens == 0: // connected by another request: both tokens are good until another is given
+			k.Token = res.Token.Bytes()
+			fallthrough
+		default:
+			k.takeKey(k.Number, res.Key.Bytes())
+		}
 		return nil
 	})
 }
@@ -381,8 +394,9 @@ func (c *Client) nowConnected(tx Tx, g *group, acted bool, change func(k *contac
 	if was == ContactDisconnecting {
 		return nil // cut off meanwhile
 	}
-	acted = acted || k.Ask != nil
-	g.rec.Linked = true
+	acted = acted || k.Ask != nil && k.Group == g.rec.ID
+	g.rec.Linked, g.rec.Withdraw = true, false
+	c.noteSpare(k, g.rec.Token) // a second request was accepted: the contact may use its token
 	kept, err := c.keepOne(tx, g)
 	if err != nil {
 		return err

@@ -64,6 +64,11 @@ type contactRecord struct {
 	NextToken []byte   `json:"next_token,omitempty"`
 	NextMade  bool     `json:"next_made,omitempty"`
 	Revoke    [][]byte `json:"revoke,omitempty"`
+	// Tokens and OwnTokens count the tokens that took the place of the first Token and OwnToken. Spare are others that they may have of this user, since two of its
+	// clients asked or answered them at once: they are given a new one, and then none of these is good any more.
+	Tokens    uint64   `json:"tokens,omitempty"`
+	OwnTokens uint64   `json:"own_tokens,omitempty"`
+	Spare     [][]byte `json:"spare,omitempty"`
 	// Version counts the contact among the user's clients. SharedGroup is the connection group's id while this client is not in it.
 	Version     uint64 `json:"version,omitempty"`
 	SharedGroup []byte `json:"shared_group,omitempty"`

@@ -164,8 +164,11 @@ func (g *group) onlyOwn(user string) bool {
 
 // applyGroup takes over what another own client says of a group.
 func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
-	if _, err := mimimi.ParseGroupID(s.GroupId); err != nil || bytes.Equal(s.GroupId, c.account.rec.DeviceGroup) {
-		return nil
+	if _, err := mimimi.ParseGroupID(s.GroupId); err != nil || bytes.Equal(s.GroupId, c.account.rec.DeviceGroup) || len(s.Name) > maxLabel || s.Made < 0 || s.Made > c.now().Add(maxMadeAhead).Unix() {
+		return c.warn(tx, "", unreadSync)
+	}
+	if _, err := mimimi.ParseUser(s.Peer); err != nil && s.Peer != "" {
+		return c.warn(tx, "", unreadSync)
 	}
 	g, err := c.groupByIDIn(tx, s.GroupId)
 	if err != nil {
@@ -174,12 +177,18 @@ func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
 	switch {
 	case g != nil && g.rec.State != GroupOver && g.member() && s.Over:
 		return c.leaveToo(tx, g)
+	case g != nil && g.rec.State != GroupOver && g.member() && farAhead(s.Number, g.rec.NameNumber):
+		return c.warn(tx, "", unreadSync)
 	case g != nil && g.rec.State != GroupOver && g.member():
-		if s.Number > g.rec.NameNumber || s.Number == g.rec.NameNumber && s.Name > g.rec.Name {
+		named := s.Number > g.rec.NameNumber || s.Number == g.rec.NameNumber && s.Name > g.rec.Name
+		if named {
 			g.rec.Name, g.rec.NameNumber = s.Name, s.Number
-			return c.putGroup(tx, g)
 		}
-		return nil
+		if !named && s.Made <= g.rec.Made {
+			return nil
+		}
+		g.rec.Made = max(g.rec.Made, s.Made)
+		return c.putGroup(tx, g)
 	}
 	r, found, err := read[sharedGroupRecord](tx, bucketShared, s.GroupId)
 	if err != nil {
@@ -192,8 +201,8 @@ func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
 		r.Left = c.now().Unix()
 		return write(tx, bucketShared, s.GroupId, r)
 	}
-	if _, err := mimimi.ParseUserPseudonym(s.UserPseudonym); err != nil {
-		return nil
+	if _, err := mimimi.ParseUserPseudonym(s.UserPseudonym); err != nil || found && farAhead(s.Number, r.Number) {
+		return c.warn(tx, "", unreadSync)
 	}
 	if !found || r.Left != 0 {
 		r = &sharedGroupRecord{GroupID: s.GroupId, Due: c.now().Unix()}
@@ -204,7 +213,7 @@ func (c *Client) applyGroup(tx Tx, s *mimimiv1.SharedGroup) error {
 	if s.Number > r.Number || s.Number == r.Number && s.Name > r.Name {
 		r.Name, r.Number = s.Name, s.Number
 	}
-	r.Pseudonym, r.Peer = s.UserPseudonym, s.Peer
+	r.Pseudonym, r.Peer, r.Made = s.UserPseudonym, s.Peer, s.Made
 	return write(tx, bucketShared, s.GroupId, r)
 }
 

@@ -21,6 +21,7 @@ type sharedGroupRecord struct {
 	Number    uint64 `json:"number,omitempty"` // of the label
 	Pseudonym string `json:"pseudonym"`
 	Peer      string `json:"peer,omitempty"`
+	Made      int64  `json:"made,omitempty"` // as in groupRecord
 	Left      int64  `json:"left,omitempty"` // when the user left it
 	Due       int64  `json:"due"`            // when this client hands its KeyPackage to the others, if it is not in by then
 	Handed    int64  `json:"handed,omitempty"`
@@ -38,6 +39,12 @@ func encoded(m proto.Message) []byte {
 	return b
 }
 
+// unreadSync is what the user is told of a message of another own client that is not what it should be: nothing of it is taken over.
+const unreadSync = "a message of another device could not be read"
+
+// farAhead says whether a number is further ahead of the known one than an honest client can be. One that was removed since could else have put it where nobody counts on.
+func farAhead(number, known uint64) bool { return number > known && number-known > maxAhead }
+
 // newer says whether what came, with its number, takes the place of what is known with its own.
 func newer(number uint64, came proto.Message, known uint64, is proto.Message) bool {
 	return number > known || number == known && bytes.Compare(encoded(came), encoded(is)) > 0
@@ -50,7 +57,7 @@ func (c *Client) receiveSync(tx Tx, g *group, from *leafRecord, body []byte, at 
 	}
 	s := new(mimimiv1.DeviceSync)
 	if err := proto.Unmarshal(body, s); err != nil || len(s.Also) > maxChanges {
-		return c.warn(tx, "", "a message of another device could not be read")
+		return c.warn(tx, "", unreadSync)
 	}
 	c.applied++
 	if g.rec.TellAllAt != 0 && slices.ContainsFunc(s.Also, func(one *mimimiv1.DeviceSync) bool { return one.GetSecrets() != nil }) {
@@ -124,9 +131,37 @@ func (r *accountRecord) sharedSecrets() *mimimiv1.SharedSecrets {
 		OldRecord: r.OldRecord, ConnectionKey: r.ConnectionKey, KeyNumber: r.KeyNumber, NextKey: r.NextKey, NextNumber: r.NextNumber, OldKey: r.OldKey}
 }
 
+// validSecrets says whether what another own client says of the user's secrets can be taken over.
+func (c *Client) validSecrets(s *mimimiv1.SharedSecrets) bool {
+	r := *c.account.rec
+	_, newest := r.newestKey()
+	if r.Link == nil && (farAhead(s.Number, r.SecretsNumber) || farAhead(s.KeyNumber, newest) || farAhead(s.NextNumber, newest)) {
+		return false
+	}
+	for _, b := range [][]byte{s.NextKey, s.OldKey} {
+		if _, err := mimimi.ConnectionKeyFrom(b); err != nil && len(b) > 0 {
+			return false
+		}
+	}
+	r.WriteKey, r.SelfToken, r.RecordKey, r.ConnectionKey, r.Record, r.OldRecord = s.WriteKey, s.SelfToken, s.RecordKey, s.ConnectionKey, nonEmpty(s.Record), nonEmpty(s.OldRecord)
+	a, err := r.parse()
+	if err != nil {
+		return false
+	}
+	for _, record := range []*mimimi.ConnectionRecord{a.record, a.oldRecord} {
+		if record != nil && record.User != a.user {
+			return false
+		}
+	}
+	return true
+}
+
 // applySecrets takes over the user's secrets. Connection keys go by numbers of their own: what a contact was told of is never taken back. A client that was waiting for the
 // secrets is linked now.
 func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
+	if !c.validSecrets(s) {
+		return c.warn(tx, "", unreadSync)
+	}
 	linked, stock := c.account.rec.Link != nil, false
 	err := c.putAccount(tx, func(r *accountRecord) {
 		if linked {
@@ -151,9 +186,6 @@ func (c *Client) applySecrets(tx Tx, s *mimimiv1.SharedSecrets) error {
 		}
 		r.Link = nil
 	})
-	if errors.Is(err, ErrStore) {
-		return c.warn(tx, "", "another device sent secrets that cannot be read")
-	}
 	if err != nil {
 		return err
 	}
@@ -194,187 +226,6 @@ func (c *Client) shareSecrets(tx Tx, change func(r *accountRecord)) error {
 		return err
 	}
 	return c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Secrets{Secrets: c.account.rec.sharedSecrets()}})
-}
-
-// sharedContact is a contact as it is told to the other clients.
-func (c *Client) sharedContact(tx Tx, k *contactRecord) (*mimimiv1.SharedContact, error) {
-	s := &mimimiv1.SharedContact{Number: k.Version, User: k.User, State: string(k.State), Key: k.Key, Token: k.Token, OwnToken: k.OwnToken,
-		GroupId: k.SharedGroup, KeyNumber: k.Number, OldKeys: k.OldKeys, Told: k.Told}
-	if k.Group == "" {
-		return s, nil
-	}
-	g, found, err := read[groupRecord](tx, bucketGroups, []byte(k.Group))
-	if found {
-		s.GroupId = g.GroupID
-	}
-	return s, err
-}
-
-// shareContact stores a contact that changed and tells the other clients.
-func (c *Client) shareContact(tx Tx, k *contactRecord) error {
-	gone, _, err := read[goneRecord](tx, bucketGone, []byte(k.User))
-	if err != nil {
-		return err
-	}
-	if gone != nil {
-		k.Version = max(k.Version, gone.Number)
-	}
-	k.Version++
-	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
-		return err
-	}
-	s, err := c.sharedContact(tx, k)
-	if err != nil {
-		return err
-	}
-	return c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Contact{Contact: s}})
-}
-
-// goneRecord is the number with which a contact ended: what is told of it with a lower one comes late.
-type goneRecord struct {
-	Number uint64 `json:"number"`
-}
-
-// shareGone tells the other clients that a contact ended.
-func (c *Client) shareGone(tx Tx, k *contactRecord) error {
-	s := &mimimiv1.SharedContact{Number: k.Version + 1, User: k.User, Gone: true}
-	return errors.Join(
-		write(tx, bucketGone, []byte(k.User), goneRecord{Number: s.Number}),
-		c.tellDevices(tx, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Contact{Contact: s}}),
-	)
-}
-
-// applyContact takes over what another own client says of a contact. One that this client is just completing itself is taken over only from a later number.
-func (c *Client) applyContact(tx Tx, s *mimimiv1.SharedContact) error {
-	user, err := mimimi.ParseUser(s.User)
-	if err != nil || user == c.account.user {
-		return nil
-	}
-	k, found, err := read[contactRecord](tx, bucketContacts, []byte(s.User))
-	if err != nil {
-		return err
-	}
-	gone, dead, err := read[goneRecord](tx, bucketGone, []byte(s.User))
-	if err != nil || dead && s.Number <= gone.Number {
-		return err
-	}
-	if found {
-		is, err := c.sharedContact(tx, k)
-		if err != nil {
-			return err
-		}
-		asking := k.Ask != nil && !s.Gone && s.State != string(ContactConnected)
-		accepting := k.State == ContactAccepting && k.Group != "" && s.Number == k.Version
-		if !newer(s.Number, s, k.Version, is) || asking || accepting {
-			return nil
-		}
-	}
-	if s.Gone {
-		return c.applyGone(tx, k, s)
-	}
-	if dead {
-		if err := tx.Delete(bucketGone, []byte(s.User)); err != nil {
-			return err
-		}
-	}
-	return c.mergeContact(tx, k, s)
-}
-
-// applyGone forgets a contact that ended on another own client. k is what this client had, nil if nothing.
-func (c *Client) applyGone(tx Tx, k *contactRecord, s *mimimiv1.SharedContact) error {
-	if err := write(tx, bucketGone, []byte(s.User), goneRecord{Number: s.Number}); err != nil || k == nil || k.State == ContactDisconnecting {
-		return err
-	}
-	if k.Group != "" {
-		g, err := c.groupIn(tx, k.Group)
-		switch {
-		case errors.Is(err, ErrUnknownGroup) || errors.Is(err, errDamagedGroup):
-		case err != nil:
-			return err
-		default:
-			if err := c.leaveContact(tx, g); err != nil {
-				return err
-			}
-		}
-	}
-	// What this client registered for the contact itself, it revokes itself.
-	next := &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.Revoke, Version: s.Number}
-	return errors.Join(write(tx, bucketContacts, []byte(k.User), next), c.addEvent(tx, eventRecord{Kind: EventDisconnected, User: k.User}))
-}
-
-// mergeContact stores a contact as another own client has it. k is what this client had, nil if nothing.
-func (c *Client) mergeContact(tx Tx, k *contactRecord, s *mimimiv1.SharedContact) error {
-	next := &contactRecord{User: s.User}
-	if k != nil && k.State != ContactDisconnecting {
-		*next = *k
-	}
-	was := next.State
-	if !bytes.Equal(next.OwnToken, s.OwnToken) && next.AliasMade {
-		next.Revoke = append(next.Revoke, next.OwnToken) // another client completed the connection with its own
-	}
-	if next.Ask != nil { // two clients asked at once, and the other's request was accepted
-		next.Ask = nil
-		if g, err := c.groupIn(tx, next.Group); err == nil && !bytes.Equal(g.rec.GroupID, s.GroupId) {
-			if err := c.leaveContact(tx, g); err != nil {
-				return err
-			}
-		}
-	}
-	if state := ContactState(s.State); state == ContactAccepting || state == ContactRequested {
-		next.Since = c.now().Unix()
-	}
-	next.Retry = next.Retry && ContactState(s.State) == ContactAccepting
-	next.State, next.Version, next.Key, next.Token, next.OwnToken, next.AliasMade = ContactState(s.State), s.Number, s.Key, s.Token, s.OwnToken, true
-	next.Number, next.OldKeys, next.Told, next.SharedGroup = s.KeyNumber, s.OldKeys, max(next.Told, s.Told), s.GroupId
-	_, err := mimimi.ConnectionTokenFrom(next.OwnToken)
-	if known := next.State == ContactRequested || next.State == ContactAccepting || next.State == ContactConnected; err != nil || !known {
-		return c.warn(tx, "", "a message of another device could not be read")
-	}
-	if local := tx.Get(bucketGroupIDs, s.GroupId); len(s.GroupId) > 0 && local != nil {
-		next.Group = string(local)
-	}
-	c.tap(TapUser, []byte(next.User))
-	c.tap(TapConnectionKey, next.Key)
-	c.tap(TapConnectionToken, next.Token, next.OwnToken)
-	if err := write(tx, bucketContacts, []byte(next.User), next); err != nil || was == ContactConnected || next.State != ContactConnected {
-		return err
-	}
-	return c.addEvent(tx, eventRecord{Kind: EventConnected, User: next.User})
-}
-
-// connectionShared takes note that this client was brought into a connection group by another own one.
-func (c *Client) connectionShared(tx Tx, g *group) error {
-	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found || k.Group != "" || len(k.SharedGroup) > 0 && !bytes.Equal(k.SharedGroup, g.rec.GroupID) {
-		return err
-	}
-	k.Group = g.rec.ID
-	c.noteFingerprints(g, k)
-	return write(tx, bucketContacts, []byte(k.User), k)
-}
-
-// peerChanged notes the contact's clients anew after a commit in the connection group: one may have come or gone.
-func (c *Client) peerChanged(tx Tx, g *group) error {
-	if !g.rec.PeerIn {
-		return nil
-	}
-	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found || k.Group != g.rec.ID || k.State != ContactConnected {
-		return err
-	}
-	c.noteFingerprints(g, k)
-	return write(tx, bucketContacts, []byte(k.User), k)
-}
-
-// noteFingerprints notes which clients the contact of a connection group has.
-func (c *Client) noteFingerprints(g *group, k *contactRecord) {
-	var all []string
-	for _, i := range g.leavesOf(g.rec.Peer) {
-		all = append(all, g.rec.Leaves[i].Fingerprint)
-	}
-	if len(all) > 0 {
-		k.Fingerprints = all
-	}
 }
 
 // applyRequest takes over a connection request that another own client fetched, or settled.
@@ -458,7 +309,7 @@ func (c *Client) everything(tx Tx) ([]*mimimiv1.DeviceSync, error) {
 	err3 := each(tx, bucketShared, func(_ []byte, r *sharedGroupRecord) error {
 		if r.Left == 0 {
 			all = append(all, &mimimiv1.DeviceSync{Change: &mimimiv1.DeviceSync_Group{Group: &mimimiv1.SharedGroup{
-				GroupId: r.GroupID, Name: r.Name, Number: r.Number, UserPseudonym: r.Pseudonym, Peer: r.Peer}}})
+				GroupId: r.GroupID, Name: r.Name, Number: r.Number, UserPseudonym: r.Pseudonym, Peer: r.Peer, Made: r.Made}}})
 		}
 		return nil
 	})
@@ -481,7 +332,7 @@ func (r *groupRecord) shared(self string) *mimimiv1.SharedGroup {
 	if r.Devices || r.State != GroupActive && r.State != GroupJoining {
 		return nil
 	}
-	s := &mimimiv1.SharedGroup{GroupId: r.GroupID, Name: r.Name, Number: r.NameNumber, Peer: r.Peer}
+	s := &mimimiv1.SharedGroup{GroupId: r.GroupID, Name: r.Name, Number: r.NameNumber, Peer: r.Peer, Made: r.Made}
 	for _, l := range r.Leaves {
 		if l.Client == self {
 			s.UserPseudonym = l.UserPseudonym

@@ -17,7 +17,7 @@ import (
 func TestDeviceTimers(t *testing.T) {
 	y := newYear(t)
 	for name, f := range map[string]func(t *testing.T, y *year){
-		"a code expires": codeExpires, "a link is given up": linkGivenUp, "an offer is left again": offerAgain, "a Welcome without a word": welcomeAlone,
+		"a code expires": codeExpires, "a link is given up": linkGivenUp, "a link that nobody completes": linkUnfinished, "an offer is left again": offerAgain, "a Welcome without a word": welcomeAlone,
 		"a Welcome of somebody unknown": welcomeUnknown, "a KeyPackage that nobody uses": handedAgain, "a group that was left": leftBefore,
 		"accepted elsewhere": acceptedElsewhere, "a removal that was begun": removalBegun, "a late leaf of a removed device": removedComesLate,
 		"a contact that cannot be told": cannotBeTold, "brought in over a day": broughtOverADay,
@@ -84,6 +84,19 @@ func linkGivenUp(t *testing.T, y *year) {
 		t.Fatalf("approve again: %v", err)
 	}
 	until(t, "link", func() bool { return phone.code() == "" && len(alice.events(client.EventDeviceAdded)) == 1 }, phone, alice)
+}
+
+// linkUnfinished: a new device was let in, and the client that did it is gone: the new one gives up when it has waited long enough.
+func linkUnfinished(t *testing.T, y *year) {
+	alice := y.register(y.c, unique("alice"))
+	phone := alice.newLink("phone")
+	if err := alice.c.ApproveDevice(t.Context(), phone.code()); err != nil {
+		t.Fatalf("approve: %v", err)
+	}
+	phone.sync()                   // it has its certificate, and has left its KeyPackage
+	y.later(39*time.Minute, phone) // it waits
+	y.at.pass(2 * time.Minute)
+	wantError(t, "sync", phone.c.Sync(t.Context()), client.ErrLinkExpired)
 }
 
 // offerAgain: an offer that others have pushed out of the mailbox is there again at the device's next sync, half a minute later.

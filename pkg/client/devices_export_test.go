@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 )
@@ -142,4 +144,45 @@ func FindOffer(ctx context.Context, c *Client, begin string) error {
 		_, err := c.findOffer(ctx, func(o *mimimi.LinkOffer) bool { return strings.HasPrefix(o.Code(), begin) })
 		return err
 	})
+}
+
+// LinkID is the group id of c's connection group with user, as all of its members know it.
+func LinkID(c *Client, user mimimi.User) string {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	k, found, err := c.contact(user)
+	if err != nil || !found {
+		return ""
+	}
+	g, err := c.group(k.Group)
+	if err != nil {
+		return ""
+	}
+	return string(g.rec.GroupID)
+}
+
+// SaySync has c say something in a group as the user's clients say it to each other.
+func SaySync(ctx context.Context, c *Client, group string, s *mimimiv1.DeviceSync) error {
+	return c.lockedFor(ctx, func() error {
+		g, err := c.group(group)
+		if err != nil {
+			return err
+		}
+		if err := c.change(g, func(Tx) error { return g.postSync(s) }); err != nil {
+			return err
+		}
+		return c.work(ctx, group)
+	})
+}
+
+// OwnSecrets are what c tells the user's other clients of the user.
+func OwnSecrets(c *Client) *mimimiv1.SharedSecrets {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	return proto.CloneOf(c.account.rec.sharedSecrets())
+}
+
+// Deliver gives c an entry of a group's log, as if its queue held it.
+func Deliver(ctx context.Context, c *Client, d *mimimiv1.Delivery) error {
+	return c.lockedFor(ctx, func() error { return c.deliver(ctx, d, 0) })
 }

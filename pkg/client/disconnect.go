@@ -64,7 +64,7 @@ func (c *Client) endContact(tx Tx, k *contactRecord) (*contactRecord, error) {
 	if err := c.shareGone(tx, k); err != nil {
 		return nil, err
 	}
-	k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens(), Version: k.Version + 1}
+	k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: append(k.tokens(), k.Spare...), Version: k.Version + 1}
 	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil || !knows {
 		return k, err
 	}
@@ -86,7 +86,7 @@ func (c *Client) leaveContact(tx Tx, g *group) error {
 	return c.putGroup(tx, g)
 }
 
-// tokens are all tokens of this user that a contact may hold.
+// tokens are all tokens of this user that a contact may hold, but the spare ones: the user's other clients may be about to complete the connection with those.
 func (k *contactRecord) tokens() [][]byte {
 	all := append([][]byte(nil), k.Revoke...)
 	if k.AliasMade {
@@ -137,7 +137,11 @@ func (c *Client) expire(ctx context.Context, k *contactRecord) error {
 	}
 	err := c.update(func(tx Tx) (err error) {
 		if k.State == ContactAccepting && k.Group == "" && (!k.Retry || len(c.own) > 1) {
-			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: k.tokens(), Version: k.Version}
+			revoke := k.Revoke
+			if k.Retry { // the token is this client's
+				revoke = k.tokens()
+			}
+			k = &contactRecord{User: k.User, State: ContactDisconnecting, Revoke: revoke, Version: k.Version}
 			return write(tx, bucketContacts, []byte(k.User), k)
 		}
 		if k.State == ContactAccepting {
@@ -172,12 +176,17 @@ func (c *Client) peerGone(tx Tx, g *group) error {
 		return nil
 	}
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found || k.Group != g.rec.ID || k.State != ContactConnected {
+	switch {
+	case err != nil:
 		return err
+	case !found || k.Group != g.rec.ID || k.State == ContactAccepting:
+		return c.over(tx, g, leftSentence, 0) // not the connection's group, or never to be
+	case k.State != ContactConnected:
+		return nil
 	}
-	if other, err := c.otherLink(tx, g); err != nil || other != "" {
-		// Their requests crossed, and the contact keeps another group (keepOne), which this client has not completed yet.
-		k.Group = other
+	if other, told, err := c.otherLink(tx, g); err != nil || other != "" || told != nil {
+		// Their requests crossed, or there were two, and the contact keeps another group (keepOne), which this client has not completed yet.
+		k.Group, k.SharedGroup = other, told
 		return errors.Join(err, c.over(tx, g, "", 0), write(tx, bucketContacts, []byte(k.User), k))
 	}
 	if err := c.over(tx, g, leftSentence, 0); err != nil {

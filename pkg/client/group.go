@@ -63,10 +63,10 @@ func (c *Client) visible(id string) (*group, error) {
 
 // CreateGroup makes a group on the own domain's hub; this user is its admin. policy says what is to be other than usual: members add and invite, admins
 // remove, external joins and last-resort KeyPackages are allowed, 1,000 clients. It returns the local id. After an error of kind Unavailable the
-// group may be there after a later Sync; after another it is not.
+// group may be there after a later Sync; after another it is not. name is a private label of at most 1,024 bytes, which this user's devices share.
 func (c *Client) CreateGroup(ctx context.Context, name string, policy ...PolicyChange) (id string, err error) {
 	change, err := newPolicy(policy)
-	if err != nil {
+	if err := errors.Join(err, checkLabel(name)); err != nil {
 		return "", err
 	}
 	err = c.lockedFor(ctx, func() error {
@@ -125,8 +125,19 @@ func (c *Client) Groups(ctx context.Context) (all []Group, err error) {
 	return all, err
 }
 
-// SetGroupName changes a group's private label. Errors: ErrUnknownGroup.
+// checkLabel says whether a label has the length that one may have.
+func checkLabel(name string) error {
+	if len(name) > maxLabel {
+		return problem.New(problem.Invalid, "a group's label has at most 1,024 bytes: choose a shorter one")
+	}
+	return nil
+}
+
+// SetGroupName changes a group's private label. Errors: ErrUnknownGroup, problem.Invalid for one of more than 1,024 bytes.
 func (c *Client) SetGroupName(ctx context.Context, group, name string) error {
+	if err := checkLabel(name); err != nil {
+		return err
+	}
 	return c.lockedFor(ctx, func() error {
 		g, err := c.visible(group)
 		if err != nil {

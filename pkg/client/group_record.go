@@ -65,6 +65,9 @@ type groupRecord struct {
 	DeniedSince int64   `json:"denied_since,omitempty"`
 	Denied      int     `json:"denied,omitempty"`
 	Returns     []int64 `json:"returns,omitempty"`
+	// HeldBack is how often in a row the hub took no message for want of room, SendAt when the next one is offered, nanoseconds since 1970.
+	HeldBack int   `json:"held_back,omitempty"`
+	SendAt   int64 `json:"send_at,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
@@ -80,8 +83,11 @@ type groupRecord struct {
 	Respond bool `json:"respond,omitempty"`
 	Linked  bool `json:"linked,omitempty"`
 	Idle    bool `json:"idle,omitempty"`
-	// Anew says that it is to take the place of another connection group, which one of the two has lost.
-	Anew bool `json:"anew,omitempty"`
+	// Made is when the request was made by which the connection group came about, by its requester's clock: of two groups with one user the one that was asked for last stays.
+	Made int64 `json:"made,omitempty"`
+	// Token is the own token in the request whose connection group this is, Withdraw says that the request is to be taken back, since the connection stands by another.
+	Token    []byte `json:"token,omitempty"`
+	Withdraw bool   `json:"withdraw,omitempty"`
 	// Queue numbers the queue that the own leaf names.
 	Queue int `json:"queue,omitempty"`
 	// Polled is when the log was read last for want of deliveries.
@@ -129,11 +135,13 @@ type leafRecord struct {
 	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
 	AnswerAt int64 `json:"answer_at,omitempty"`
 	Told     bool  `json:"told,omitempty"`
-	// Asked is what a resynced leaf asked this client for, until somebody has answered.
+	// Asked is what a leaf that does not know everybody asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
 	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
 	External bool `json:"external,omitempty"`
 	Shown    bool `json:"shown,omitempty"`
+	// Adder is the client pseudonym of the leaf that added this one without the link key that opens its identity link.
+	Adder string `json:"adder,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }

@@ -159,7 +159,7 @@ func (c *Client) opened(tx Tx, sealed *requestRecord, req *mimimi.ConnectionRequ
 	err := write(tx, bucketRequests, []byte(id), requestRecord{
 		ID: id, State: requestWaiting, Received: sealed.Received, From: from, NotAfter: req.NotAfter.Unix(),
 		Fingerprint: req.RequesterCertificate.Fingerprint(), Group: []byte(req.ConnectionGroup.Wire()), Secret: req.InviteSecret.Bytes(),
-		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(), Sealed: sealed.Sealed,
+		Key: req.RequesterKey.Bytes(), Token: req.RequesterToken.Bytes(), Sealed: sealed.Sealed, Made: req.Made.Unix(),
 	})
 	return errors.Join(err, c.addEvent(tx, eventRecord{Kind: EventRequest, User: from, Request: id}))
 }

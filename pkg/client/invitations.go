@@ -218,12 +218,8 @@ func (g *group) toRevoke() *invitationRecord {
 	return nil
 }
 
-// revoke tells the hub, and then the members. A crash between tells the hub again, which then knows no such invitation.
-func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) error {
-	secret, err := mimimi.InviteSecretFrom(r.Secret)
-	if err != nil {
-		return errDamagedGroup
-	}
+// revokeAtHub has the hub let nobody in by an invitation.
+func (c *Client) revokeAtHub(ctx context.Context, g *group, secret mimimi.InviteSecret) error {
 	hub, err := c.hub(ctx, g.id.Domain())
 	if err != nil {
 		return err
@@ -232,6 +228,19 @@ func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) erro
 	_, err = call(ctx, hub.RevokeInvitation, &mimimiv1.RevokeInvitationRequest{
 		GroupId: g.rec.GroupID, JoinTokenHash: hash[:], Proof: c.leafProof(g, mimimi.OpRevokeInvitation, hash[:]),
 	})
+	if err != nil {
+		return fmt.Errorf("revoke invitation: %w", err)
+	}
+	return nil
+}
+
+// revoke tells the hub, and then the members. A crash between tells the hub again, which then knows no such invitation.
+func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) error {
+	secret, err := mimimi.InviteSecretFrom(r.Secret)
+	if err != nil {
+		return errDamagedGroup
+	}
+	err = c.revokeAtHub(ctx, g, secret)
 	switch {
 	case isStale(err):
 		before := g.rec.Last
@@ -240,7 +249,7 @@ func (c *Client) revoke(ctx context.Context, g *group, r *invitationRecord) erro
 		}
 		return ErrBusy // the hub says that there is more, and does not show it
 	case err != nil && problem.KindOf(err) != problem.NotFound && !isFinal(err):
-		return fmt.Errorf("revoke invitation: %w", err)
+		return err
 	}
 	final := err
 	if problem.KindOf(err) == problem.NotFound {

@@ -59,8 +59,12 @@ const (
 
 	// unidentifiedFor is how long an external joiner may stay unidentified before a member removes it (protocol.md §4).
 	unidentifiedFor = 10 * time.Minute
-	// askAgain is how long one that resynced waits for an answer before it asks others.
+	// askAgain is how long one that does not know everybody waits for an answer before it asks others: askBurst times, and then twice as long each time, up to askMost.
 	askAgain = time.Minute
+	askBurst = 5
+	askMost  = time.Hour
+	// unknownSaid is how long somebody may stay unknown before the user is told: those who could say may be offline.
+	unknownSaid = 24 * time.Hour
 	// freshEntry is how long after its entry any member may remove a leaf (protocol.md §4).
 	freshEntry = 24 * time.Hour
 	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock; they may go back in the log by twice that, since an earlier one
@@ -109,6 +113,14 @@ const (
 	// maxSync bounds what is told to the other clients in one message, and maxChanges in how many parts.
 	maxSync    = 24 << 10
 	maxChanges = 256
+	// maxLabel bounds a group's private label in bytes, which goes to the other clients in one message with much else.
+	maxLabel = 1024
+	// maxAhead bounds how far a number that the user's clients count is ahead of the known one.
+	maxAhead = 1 << 32
+	// maxMadeAhead bounds how far ahead of this client's clock a connection group was asked for, by what another own client says: that one takes a request of a day ahead, and its own clock may be as wrong.
+	maxMadeAhead = 48 * time.Hour
+	// maxSpare bounds the tokens that a contact may have beside the present one: as many as clients may have asked or answered it at once, with room.
+	maxSpare = 16
 	// maxHanded is how many KeyPackages go into one such message: they have at most 1.5 kB each.
 	maxHanded = 12
 	// welcomeWait is how long a Welcome waits for what another own client has to say of its group or its sender, and a client that is being added for its Welcome.

@@ -104,7 +104,7 @@ func (c *Client) lose(tx Tx, g *group, why string) error {
 	var errs []error
 	if back {
 		what = why + backSentence
-		r := &sharedGroupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Number: g.rec.NameNumber, Peer: g.rec.Peer}
+		r := &sharedGroupRecord{GroupID: g.rec.GroupID, Name: g.rec.Name, Number: g.rec.NameNumber, Peer: g.rec.Peer, Made: g.rec.Made}
 		if s := g.rec.shared(c.account.rec.Client); s != nil {
 			r.Pseudonym = s.UserPseudonym
 		} else {

@@ -138,6 +138,7 @@ func TestLostAlone(t *testing.T) {
 	there := bob.group()
 	check(t, client.DamageGroup(bob.c, "leaves", there))
 	check(t, client.DamageGroup(bob.c, "leaves", client.LinkOf(bob.c, alice.c.User())))
+	bob.reopen() // with a watcher
 	check(t, bob.c.Sync(t.Context()))
 	over := bob.events(client.EventGroupOver)
 	if len(over) != 1 || over[0].Group != there || over[0].Text != client.AloneSentence {

@@ -92,6 +92,9 @@ func (c *Client) nextRotation() int64 {
 // takeKey takes note of a later key of the own user, from another of its clients, which tells the contacts. This one does so later where that one does not come to it.
 func (c *Client) takeKey(tx Tx, number uint64, key []byte) error {
 	r := c.account.rec
+	if _, known := r.newestKey(); farAhead(number, known) {
+		return c.warn(tx, "", unreadSync)
+	}
 	if !later(number, key, r.KeyNumber, r.ConnectionKey) || r.NextKey != nil && !later(number, key, r.NextNumber, r.NextKey) {
 		return nil
 	}
@@ -198,7 +201,7 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 	if err != nil || g.rec.State != GroupActive || g.saysRotation() {
 		return nil // what is on its way is sent by work; a group that is over tells nobody anything
 	}
-	if k.GiveToken {
+	if k.GiveToken || len(k.Spare) > 0 {
 		k, err = c.makeNextToken(ctx, k)
 	} else {
 		err = c.renewAlias(ctx, k)
@@ -227,7 +230,7 @@ func (c *Client) keepContact(ctx context.Context, k *contactRecord) error {
 // owes says whether a contact is to be told something.
 func (c *Client) owes(k *contactRecord) bool {
 	_, number := c.account.rec.newestKey()
-	return k.Told < number || k.GiveToken || k.AskToken
+	return k.Told < number || k.GiveToken || k.AskToken || len(k.Spare) > 0
 }
 
 // saysRotation says whether a rotation waits to be sent.
@@ -298,7 +301,7 @@ func (c *Client) rotationSent(tx Tx, g *group, body []byte) error {
 		return err
 	}
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found || k.Group != g.rec.ID {
+	if err != nil || !found || k.State == ContactDisconnecting {
 		return err
 	}
 	k.Told = max(k.Told, r.Number)
@@ -312,9 +315,23 @@ func (c *Client) rotationSent(tx Tx, g *group, body []byte) error {
 		if k.NextMade && !bytes.Equal(k.NextToken, r.Token.Bytes()) && !g.saysRotation() {
 			k.Revoke = append(k.Revoke, k.NextToken) // another own client was faster with its own
 		}
-		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken = r.Token.Bytes(), true, nil, false, false
+		k.Revoke = append(k.Revoke, k.Spare...)
+		k.OwnToken, k.AliasMade, k.NextToken, k.NextMade, k.GiveToken, k.Spare = r.Token.Bytes(), true, nil, false, false, nil
+		k.OwnTokens++
 	}
-	return write(tx, bucketContacts, []byte(k.User), k)
+	return c.putTold(tx, g, k)
+}
+
+// putTold stores what was said in a connection group. All of the user's clients see it there, but those that are not in the group, or have left it: they are told.
+func (c *Client) putTold(tx Tx, g *group, k *contactRecord) error {
+	if err := write(tx, bucketContacts, []byte(k.User), k); err != nil {
+		return err
+	}
+	there := slices.DeleteFunc(g.leavesOf(c.account.rec.User), func(i uint32) bool { return g.rec.Leaves[i].Leaving })
+	if len(there) >= len(c.own) {
+		return nil
+	}
+	return c.tellLink(tx, g)
 }
 
 // receiveRotation takes note of what a contact, or another of the user's own clients, says in a connection group.
@@ -327,25 +344,23 @@ func (c *Client) receiveRotation(tx Tx, g *group, from *leafRecord, body []byte)
 		return nil
 	}
 	k, found, err := read[contactRecord](tx, bucketContacts, []byte(g.rec.Peer))
-	if err != nil || !found || k.Group != g.rec.ID || k.State != ContactConnected {
+	if err != nil || !found || k.State == ContactDisconnecting || len(k.Key) == 0 {
 		return err
 	}
-	c.tap(TapConnectionKey, r.Key.Bytes())
-	if later(r.Number, r.Key.Bytes(), k.Number, k.Key) {
-		if !bytes.Equal(k.Key, r.Key.Bytes()) {
-			k.OldKeys = append([][]byte{k.Key}, k.OldKeys...)
-			k.OldKeys = k.OldKeys[:min(len(k.OldKeys), maxOldKeys)]
-		}
-		k.Key, k.Number = r.Key.Bytes(), r.Number
+	if farAhead(r.Number, k.Number) {
+		return c.warn(tx, "", "a contact's change of keys could not be read")
 	}
+	c.tap(TapConnectionKey, r.Key.Bytes())
+	k.takeKey(r.Number, r.Key.Bytes())
 	if r.Token != nil {
 		c.tap(TapConnectionToken, r.Token.Bytes())
 		k.Token = r.Token.Bytes()
+		k.Tokens++
 	}
 	if r.TokenWanted {
 		k.GiveToken, k.TellAt = true, c.now().Add(time.Duration(c.rank())*tellTurn).Unix()
 	}
-	return write(tx, bucketContacts, []byte(k.User), k)
+	return c.putTold(tx, g, k)
 }
 
 // eachContact changes those contacts for which change reports that it did.

@@ -133,24 +133,23 @@ func welcomeLost(t *testing.T, y *year) {
 		t.Fatalf("skip: %v", err)
 	}
 	until(t, "first in", func() bool { return first.groupOf(2) != "" }, first)
-	if err := first.c.SetGroupName(t.Context(), first.groupOf(2), "lost"); err != nil {
-		t.Fatalf("name: %v", err)
-	}
-	if n := first.clients(first.named("lost")); n != 3 {
+	if n := first.clients(first.groupOf(2)); n != 3 {
 		t.Fatalf("%d clients are in the group, want the second device's dead leaf too", n)
 	}
 	y.later(41*day, first, bob)
 	bob.send(bob.named("lost"), "before")
-	asked := func() bool { return client.Shared(second.c) == 1 }
-	until(t, "the second is told", asked, second, first)
+	until(t, "the second asks and is told", func() bool { return client.Shared(second.c) == 1 }, second, first)
 	y.later(50*time.Minute, second, first)
 	if n := client.Shared(second.c); n != 1 || client.Brings(first.c) != 0 {
 		t.Error("the second device did not wait for its Welcome")
 	}
 	y.at.pass(15 * time.Minute)
-	until(t, "the second in", inAll("lost", 2, 3, first, second), first, second, bob)
+	until(t, "the second in", func() bool {
+		in := second.groupOf(2)
+		return in != "" && second.clients(in) == 3 && first.clients(first.groupOf(2)) == 3
+	}, first, second, bob)
 	bob.send(bob.named("lost"), "after")
-	until(t, "heard", func() bool { return slices.Equal(second.contents(second.named("lost")), []string{"after"}) }, second, bob)
+	until(t, "heard", func() bool { return slices.Equal(second.contents(second.groupOf(2)), []string{"after"}) }, second, bob)
 }
 
 // whoTells: a device that was away for long asks the others for everything; when the first of them is away, the next tells it at its turn.

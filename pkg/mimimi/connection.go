@@ -101,7 +101,8 @@ func (r *ConnectionRecord) Hash() [32]byte {
 
 // ConnectionRequest asks a user for a connection (§5). It travels sealed, through the responder's inbox.
 type ConnectionRequest struct {
-	RequestID            [16]byte // accepted once
+	RequestID            [16]byte  // accepted once
+	Made                 time.Time // of two connections of the same users the one that was asked for last stays
 	NotAfter             time.Time
 	RequesterCertificate *ClientCertificate
 	ConnectionGroup      GroupID
@@ -120,6 +121,7 @@ func (r *ConnectionRequest) tbs() []byte {
 	return labelled(labelConnectionRequest, func(b *builder) {
 		b.AddUint16(Version)
 		b.AddBytes(r.RequestID[:])
+		addTime(b, r.Made)
 		addTime(b, r.NotAfter)
 		b.AddBytes(r.RequesterCertificate.Credential().Marshal())
 		addName(b, r.ConnectionGroup.Wire())
@@ -137,6 +139,7 @@ func (r *ConnectionRequest) read(s *input) bool {
 	return readLabel(s, labelConnectionRequest) &&
 		s.ReadUint16(&version) && version == Version &&
 		readFixed(s, r.RequestID[:]) &&
+		readTime(s, &r.Made) &&
 		readDay(s, &r.NotAfter) &&
 		readCertificate(s, &r.RequesterCertificate) &&
 		readName(s, func(id string) (GroupID, error) { return ParseGroupID([]byte(id)) }, &r.ConnectionGroup) &&
@@ -151,7 +154,7 @@ func (r *ConnectionRequest) read(s *input) bool {
 func (r *ConnectionRequest) complete() bool {
 	return r.RequesterCertificate != nil && !r.ConnectionGroup.IsZero() && !r.Responder.IsZero() &&
 		!r.InviteSecret.IsZero() && !r.RequesterKey.IsZero() && !r.RequesterToken.IsZero() &&
-		encodable(r.NotAfter) && r.NotAfter.Equal(wholeDay(r.NotAfter))
+		encodable(r.Made) && encodable(r.NotAfter) && r.NotAfter.Equal(wholeDay(r.NotAfter))
 }
 
 func requestAAD(responder User) []byte {
@@ -203,7 +206,7 @@ func OpenConnectionRequest(sealed []byte, priv mls.HPKEPrivateKey, own *Connecti
 	switch {
 	case r.Responder != own.User || r.ResponderRecordHash != own.Hash():
 		return nil, invalid("5", "a request is for the user of the record")
-	case !now.Before(r.NotAfter):
+	case !now.Before(r.NotAfter) || now.Add(day).Before(r.Made):
 		return nil, invalid("5", "the request is in date")
 	}
 	return r, nil

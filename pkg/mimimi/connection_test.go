@@ -84,6 +84,10 @@ func TestExpiredRequest(t *testing.T) {
 	wantOK(t, err)
 	_, err = OpenConnectionRequest(sealed, p.key, p.record, r.NotAfter)
 	wantErr(t, err, ErrInvalid, "the request is in date")
+	_, err = OpenConnectionRequest(sealed, p.key, p.record, r.Made.Add(-day))
+	wantOK(t, err)
+	_, err = OpenConnectionRequest(sealed, p.key, p.record, r.Made.Add(-day-time.Second))
+	wantErr(t, err, ErrInvalid, "the request is in date")
 }
 
 // TestRequestReplayedToAnotherResponder: Bob seals Alice's request to Carol, who would otherwise think that Alice asked her; and a

@@ -108,3 +108,58 @@ func TestLinkCode(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSealedLink has a new client open what somebody sealed to it who is no client of this protocol, and the approving one likewise: what opens is the one encoding of what
+// was read, and what was changed on the way does not open.
+func FuzzSealedLink(f *testing.F) {
+	l := newLinking(f, "a.example", "alice")
+	kp, _, err := NewKeyPackage(l.fresh.config())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(l.answer.marshal(), uint16(0))
+	f.Add(encode(func(b *builder) { addVector(b, kp.Marshal()) }), uint16(7))
+	f.Fuzz(func(t *testing.T, plain []byte, at uint16) {
+		for _, x := range []struct {
+			to   []byte
+			aad  []byte
+			size int
+			open func(sealed []byte) ([]byte, error)
+		}{
+			{l.offer.HPKEKey, linkAAD(labelLinkAnswer, l.offer, Client{}), linkAnswerSize, func(sealed []byte) ([]byte, error) {
+				a, err := OpenLinkAnswer(sealed, l.key, l.offer)
+				if err != nil {
+					return nil, err
+				}
+				return a.marshal(), nil
+			}},
+			{l.answer.ReplyKey, linkAAD(labelLinkPackage, l.offer, l.old.client), linkPackageSize, func(sealed []byte) ([]byte, error) {
+				kp, err := OpenLinkPackage(sealed, l.reply, l.offer, l.old.client)
+				if err != nil {
+					return nil, err
+				}
+				return encode(func(b *builder) { addVector(b, kp.Marshal()) }), nil
+			}},
+		} {
+			sealed, err := sealPadded(x.to, x.aad, plain, x.size)
+			if err != nil {
+				continue // too long
+			}
+			if read, err := x.open(sealed); err == nil && !bytes.Equal(must(padded(read, x.size)), must(padded(plain, x.size))) {
+				t.Errorf("%x is read as %x", plain, read)
+			}
+			sealed[int(at)%len(sealed)] ^= 1
+			if _, err := x.open(sealed); err == nil {
+				t.Error("what was changed on the way opens")
+			}
+		}
+	})
+}
+
+func padded(b []byte, size int) ([]byte, error) {
+	p, ok := pad(b, size)
+	if !ok {
+		return nil, ErrMalformed
+	}
+	return p, nil
+}

@@ -147,7 +147,7 @@ func parserCases(t testing.TB) []parserCase {
 func newRequest(t testing.TB, from *device, record *ConnectionRecord) *ConnectionRequest {
 	t.Helper()
 	return &ConnectionRequest{
-		RequestID: [16]byte{1}, NotAfter: wholeDay(noon.Add(14 * day)), RequesterCertificate: from.cert,
+		RequestID: [16]byte{1}, Made: noon, NotAfter: wholeDay(noon.Add(14 * day)), RequesterCertificate: from.cert,
 		ConnectionGroup: must(NewGroupID("hub.example")), InviteSecret: NewInviteSecret(), RequesterKey: NewConnectionKey(),
 		RequesterToken: NewConnectionToken(), Responder: record.User, ResponderRecordHash: record.Hash(),
 	}

@@ -112,7 +112,7 @@ func (v vectors) vectorsOfConnections(cert *ClientCertificate, token ConnectionT
 	v.set("ConnectionRecord", record.Marshal())
 	hash := record.Hash()
 	v.set("ConnectionRecord hash", hash[:])
-	request := &ConnectionRequest{RequestID: [16]byte(fill(9)), NotAfter: wholeDay(noon.Add(14 * day)), RequesterCertificate: cert,
+	request := &ConnectionRequest{RequestID: [16]byte(fill(9)), Made: noon, NotAfter: wholeDay(noon.Add(14 * day)), RequesterCertificate: cert,
 		ConnectionGroup: must(ParseGroupID([]byte(vecGroup))), InviteSecret: invite, RequesterKey: must(ConnectionKeyFrom(fill(0x0a))),
 		RequesterToken: token, Responder: record.User, ResponderRecordHash: hash}
 	v.set("sealed ConnectionRequest", must(SealConnectionRequest(request, vecKey(2), record)))
@@ -300,7 +300,7 @@ func rederiveConnections(t *testing.T, v vectors, is func(string, []byte), done 
 
 	sealed := v.bytes(t, "sealed ConnectionRequest")
 	got := hpkeOpen(t, pub, nil, cat(str("MIMIMI 1.0 ConnectionRequest seal"), str(vecResponder)), sealed[:32], sealed[32:])
-	tbs = cat(str("MIMIMI 1.0 ConnectionRequest"), u16(1), fill(9)[:16], u64(1795564800+14*86400), credential, str(vecGroup), fill(0x0d), fill(0x0a),
+	tbs = cat(str("MIMIMI 1.0 ConnectionRequest"), u16(1), fill(9)[:16], u64(uint64(noon.Unix())), u64(1795564800+14*86400), credential, str(vecGroup), fill(0x0d), fill(0x0a),
 		fill(0x0c), str(vecResponder), hash)
 	want := make([]byte, 2048)
 	copy(want, cat(tbs, vec(signLabel(2, "MIMIMI 1.0 ConnectionRequest", tbs))))

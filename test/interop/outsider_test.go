@@ -117,7 +117,7 @@ func TestExternalSenders(t *testing.T) {
 			r.proposeOutside(s, r.members[0], p, nil)
 			r.commit(r.members[i], commit{})
 			r = r.succeed(r.members[1-i], 1, p.Group, r.members)
-			r.exchange()
+			r.exchange(r.members...)
 		}
 	})
 }

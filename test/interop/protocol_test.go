@@ -117,14 +117,15 @@ type seen struct {
 
 // Features that a peer may lack, by the names that it gives.
 const (
-	update                  = "update"         // making Update proposals
-	selfRemove              = "selfRemove"     // all of self_remove
-	commitPath              = "commitPath"     // a path in a commit whose proposals ask for one: a Remove, an Update, new GroupContext extensions
-	ownRemoval              = "ownRemoval"     // reading the commit that removes the member itself
-	unmergedLeaves          = "unmergedLeaves" // joining where unmerged_leaves differ on a path, as RFC 9420 §7.9 allows
-	lateFromGone            = "lateFromGone"   // reading a late message whose sender has left since, or has another leaf or signature key
-	mixedPSKs               = "mixedPSKs"      // committing PSKs by value and by reference at once
-	leafChange              = "leafChange"     // a commit that changes the own leaf's extensions or signature key
+	update                  = "update"          // making Update proposals
+	selfRemove              = "selfRemove"      // all of self_remove
+	commitPath              = "commitPath"      // a path in a commit whose proposals ask for one: a Remove, an Update, new GroupContext extensions
+	ownRemoval              = "ownRemoval"      // reading the commit that removes the member itself
+	unmergedLeaves          = "unmergedLeaves"  // joining where unmerged_leaves differ on a path, as RFC 9420 §7.9 allows
+	lateFromGone            = "lateFromGone"    // reading a late message whose sender has left since, or has another leaf or signature key
+	mixedPSKs               = "mixedPSKs"       // committing PSKs by value and by reference at once
+	leafChange              = "leafChange"      // a commit that changes the own leaf's extensions or signature key
+	tamperedPrivate         = "tamperedPrivate" // reading a PrivateMessage after one that it was changed into
 	proposeResumption       = "proposeResumptionPSK"
 	externalSenders         = "externalSenders"   // being in a group with an external_senders extension
 	externalSenderPSK       = "externalSenderPSK" // making and reading PSK proposals of an external sender

@@ -88,7 +88,7 @@ func TestBasicCredential(t *testing.T) {
 		r.commit(a, commit{add: []*member{b}, r: request{WithTree: true}})
 		r.commit(b, commit{add: []*member{client(first, "c", false), client(second, "d", true)}})
 		r.externalJoin(client(second, "e", true), b, external{})
-		r.exchange()
+		r.exchange(r.members...)
 	})
 }
 
@@ -231,7 +231,7 @@ func TestExternalJoin(t *testing.T) {
 		r.externalJoin(newMember(t, second, 1, "d"), c, external{withTree: true})
 		r.externalJoin(a, b, external{resync: true})
 		r.externalJoin(b, a, external{resync: true, withTree: true})
-		r.exchange()
+		r.exchange(r.members...)
 	})
 }
 
@@ -308,7 +308,7 @@ func TestSuites(t *testing.T) {
 				r.commit(b, commit{add: []*member{c}, r: request{Path: true}})
 				r.externalJoin(d, c, external{})
 				r.commit(c, commit{others: []proposal{{Type: uint16(mls.ProposalPSK), PSK: r.psk("of a suite")}}, r: request{Path: true, Private: true}})
-				r.exchange()
+				r.exchange(r.members...)
 				if d.impl.can(commitPath) {
 					r.commit(d, commit{remove: []*member{b}, r: request{Path: true}})
 				}

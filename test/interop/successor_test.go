@@ -96,10 +96,10 @@ func (m *member) heir() *member {
 	return &h
 }
 
-// exchange lets everybody send, and commit with a path.
-func (r *room) exchange() {
+// exchange lets members send, and commit with a path.
+func (r *room) exchange(by ...*member) {
 	r.t.Helper()
-	for _, m := range r.members {
+	for _, m := range by {
 		r.read(r.send(m, []byte("from "+m.String())))
 		r.commit(m, commit{r: request{Path: true}})
 	}
@@ -162,7 +162,7 @@ func TestReInit(t *testing.T) {
 			if e := extensionOf(t, r.members[3], mimimi.ExtensionGroup); !bytes.Equal(e, fmt.Appendf(nil, "policy %d", turn)) {
 				t.Fatalf("the successor has the policy %q", e)
 			}
-			r.exchange()
+			r.exchange(r.members[turn%4], r.members[(turn+1)%4])
 			turn++
 		}
 	})
@@ -187,11 +187,13 @@ func TestBranch(t *testing.T) {
 		needs(t, second, branch)
 		r := quartet(t, first, second)
 		for i, founder := range r.members {
-			r.succeed(founder, 1, fmt.Appendf(nil, "branch %d of all", i), r.members).exchange()
+			all := r.succeed(founder, 1, fmt.Appendf(nil, "branch %d of all", i), r.members)
+			all.exchange(all.members...)
 			some := r.succeed(founder, 1, fmt.Appendf(nil, "branch %d of some", i), []*member{founder, r.members[(i+1)%4]})
-			some.exchange()
-			some.succeed(some.members[1], 1, fmt.Appendf(nil, "branch %d of a branch", i), some.members).exchange()
-			r.exchange()
+			some.exchange(some.members...)
+			more := some.succeed(some.members[1], 1, fmt.Appendf(nil, "branch %d of a branch", i), some.members)
+			more.exchange(more.members...)
+			r.exchange(founder)
 		}
 	})
 }

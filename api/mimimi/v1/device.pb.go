@@ -315,9 +315,12 @@ type SharedContact struct {
 	OwnToken      []byte                 `protobuf:"bytes,6,opt,name=own_token,json=ownToken,proto3" json:"own_token,omitempty"` // what they have of this user
 	GroupId       []byte                 `protobuf:"bytes,7,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`    // the connection group
 	Gone          bool                   `protobuf:"varint,8,opt,name=gone,proto3" json:"gone,omitempty"`
-	KeyNumber     uint64                 `protobuf:"varint,9,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"` // of key
-	OldKeys       [][]byte               `protobuf:"bytes,10,rep,name=old_keys,json=oldKeys,proto3" json:"old_keys,omitempty"`       // theirs before
-	Told          uint64                 `protobuf:"varint,11,opt,name=told,proto3" json:"told,omitempty"`                           // the number of the own key that they know
+	KeyNumber     uint64                 `protobuf:"varint,9,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`        // of key
+	OldKeys       [][]byte               `protobuf:"bytes,10,rep,name=old_keys,json=oldKeys,proto3" json:"old_keys,omitempty"`              // theirs before
+	Told          uint64                 `protobuf:"varint,11,opt,name=told,proto3" json:"told,omitempty"`                                  // the number of the own key that they know
+	TokenNumber   uint64                 `protobuf:"varint,12,opt,name=token_number,json=tokenNumber,proto3" json:"token_number,omitempty"` // how many tokens they have given since the first
+	OwnNumber     uint64                 `protobuf:"varint,13,opt,name=own_number,json=ownNumber,proto3" json:"own_number,omitempty"`       // how many they were given since the first
+	Spare         [][]byte               `protobuf:"bytes,14,rep,name=spare,proto3" json:"spare,omitempty"`                                 // other tokens that they may have of this user, until they are given another one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -429,6 +432,27 @@ func (x *SharedContact) GetTold() uint64 {
 	return 0
 }
 
+func (x *SharedContact) GetTokenNumber() uint64 {
+	if x != nil {
+		return x.TokenNumber
+	}
+	return 0
+}
+
+func (x *SharedContact) GetOwnNumber() uint64 {
+	if x != nil {
+		return x.OwnNumber
+	}
+	return 0
+}
+
+func (x *SharedContact) GetSpare() [][]byte {
+	if x != nil {
+		return x.Spare
+	}
+	return nil
+}
+
 // SharedRequest is a connection request that one client fetched, or settled.
 type SharedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -500,6 +524,7 @@ type SharedGroup struct {
 	Over          bool                   `protobuf:"varint,5,opt,name=over,proto3" json:"over,omitempty"`      // the user left it
 	Number        uint64                 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`  // of the label
 	Clients       []string               `protobuf:"bytes,7,rep,name=clients,proto3" json:"clients,omitempty"` // of the user, that are in it or being added: the others send their KeyPackages
+	Made          int64                  `protobuf:"varint,8,opt,name=made,proto3" json:"made,omitempty"`      // connection group: when it was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -581,6 +606,13 @@ func (x *SharedGroup) GetClients() []string {
 		return x.Clients
 	}
 	return nil
+}
+
+func (x *SharedGroup) GetMade() int64 {
+	if x != nil {
+		return x.Made
+	}
+	return 0
 }
 
 // GroupPackages are a client's KeyPackages for groups that the user is in and this client is not, or not any more.
@@ -737,7 +769,7 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"\vnext_number\x18\n" +
 	" \x01(\x04R\n" +
 	"nextNumber\x12\x17\n" +
-	"\aold_key\x18\v \x01(\fR\x06oldKey\"\x93\x02\n" +
+	"\aold_key\x18\v \x01(\fR\x06oldKey\"\xeb\x02\n" +
 	"\rSharedContact\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
@@ -751,11 +783,15 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"key_number\x18\t \x01(\x04R\tkeyNumber\x12\x19\n" +
 	"\bold_keys\x18\n" +
 	" \x03(\fR\aoldKeys\x12\x12\n" +
-	"\x04told\x18\v \x01(\x04R\x04told\"l\n" +
+	"\x04told\x18\v \x01(\x04R\x04told\x12!\n" +
+	"\ftoken_number\x18\f \x01(\x04R\vtokenNumber\x12\x1d\n" +
+	"\n" +
+	"own_number\x18\r \x01(\x04R\townNumber\x12\x14\n" +
+	"\x05spare\x18\x0e \x03(\fR\x05spare\"l\n" +
 	"\rSharedRequest\x12%\n" +
 	"\x0esealed_request\x18\x01 \x01(\fR\rsealedRequest\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\x03R\breceived\x12\x18\n" +
-	"\asettled\x18\x03 \x01(\tR\asettled\"\xbd\x01\n" +
+	"\asettled\x18\x03 \x01(\tR\asettled\"\xd1\x01\n" +
 	"\vSharedGroup\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\fR\agroupId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -763,7 +799,8 @@ const file_mimimi_v1_device_proto_rawDesc = "" +
 	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x12\n" +
 	"\x04over\x18\x05 \x01(\bR\x04over\x12\x16\n" +
 	"\x06number\x18\x06 \x01(\x04R\x06number\x12\x18\n" +
-	"\aclients\x18\a \x03(\tR\aclients\"\\\n" +
+	"\aclients\x18\a \x03(\tR\aclients\x12\x12\n" +
+	"\x04made\x18\b \x01(\x03R\x04made\"\\\n" +
 	"\rGroupPackages\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
 	"\bpackages\x18\x02 \x03(\v2\x17.mimimi.v1.GroupPackageR\bpackages\"\x7f\n" +

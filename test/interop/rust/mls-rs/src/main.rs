@@ -16,6 +16,6 @@ fn main() -> std::io::Result<()> {
     protocol::serve::<member::MlsRs>(Hello {
         name: "mls-rs 0.57.0".into(),
         suites: AwsLcCryptoProvider::default().supported_cipher_suites().into_iter().map(u16::from).collect(),
-        lacks: vec!["lateFromGone", "selfRemove", "externalCommitSelfRemove", "reInitOtherHash", "reInitBlankLeaf"],
+        lacks: vec!["lateFromGone", "selfRemove", "externalCommitSelfRemove", "reInitOtherHash", "reInitBlankLeaf", "tamperedPrivate"],
     })
 }
