@@ -51,11 +51,15 @@ func broken(t *testing.T, in *client.Insider) *mls.StagedCommit {
 	staged.Message = slices.Concat(content, auth)
 
 	info := bytes.Replace(staged.GroupInfo, old, transcript(tag, content, auth), 1)
-	const header = 4 // version and wire format
-	signed := info[header : len(info)-signaturePart]
-	copy(info[len(info)-64:], in.Own.SignatureKey.SignWithLabel("GroupInfoTBS", signed))
+	signInfo(in, info)
 	staged.GroupInfo = info
 	return staged
+}
+
+// signInfo signs a changed GroupInfo anew.
+func signInfo(in *client.Insider, info []byte) {
+	const header = 4 // version and wire format
+	copy(info[len(info)-64:], in.Own.SignatureKey.SignWithLabel("GroupInfoTBS", info[header:len(info)-signaturePart]))
 }
 
 // find returns the 32 bytes of a state that are what is looked for.

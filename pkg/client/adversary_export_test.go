@@ -44,6 +44,25 @@ func ConnectionGroup(c *Client, user mimimi.User) string {
 	return k.Group
 }
 
+// Secrets are what c makes its leaves with.
+func Secrets(c *Client) (cert *mimimi.ClientCertificate, certKey mls.SignatureKey, key mimimi.ConnectionKey) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	return c.account.certificate, c.account.certKey, c.account.connectionKey
+}
+
+// SecretOf is the connection key that c has of a contact.
+func SecretOf(c *Client, user mimimi.User) (key mimimi.ConnectionKey) {
+	_ = c.lockedFor(context.Background(), func() error {
+		k, err := c.connected(user)
+		if err == nil {
+			key, _, err = k.secrets()
+		}
+		return err
+	})
+	return key
+}
+
 // Unidentified counts the leaves of any of c's groups, connection groups too, that c cannot identify, its own apart. It is 0 for a group that is over.
 func Unidentified(c *Client, group string) (n int) {
 	c.slot <- struct{}{}

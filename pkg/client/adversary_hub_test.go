@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync/atomic"
@@ -165,21 +166,45 @@ func hubKeys(t *testing.T, staged *mls.StagedCommit) [2][]byte {
 	return [2][]byte{sender, external}
 }
 
-// TestFalseEpochSenderKey: a member gives the hub a sender key that is not the epoch's, so that nobody could send. The members say so and make a new epoch.
+// TestFalseEpochSenderKey: a member gives the hub a sender key that is not the epoch's, so that nobody could send, or an external_pub that is not, so that nobody could come in. The members say so
+// and make a new epoch.
 func TestFalseEpochSenderKey(t *testing.T) {
 	c := newCast(t)
-	in := c.inside(c.eve)
-	_, err := offer(t, in.ID, commit(t, in, mls.CommitOptions{HubExtensions: func(*mls.Group) ([]mls.Extension, error) {
-		s, err := mimimi.NewEpochSender(in.Group) // of the epoch before
-		return []mls.Extension{s.Extension()}, err
-	}}))
-	check(t, err)
-	c.alice.send(c.group[c.alice], "all the same")
-	until(t, "bob reads", func() bool { return slices.Contains(c.bob.read(c.group[c.bob]), "all the same") }, c.alice, c.bob)
-	if c.alice.warnings(c.group[c.alice])+c.bob.warnings(c.group[c.bob]) == 0 {
-		t.Error("nobody was warned")
-	}
-	if epoch := c.inside(c.alice).Group.Epoch(); epoch < in.Group.Epoch()+2 {
-		t.Errorf("epoch %d, want a new one after the false key", epoch)
+	for _, x := range []struct {
+		name string
+		make func(t *testing.T, in *client.Insider) *mls.StagedCommit
+	}{
+		{"sender key", func(t *testing.T, in *client.Insider) *mls.StagedCommit {
+			return commit(t, in, mls.CommitOptions{HubExtensions: func(*mls.Group) ([]mls.Extension, error) {
+				s, err := mimimi.NewEpochSender(in.Group) // of the epoch before
+				return []mls.Extension{s.Extension()}, err
+			}})
+		}},
+		{"external_pub", func(t *testing.T, in *client.Insider) *mls.StagedCommit {
+			staged := commit(t, in, mls.CommitOptions{})
+			other, err := mimimi.Suite.GenerateHPKEKey()
+			check(t, err)
+			pub := hubKeys(t, staged)[1]
+			staged.GroupInfo = bytes.Replace(staged.GroupInfo, pub[len(pub)-32:], other.Public(), 1)
+			signInfo(in, staged.GroupInfo)
+			return staged
+		}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c.t = t
+			c.anew()
+			in := c.inside(c.eve)
+			_, err := offer(t, in.ID, x.make(t, in))
+			check(t, err)
+			text := "all the same"
+			c.alice.send(c.group[c.alice], text)
+			until(t, "bob reads", func() bool { return slices.Contains(c.bob.read(c.group[c.bob]), text) }, c.alice, c.bob)
+			until(t, "the keys are replaced", func() bool {
+				return c.inside(c.alice).Group.Epoch() >= in.Group.Epoch()+2 && c.inside(c.bob).Group.Epoch() >= in.Group.Epoch()+2
+			}, c.alice, c.bob)
+			if c.alice.warnings(c.group[c.alice])+c.bob.warnings(c.group[c.bob]) == 0 {
+				t.Error("nobody was warned")
+			}
+		})
 	}
 }

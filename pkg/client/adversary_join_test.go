@@ -26,6 +26,7 @@ type infiltrator struct {
 	who   *impostor
 	bus   *bus.Bus
 	group *mls.Group // nil: not in
+	own   *mls.KeyPackageSecrets
 	id    mimimi.GroupID
 	last  uint64
 	read  int // messages that it could read
@@ -56,7 +57,7 @@ func (x *infiltrator) join(ctx context.Context, id mimimi.GroupID) error {
 	if err := (*mls.Group)(nil).Merge(staged); err != nil {
 		return err
 	}
-	x.group, x.id, x.last = staged.Group(), id, res.Sequence
+	x.group, x.own, x.id, x.last = staged.Group(), keys, id, res.Sequence
 	return nil
 }
 
@@ -131,6 +132,9 @@ func (x *infiltrator) process(e *mimimiv1.GroupEntry) error {
 		return nil
 	}
 	got, err := x.group.Process(message, mls.ProcessOptions{})
+	if err == nil && got.Commit != nil {
+		err = x.open(got.Commit.Change)
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("the infiltrator cannot follow: %w", err)
@@ -138,6 +142,30 @@ func (x *infiltrator) process(e *mimimiv1.GroupEntry) error {
 		x.group = nil
 	case got.Commit != nil:
 		return x.group.Merge(got.Commit)
+	}
+	return nil
+}
+
+// open shows the operator the link keys in a commit: whoever is in the epoch that is left can open them.
+func (x *infiltrator) open(ch *mls.Change) error {
+	for _, p := range ch.Proposals {
+		if p.Type != mimimi.ProposalIdentityLinkUpdate {
+			continue
+		}
+		key, err := mimimi.NewLinkUpdateKey(x.group)
+		if err != nil {
+			return err
+		}
+		keys, err := key.Open(x.id, x.group.Epoch(), ch.Sender.Leaf, ch.AddedRefs, p.Body)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys.Added {
+			x.o.see(k.Bytes())
+		}
+		if keys.Own != nil {
+			x.o.see(keys.Own.Bytes())
+		}
 	}
 	return nil
 }
@@ -215,7 +243,7 @@ func TestHubJoinsByItself(t *testing.T) {
 	e := newEvil(t)
 	for name, scene := range map[string]func(t *testing.T, v *vault) func() flow{"connection": e.connection, "add": e.add, "join": e.join} {
 		t.Run(name, func(t *testing.T) {
-			points, done, joined, ended, v := 0, 0, 0, 0, newVault()
+			points, done, joined, ended, read, v := 0, 0, 0, 0, 0, newVault()
 			begin := scene(t, v)
 			for point := 0; ; point++ {
 				f := begin()
@@ -230,12 +258,13 @@ func TestHubJoinsByItself(t *testing.T) {
 				if x.id != (mimimi.GroupID{}) {
 					joined++
 				}
+				read += x.read
 				if !reached {
 					break
 				}
 				points++
 			}
-			t.Logf("of %d points the hub got in at %d; the flow was completed %d times", points, joined, done)
+			t.Logf("of %d points the hub got in at %d, and read %d messages; the flow was completed %d times", points, joined, read, done)
 			if joined < points-1 || joined < 3 || done == 0 { // there is nothing to get into before a group is made
 				t.Errorf("of %d points the hub got in at %d, and the flow was completed %d times", points, joined, done)
 			}

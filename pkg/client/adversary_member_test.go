@@ -95,12 +95,18 @@ func linkUpdate(t *testing.T, in *client.Insider, own *mimimi.LinkKey, keys []mi
 // adding is a commit that adds: members are told keys, newcomers what told makes of the right keys by leaf.
 func adding(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, keys []mimimi.LinkKey, told func(all []*mimimi.LinkKey)) *mls.StagedCommit {
 	t.Helper()
+	return addingBy(t, in, adds, linkUpdate(t, in, nil, keys, adds...), keys, told)
+}
+
+// addingBy is adding with what is said to the members.
+func addingBy(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, update mls.Proposal, keys []mimimi.LinkKey, told func(all []*mimimi.LinkKey)) *mls.StagedCommit {
+	t.Helper()
 	var proposals []mls.Proposal
 	for _, kp := range adds {
 		proposals = append(proposals, mls.Proposal{Type: mls.ProposalAdd, KeyPackage: kp})
 	}
 	return commit(t, in, mls.CommitOptions{
-		Proposals: append(proposals, linkUpdate(t, in, nil, keys, adds...)),
+		Proposals: append(proposals, update),
 		WelcomeExtensions: func(next *mls.Group) ([]mls.Extension, error) {
 			all := slices.Clone(in.Keys)
 			for _, m := range next.Public().Members() {
@@ -122,11 +128,17 @@ func adding(t *testing.T, in *client.Insider, adds []*mls.KeyPackage, keys []mim
 // offer gives a commit to the honest hub of domain a.
 func offer(t *testing.T, id mimimi.GroupID, staged *mls.StagedCommit, token ...mimimi.JoinToken) (*mimimiv1.CommitResponse, error) {
 	t.Helper()
+	return offerTo(t, theWorld.opA, id, staged, token...)
+}
+
+// offerTo gives a commit to an operator's honest hub.
+func offerTo(t *testing.T, o *operator, id mimimi.GroupID, staged *mls.StagedCommit, token ...mimimi.JoinToken) (*mimimiv1.CommitResponse, error) {
+	t.Helper()
 	rq := &mimimiv1.CommitRequest{RequestId: random(16), GroupId: []byte(id.Wire()), Commit: staged.Message, Welcome: staged.Welcome, GroupInfo: staged.GroupInfo}
 	for _, k := range token {
 		rq.JoinToken = k.Bytes()
 	}
-	return theWorld.opA.hub().Commit(t.Context(), rq)
+	return o.hub().Commit(t.Context(), rq)
 }
 
 // external makes an external commit of an impostor's into a group, with the token that the hub will take.
@@ -306,19 +318,23 @@ func TestDepartedAdmin(t *testing.T) {
 	c.refused(staged, token)
 }
 
-// TestUnidentifiedLeafCommits: a leaf that the hub has brought in itself changes the policy, or only makes a commit, which no hub refuses. No member follows.
+// TestUnidentifiedLeafCommits: a leaf that the hub has brought in itself changes the policy, or only makes a commit, which no hub refuses. No member follows, nor enters anew over one that it
+// cannot even process.
 func TestUnidentifiedLeafCommits(t *testing.T) {
 	c := newCast(t)
 	b, err := theWorld.a.Operator(t.Context())
 	check(t, err)
 	defer closeBus(t, b)
 	for _, x := range []struct {
-		name      string
-		proposals func(g *mls.Group) []mls.Proposal
-		accepted  bool
+		name     string
+		make     func(t *testing.T, in *client.Insider) *mls.StagedCommit
+		accepted bool
 	}{
-		{"an empty commit", func(*mls.Group) []mls.Proposal { return nil }, true},
-		{"a policy change", func(g *mls.Group) []mls.Proposal { return []mls.Proposal{newAdmin(t, g)} }, false},
+		{"an empty commit", func(t *testing.T, in *client.Insider) *mls.StagedCommit { return commit(t, in, mls.CommitOptions{}) }, true},
+		{"a commit with a broken path", broken, true},
+		{"a policy change", func(t *testing.T, in *client.Insider) *mls.StagedCommit {
+			return commit(t, in, mls.CommitOptions{Proposals: []mls.Proposal{newAdmin(t, in.Group)}})
+		}, false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			c.t = t
@@ -326,8 +342,7 @@ func TestUnidentifiedLeafCommits(t *testing.T) {
 			spy := &infiltrator{o: theWorld.opA, who: theWorld.opA.impostor(t, "a.localhost", "mimi://a.localhost/u/spy"), bus: b}
 			check(t, spy.join(t.Context(), c.inside(c.eve).ID))
 			until(t, "the spy is seen", func() bool { return client.Unidentified(c.bob.c, c.group[c.bob]) == 1 }, c.bob)
-			staged, err := spy.group.Commit(mls.CommitOptions{Path: true, Proposals: x.proposals(spy.group), HubExtensions: hubExtensions})
-			check(t, err)
+			staged := x.make(t, &client.Insider{ID: spy.id, Group: spy.group, Own: *spy.own})
 			if _, err := offer(t, spy.id, staged); (err == nil) != x.accepted {
 				t.Fatalf("the hub: %v", err)
 			}

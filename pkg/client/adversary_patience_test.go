@@ -295,3 +295,74 @@ func TestHubSaysStale(t *testing.T) {
 		t.Errorf("the hub was asked %d times", asked)
 	}
 }
+
+// stranger has bob lose his state and come back, while alice, who does not look any more, has added carol: nobody tells him who that is.
+func (x *tried) stranger(t *testing.T) {
+	t.Helper()
+	check(t, client.LoseRatchet(x.bob.c, x.there))
+	carol := registerConfig(t, "carol", client.Config{Provider: x.alice.cfg.Provider, Stock: client.Stock{OneTime: 2, LastResort: 1}, Spread: -1, Now: x.at.now})
+	connect(t, x.alice, carol)
+	check(t, x.alice.c.Add(t.Context(), x.group, carol.c.User()))
+	check(t, x.bob.c.Sync(t.Context()))
+	if client.Lost(x.bob.c, x.there) || client.Unidentified(x.bob.c, x.there) != 1 {
+		t.Fatal("bob is not back, or knows everybody")
+	}
+}
+
+// TestNobodySaysWhoItIs: a member who comes back into a group and finds somebody whom nobody names asks more and more rarely, says so after a day, and leaves after a week. One who came in
+// later is unknown for less long.
+func TestNobodySaysWhoItIs(t *testing.T) {
+	x := newTried(t, -1)
+	x.stranger(t)
+	since := x.at.now()
+	if got := client.UnknownSince(x.bob.c, x.there, time.Time{}); since.Sub(got).Abs() > time.Minute {
+		t.Errorf("carol is unknown since %v, want %v", got, since)
+	}
+	if got := client.UnknownSince(x.bob.c, x.there, since.Add(day)); !got.Equal(since.Add(day).Truncate(time.Second)) {
+		t.Errorf("somebody who came in a day later is unknown since %v, want %v", got, since.Add(day))
+	}
+	said := func(text string) (n int) {
+		for _, e := range x.bob.events(client.EventWarning) {
+			if e.Group == x.there && e.Text == text {
+				n++
+			}
+		}
+		return n
+	}
+	asked := 0
+	meddle(t, x.o, mimimiv1connect.HubServiceSendMessageProcedure, func(ctx context.Context, req *mimimiv1.SendMessageRequest,
+		honest func(context.Context, *mimimiv1.SendMessageRequest) (*mimimiv1.SendMessageResponse, error)) (*mimimiv1.SendMessageResponse, error) {
+		asked++
+		return honest(ctx, req)
+	})
+	for i := range 6 * 48 {
+		x.at.pass(30 * time.Minute)
+		check(t, x.bob.c.Sync(t.Context()))
+		if i == 40 && said(client.UnknownSentence) != 0 {
+			t.Error("bob is told before a day is over")
+		}
+	}
+	if asked < 20 || asked > 6*24+6 || said(client.UnknownSentence) != 1 || x.bob.ending(x.there) != "" {
+		t.Errorf("in six days bob asked %d times, was told %d times; group %q", asked, said(client.UnknownSentence), x.bob.ending(x.there))
+	}
+	x.at.pass(25 * time.Hour)
+	until(t, "bob leaves", func() bool { return x.bob.ending(x.there) != "" }, x.bob)
+	if said(client.UnknownLeft) != 1 {
+		t.Error("bob was not told why")
+	}
+}
+
+// TestOtherDevicesKnowWhoItIs: who has another device does not leave with it for want of a name: that one brings this one in anew, and knows everybody.
+func TestOtherDevicesKnowWhoItIs(t *testing.T) {
+	x := newTried(t, -1)
+	check(t, x.bob.c.SetGroupName(t.Context(), x.there, "week"))
+	phone := x.bob.addDevice("phone", x.alice)
+	until(t, "the phone is in", inAll("week", 2, 3, x.bob, phone), x.bob, phone, x.alice)
+	x.stranger(t)
+	x.at.pass(8 * day)
+	until(t, "bob gives up", func() bool { return x.bob.ending(x.there) != "" }, x.bob)
+	if got := x.bob.ending(x.there); got != client.UnknownBack {
+		t.Errorf("the group ended by %q", got)
+	}
+	until(t, "bob is back", inAll("week", 3, 4, x.bob, phone), x.bob, phone)
+}

@@ -20,7 +20,7 @@ type taskKind string
 const (
 	taskAdd     taskKind = "add"     // add Adds
 	taskRemove  taskKind = "remove"  // remove all leaves of User
-	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified
+	taskEvict   taskKind = "evict"   // remove Leaf, which is unidentified, and whoever added it falsely
 	taskCommit  taskKind = "commit"  // a commit of what is pending, or an empty one
 	taskLeave   taskKind = "leave"   // propose the own removal
 	taskRefresh taskKind = "refresh" // make the own leaf anew
@@ -209,10 +209,11 @@ func (c *Client) try(ctx context.Context, g *group, t *task) error {
 			return c.endTask(g, t.ID)
 		}
 	case taskEvict:
-		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym || r.User != "" {
+		leaves := g.evicted(t, c.now())
+		if leaves == nil {
 			return c.endTask(g, t.ID)
 		}
-		proposals = g.removeProposals([]uint32{t.Leaf})
+		proposals = g.removeProposals(leaves)
 	case taskExpel:
 		if r := g.rec.Leaves[t.Leaf]; r == nil || r.ClientPseudonym != t.Pseudonym {
 			return c.endTask(g, t.ID)

@@ -65,6 +65,9 @@ type groupRecord struct {
 	DeniedSince int64   `json:"denied_since,omitempty"`
 	Denied      int     `json:"denied,omitempty"`
 	Returns     []int64 `json:"returns,omitempty"`
+	// HeldBack is how often in a row the hub took no message for want of room, SendAt when the next one is offered, nanoseconds since 1970.
+	HeldBack int   `json:"held_back,omitempty"`
+	SendAt   int64 `json:"send_at,omitempty"`
 	// QuietUntil puts off duties after one that failed, seconds since 1970.
 	QuietUntil int64 `json:"quiet_until,omitempty"`
 	// Accepted is the latest acceptance time seen in the log; Clock is when the user was last told that the hub's times cannot be right.
@@ -132,11 +135,13 @@ type leafRecord struct {
 	// AnswerAt is when this client answers, after the user's clients before it; Told says that another of them has begun to.
 	AnswerAt int64 `json:"answer_at,omitempty"`
 	Told     bool  `json:"told,omitempty"`
-	// Asked is what a resynced leaf asked this client for, until somebody has answered.
+	// Asked is what a leaf that does not know everybody asked this client for, until somebody has answered.
 	Asked *askedRecord `json:"asked,omitempty"`
 	// External says that the leaf came in by external commit, Shown that it, or a member for it, showed whose it is, rightly or not.
 	External bool `json:"external,omitempty"`
 	Shown    bool `json:"shown,omitempty"`
+	// Adder is the client pseudonym of the leaf that added this one without the link key that opens its identity link.
+	Adder string `json:"adder,omitempty"`
 	// Place is the leaf's entry's place in the log; 0 if it was there first, as this client sees it.
 	Place uint64 `json:"place,omitempty"`
 }

@@ -263,7 +263,7 @@ func (c *Client) recognize(g *group, public *mls.PublicGroup, groupInfo []byte) 
 	if err != nil {
 		return nil, ErrBadInvitation
 	}
-	if err := checkInvitedPolicy(public, j.Mixed); err != nil {
+	if err := checkFixedPolicy(public, j.Mixed); err != nil {
 		return nil, err
 	}
 	err = c.view(func(tx Tx) error {
@@ -311,8 +311,8 @@ func (j *joinRecord) linkKey(m mls.Member) (mimimi.LinkKey, bool) {
 	return cred.LinkKey(key), true
 }
 
-// checkInvitedPolicy compares what never changes in a group with what the invitation said.
-func checkInvitedPolicy(public *mls.PublicGroup, mixed bool) error {
+// checkFixedPolicy compares what never changes in a group with what the invitation said.
+func checkFixedPolicy(public *mls.PublicGroup, mixed bool) error {
 	data, ok := public.Extension(mimimi.ExtensionGroup)
 	if !ok {
 		return ErrBadInvitation
@@ -516,7 +516,7 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		return c.dropGroup(g)
 	}
 	rules, err := mimimi.NewState(made.Public(), timeOf(w.Accepted))
-	if err != nil {
+	if err != nil || checkFixedPolicy(made.Public(), false) != nil {
 		return c.dropGroup(g)
 	}
 	if err := c.meet(ctx, made.Public().Members()); err != nil {
@@ -546,14 +546,10 @@ func (c *Client) welcome(ctx context.Context, g *group) error {
 		if err := errors.Join(g.syncLeaves(0), c.nameSelf(g), c.usePackage(tx, w.Ref)); err != nil {
 			return err
 		}
-		for i, key := range keys {
-			if key == nil || uint32(i) == made.OwnIndex() {
-				continue
-			}
-			if err := c.learn(tx, g, uint32(i), *key, timeZero, false); err != nil {
-				return err
-			}
+		if err := c.learnAll(tx, g, keys); err != nil {
+			return err
 		}
+		c.lacks(g)
 		return c.entered(tx, g)
 	})
 }

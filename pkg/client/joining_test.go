@@ -1,11 +1,15 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/problem"
 )
@@ -187,4 +191,40 @@ func TestAcceptFails(t *testing.T) {
 	if !bob.connected(alice) {
 		t.Error("the contact is lost")
 	}
+}
+
+// TestUnreachedMember: who comes in while the domain of a member cannot be reached knows that member later. Until then it shows its own link no more once it was answered: whoever lets it in would
+// commit again and again.
+func TestUnreachedMember(t *testing.T) {
+	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob")
+	connect(t, alice, bob)
+	group := pair(t, alice, bob)
+	link, err := alice.c.Invite(t.Context(), group, client.InviteOptions{})
+	check(t, err)
+	var down atomic.Bool
+	down.Store(true)
+	meddle(t, theWorld.opA, mimimiv1connect.RelayServiceGetKeyDocumentProcedure, func(ctx context.Context, req *mimimiv1.GetKeyDocumentRequest,
+		honest func(context.Context, *mimimiv1.GetKeyDocumentRequest) (*mimimiv1.GetKeyDocumentResponse, error)) (*mimimiv1.GetKeyDocumentResponse, error) {
+		if down.Load() && req.Domain == "b.localhost" {
+			return nil, problem.Connect(problem.New(problem.Unavailable, "no"))
+		}
+		return honest(ctx, req)
+	})
+	carol := register(t, theWorld.a, "carol")
+	epoch := client.Epoch(alice.c, group)
+	there, err := carol.c.Join(t.Context(), link)
+	check(t, err)
+	until(t, "carol knows alice", func() bool { return carol.sees(there, alice) && client.Unidentified(alice.c, group) == 0 }, carol, alice)
+	for range 6 {
+		check(t, alice.c.Sync(t.Context()))
+		_ = carol.c.Sync(t.Context()) // says that a domain cannot be reached
+	}
+	if n := client.Epoch(alice.c, group) - epoch; n != 2 {
+		t.Errorf("%d commits, want carol's entry and one that answers it", n)
+	}
+	if carol.sees(there, bob) || client.Unidentified(carol.c, there) != 1 {
+		t.Error("carol knows bob")
+	}
+	down.Store(false)
+	until(t, "carol knows bob", func() bool { return carol.sees(there, bob) && len(carol.events(client.EventGroupJoined)) == 1 }, carol)
 }

@@ -59,8 +59,12 @@ const (
 
 	// unidentifiedFor is how long an external joiner may stay unidentified before a member removes it (protocol.md §4).
 	unidentifiedFor = 10 * time.Minute
-	// askAgain is how long one that resynced waits for an answer before it asks others.
+	// askAgain is how long one that does not know everybody waits for an answer before it asks others: askBurst times, and then twice as long each time, up to askMost.
 	askAgain = time.Minute
+	askBurst = 5
+	askMost  = time.Hour
+	// unknownSaid is how long somebody may stay unknown before the user is told: those who could say may be offline.
+	unknownSaid = 24 * time.Hour
 	// freshEntry is how long after its entry any member may remove a leaf (protocol.md §4).
 	freshEntry = 24 * time.Hour
 	// clockSlack is how far a hub's acceptance times may be ahead of this client's clock; they may go back in the log by twice that, since an earlier one

@@ -12,7 +12,7 @@ import (
 var timeZero time.Time
 
 // showLink posts the own link, sealed to the inviter's leaves, in the present epoch: it is shown once in each epoch until an answer came, since what is
-// sealed is bound to its epoch (§7).
+// sealed is bound to its epoch (§7). Whom the answer leaves out is asked for (missing.go): each showing makes somebody commit.
 func (c *Client) showLink(g *group) error {
 	j := g.rec.Join
 	secret, err := j.secret()
@@ -118,8 +118,8 @@ func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, bo
 	if at < 0 {
 		return nil
 	}
-	if g.rec.Missing != nil {
-		return c.receiveMissing(tx, g, leaf, links.Sealed[at])
+	if told, err := c.receiveMissing(tx, g, leaf, links.Sealed[at]); told || err != nil {
+		return err
 	}
 	j := g.rec.Join
 	if j == nil || !j.Entered {
@@ -134,14 +134,10 @@ func (c *Client) receiveLinks(tx Tx, g *group, leaf uint32, from *leafRecord, bo
 		return nil // of another epoch: the own link is shown again, and answered again
 	}
 	j.Answered = true
-	for i, key := range keys {
-		if key == nil {
-			continue
-		}
-		if err := c.learn(tx, g, uint32(i), *key, timeZero, false); err != nil {
-			return err
-		}
+	if err := c.learnAll(tx, g, keys); err != nil {
+		return err
 	}
+	c.lacks(g)
 	return c.entered(tx, g)
 }
 

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/api/mimimi/v1/mimimiv1connect"
@@ -15,7 +16,29 @@ const (
 	AgainSentence   = againSentence
 	DamagedBack     = damagedRecord + backSentence
 	DamagedSentence = damagedSentence
+	UnknownSentence = unknownSentence
+	UnknownLeft     = unknownLeft
+	HeldSentence    = heldSentence
+	UnknownBack     = unknownLost + backSentence
 )
+
+// UnknownSince is since when c does not know somebody in a group, if those whom it does not know came in at a time; a zero one means what it is.
+func UnknownSince(c *Client, group string, entered time.Time) (since time.Time) {
+	c.slot <- struct{}{}
+	defer func() { <-c.slot }()
+	g, err := c.group(group)
+	if err != nil || g.rec.Missing == nil {
+		return time.Time{}
+	}
+	for _, r := range g.rec.Leaves {
+		if was := r.Entered; r.User == "" && !entered.IsZero() {
+			r.Entered = entered.Unix()
+			defer func() { r.Entered = was }()
+		}
+	}
+	at, _ := g.unknownSince()
+	return timeOf(at)
+}
 
 // OwnLeaves are, by device, the client pseudonyms of the leaves of c's user in a group, and the user's pseudonym there.
 func OwnLeaves(c *Client, group string) (leaves map[string][]string, user string) {

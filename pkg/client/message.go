@@ -116,6 +116,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 	case err == nil:
 		return c.change(g, func(Tx) error {
 			o.Sequence, o.Accepted = res.Sequence, res.Accepted
+			g.rec.HeldBack, g.rec.SendAt = 0, 0
 			g.recount()
 			return nil
 		})
@@ -137,6 +138,8 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 			o.again()
 			return nil
 		})
+	case problem.KindOf(err) == problem.Limited: // the hub's own answer: a relay that has too much to do is Unavailable (sealedTo)
+		return c.holdBack(g)
 	case problem.KindOf(err) == problem.Denied:
 		// A member may have given the hub a sender key that is not the epoch's; then the next epoch mends it (§9).
 		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(Tx) error {

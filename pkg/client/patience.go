@@ -33,6 +33,10 @@ const (
 	returnFor = 7 * 24 * time.Hour
 	// oftenReturns is how many entries anew in a day are said to be too many.
 	oftenReturns = 3
+	// heldFirst is the pause after a hub took no message, since the group sends too fast, heldMost the longest; after heldSaid refusals in a row the user is told.
+	heldFirst = 2 * time.Second
+	heldMost  = 5 * time.Minute
+	heldSaid  = 5
 	// maxRemembered bounds the times that are remembered of a day.
 	maxRemembered = 64
 )
@@ -42,6 +46,8 @@ const (
 	againSentence  = ": it is asked again, for a week"
 	oftenSentence  = "this device had to enter the group anew several times today: its hub, or a member, may be causing that, so it waits longer each time"
 )
+
+const heldSentence = "the group's hub takes no more messages for now, since too many are sent in the group: what waits is sent later"
 
 // errLater says that something is put off: it is no failure.
 var errLater = problem.New(problem.Unavailable, "the group's hub is asked a little later")
@@ -164,3 +170,20 @@ func (c *Client) postpone(g *group, why string) error {
 		return c.warn(tx, g.rec.ID, why+againSentence)
 	})
 }
+
+// holdBack notes that the hub took no message, since the group sends faster than it takes. The message stays where it is, and all others of the group with it; whatever else there
+// is to do goes on.
+func (c *Client) holdBack(g *group) error {
+	return c.change(g, func(tx Tx) error {
+		g.rec.HeldBack++
+		pause := pauseAfter(g.rec.HeldBack, 1, heldFirst, heldMost)
+		g.rec.SendAt = c.now().Add(pause + c.jitter(pause/2)).UnixNano()
+		if g.rec.HeldBack != heldSaid {
+			return nil
+		}
+		return c.warn(tx, g.rec.ID, heldSentence)
+	})
+}
+
+// heldBack says whether a group's messages wait since the hub took none.
+func (c *Client) heldBack(g *group) bool { return c.now().UnixNano() < g.rec.SendAt }

@@ -331,7 +331,10 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		renewed = g.rec.Staged.Own
 	}
 	g.rec.Staged, g.staged = nil, nil
-	keys := g.openLinkUpdate(ch)
+	keys, err := g.openLinkUpdate(ch)
+	if err != nil {
+		return err
+	}
 	if err := g.mls.Merge(staged); err != nil {
 		return fmt.Errorf("merge commit: %w", err)
 	}
@@ -404,22 +407,22 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.
-func (g *group) openLinkUpdate(ch *mls.Change) *mimimi.IdentityLinkKeys {
+func (g *group) openLinkUpdate(ch *mls.Change) (*mimimi.IdentityLinkKeys, error) {
 	for _, p := range ch.Proposals {
 		if p.Type != mimimi.ProposalIdentityLinkUpdate {
 			continue
 		}
 		key, err := mimimi.NewLinkUpdateKey(g.mls)
 		if err != nil {
-			return nil
+			return nil, fmt.Errorf("open link keys: %w", err)
 		}
 		keys, err := key.Open(g.id, g.mls.Epoch(), ch.Sender.Leaf, ch.AddedRefs, p.Body)
 		if err != nil || len(keys.Added) != len(ch.Added) {
-			return nil
+			return nil, nil
 		}
-		return keys
+		return keys, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // takeGone takes the records of the leaves that a commit removes.
@@ -479,8 +482,8 @@ func (c *Client) tellGone(tx Tx, g *group, ch *mls.Change, gone map[uint32]*leaf
 
 // learnFromCommit identifies the leaves that a commit added, and one that changed its credential.
 func (c *Client) learnFromCommit(tx Tx, g *group, ch *mls.Change, keys *mimimi.IdentityLinkKeys, at time.Time) error {
-	if keys == nil {
-		return nil
+	if err := c.accuseAdder(tx, g, ch, keys); err != nil || keys == nil {
+		return err
 	}
 	for i, m := range ch.Added {
 		if err := c.learn(tx, g, m.Index, keys.Added[i], at, true); err != nil {

@@ -276,9 +276,7 @@ func (c *Client) resynced(g *group, staged *mls.StagedCommit, sequence uint64, a
 				return err
 			}
 		}
-		if !g.identified() {
-			g.rec.Missing = new(missingRecord)
-		}
+		c.lacks(g)
 		return c.blame(tx, g, blamed)
 	})
 }

@@ -297,7 +297,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 		return true, c.sendStaged(ctx, g)
 	case !r.Confirmed:
 		return true, c.confirm(ctx, g)
-	case r.Join != nil && r.Join.Entered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
+	case r.Join != nil && r.Join.Entered && !r.Join.Answered && (r.Join.ShownIn == nil || *r.Join.ShownIn != g.mls.Epoch()):
 		return true, c.showLink(g)
 	case g.toRevoke() != nil && r.State == GroupActive:
 		return true, c.revoke(ctx, g, g.toRevoke())
@@ -311,7 +311,7 @@ func (c *Client) step(ctx context.Context, g *group) (did bool, err error) {
 	if did, err := c.identifyUnmet(ctx, g); did || err != nil {
 		return did, err
 	}
-	if o := g.nextOutgoing(); o != nil {
+	if o := g.nextOutgoing(); o != nil && !c.heldBack(g) {
 		return true, c.sendMessage(ctx, g, o)
 	}
 	if g.rec.TellAll && c.now().Unix() >= g.rec.TellAllAt && g.rec.State == GroupActive && g.identified() {
@@ -546,6 +546,9 @@ func (c *Client) nextDue() (next time.Time, err error) {
 		}
 		if c.queueless(g) {
 			note(timeOf(g.rec.RefreshAt))
+		}
+		if c.heldBack(g) {
+			note(time.Unix(0, g.rec.SendAt))
 		}
 		for _, i := range g.indices() {
 			if t, ok := c.evictionDue(g, i); ok {

@@ -52,7 +52,7 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	s := &server{
 		domain:   cfg.Domain,
 		store:    &store{log: env.Bus, names: env.Bus, cache: newCache(cacheWeight)},
-		redeemer: redeemer, now: env.Now, metrics: m, history: make(chan struct{}, maxHistory), draw: rand.IntN,
+		redeemer: redeemer, now: env.Now, metrics: m, paces: newPaces(), history: make(chan struct{}, maxHistory), draw: rand.IntN,
 	}
 	gateway, err := oblivious.NewGateway(keys, routes(s, env))
 	if err != nil {

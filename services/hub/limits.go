@@ -51,6 +51,17 @@ const (
 	messageShare          = pageBytes / pageEntries
 )
 
+// Bounds on how fast one group sends.
+const (
+	// paceBytes is how much of a message counts as one.
+	paceBytes = 4 << 10
+	// pacePerSecond is what a large group in a lively conversation sends for long, and paceBurst what a thousand clients do that come back at once, with four messages each.
+	pacePerSecond = 40
+	paceBurst     = 4000
+	// maxPaced bounds the groups whose pace is remembered, of about 200 bytes each.
+	maxPaced = 1 << 16
+)
+
 // Bounds on work.
 const (
 	// maxAttempts bounds how often a write is validated again after another entry came first. Each attempt means that somebody else succeeded.

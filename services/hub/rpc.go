@@ -28,6 +28,7 @@ type server struct {
 	redeemer mimimi.Redeemer
 	now      func() time.Time
 	metrics  *metrics
+	paces    *paces
 	history  chan struct{}   // holds a value for each past state that is being rebuilt
 	draw     func(n int) int // a random number from 0 to n-1
 }
@@ -139,7 +140,7 @@ func (s *server) handshake(ctx context.Context, groupID, requestID []byte, k kin
 	return id, a, nil
 }
 
-// SendMessage appends an application message without asking for order: the log's does. A crash before the publish leaves nothing; one after it, before
+// SendMessage appends an application message without asking for order: the log's does. A group that sends too fast is held back. A crash before the publish leaves nothing; one after it, before
 // the reply, leaves an accepted message, and the caller's retry is answered with the same position within the server's duplicate window.
 func (s *server) SendMessage(ctx context.Context, rq *pb.SendMessageRequest) (*pb.SendMessageResponse, error) {
 	return answer(ctx, s, opSend, func(ctx context.Context) (*pb.SendMessageResponse, error) {
@@ -166,6 +167,9 @@ func (s *server) SendMessage(ctx context.Context, rq *pb.SendMessageRequest) (*p
 			if e, refusal = fresh.draftMessage(rq, s.now()); refusal != nil {
 				return nil, refusal
 			}
+		}
+		if err := s.paces.take(id, len(rq.Message), s.now()); err != nil {
+			return nil, err
 		}
 		sequence, millis, err := s.store.appendMessage(ctx, id, e)
 		if err != nil {

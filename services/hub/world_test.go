@@ -49,7 +49,7 @@ func replicaOn(t testing.TB, log eventLog, names subjects, c *clock) *server {
 	m := must(newMetrics(noop.NewMeterProvider().Meter("test")))
 	return &server{
 		domain: hubDomain, store: &store{log: log, names: names, cache: newCache(cacheWeight)},
-		redeemer: redeemtest.AcceptAll{}, now: c.now, metrics: m, history: make(chan struct{}, maxHistory),
+		redeemer: redeemtest.AcceptAll{}, now: c.now, metrics: m, paces: newPaces(), history: make(chan struct{}, maxHistory),
 		draw: func(int) int { return 1 },
 	}
 }
