@@ -17,6 +17,7 @@ type doorway struct {
 	tree         looseTree
 	signers      map[leafIndex]SignatureKey
 	keys         [][]byte
+	others       map[string]*Group // grace's other groups, of the same clients; a ReInit to this one has ended one of them
 }
 
 func newDoorway(t testing.TB) *doorway {
@@ -46,8 +47,24 @@ func newDoorway(t testing.TB) *doorway {
 		}
 	}
 	d.keys = append(d.keys, d.frank.kp.leaf.encryptionKey, d.frank.kp.leaf.signatureKey)
+	d.others = map[string]*Group{"old": olderGroup(t, "old"), "ended": olderGroup(t, "ended", Proposal{Type: ProposalReInit, ReInit: &ReInit{
+		GroupID: d.info.context.groupID, Suite: suite1, Extensions: d.info.context.extensions,
+	}})}
 	return d
 }
+
+// olderGroup is grace's state in another group of the same clients, after a last commit.
+func olderGroup(t testing.TB, id string, last ...Proposal) *Group {
+	t.Helper()
+	w := newWorld(t)
+	w.id = id
+	w.run("alice: creates\nalice: adds bob carol dave erin grace")
+	w.commit(w.client("alice"), CommitOptions{Proposals: last})
+	return w.client("grace").group
+}
+
+// group is JoinConfig.Groups.
+func (d *doorway) group(id []byte) *Group { return d.others[string(id)] }
 
 // signer signs in the name of a leaf, grace where nobody is.
 func (d *doorway) signer(i leafIndex) SignatureKey {
@@ -133,6 +150,8 @@ func (d *doorway) context(p *pen, c *groupContext) {
 		c.suite ^= CipherSuite(p.next())
 	case 7:
 		c.version ^= protocolVersion(p.next())
+	case 8:
+		c.epoch = 1 // of a successor or a branch
 	}
 }
 
@@ -152,10 +171,13 @@ func (d *doorway) groupSecrets(p *pen) (*groupSecrets, []byte, error) {
 		s.psks = []*PSKID{{ID: p.octets([]byte("known")), Nonce: make([]byte, 32)}}
 	case 6:
 		for range 1 + p.of(2) {
-			s.psks = append(s.psks, &PSKID{Usage: PSKUsage(1 + p.of(3)), GroupID: p.octets(d.info.context.groupID), Epoch: uint64(p.next()), Nonce: make([]byte, 32)})
+			id := []string{"old", "ended"}[p.of(2)]
+			s.psks = append(s.psks, &PSKID{
+				Usage: PSKUsage(1 + p.of(3)), GroupID: p.someOctets([]byte(id)), Epoch: d.others[id].Epoch() ^ uint64(p.next()), Nonce: make([]byte, 32),
+			})
 		}
 	}
-	psk, err := pskSecret(suite1, s.psks, anyPSK(pskSources{external: testPSK}.find))
+	psk, err := pskSecret(suite1, s.psks, anyPSK(pskSources{external: testPSK, groups: d.group}.find))
 	return &s, psk, err
 }
 
@@ -205,6 +227,10 @@ func FuzzJoin(f *testing.F) {
 	d := newDoorway(f)
 	for _, seed := range []string{"", "\x01", "\x01\x02\x03\x04", "\x00\x01", "\x00\x00\x01\x02", "\x00\x00\x00\x01", "\x00\x00\x00\x04", "\x00\x00\x00\x00\x05\x01", "\x01\x01\x02\x05\x01"} {
 		f.Add([]byte(seed))
+	}
+	for usage := range byte(3) { // of PSKs of the two other groups, in the first epoch
+		f.Add([]byte{0, 8, 0, 6, 0, 0, usage})
+		f.Add([]byte{0, 8, 0, 6, 0, 1, usage})
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e := d.entrance(t, &pen{b: b, keys: d.keys})
@@ -279,10 +305,13 @@ func (d *doorway) joinsByItself(t *testing.T, e *entrance, public *PublicGroup, 
 // joinsByWelcome lets grace come in, and go on.
 func (d *doorway) joinsByWelcome(t *testing.T, e *entrance, public *PublicGroup, atServer error) {
 	t.Helper()
-	g, _, err := Join(JoinConfig{Welcome: e.welcome, Tree: e.tree, KeyPackage: d.grace.kp, Secrets: d.grace.secrets, Rules: d.rules, PSK: testPSK})
+	g, out, err := Join(JoinConfig{Welcome: e.welcome, Tree: e.tree, KeyPackage: d.grace.kp, Secrets: d.grace.secrets, Rules: d.rules, PSK: testPSK, Groups: d.group})
 	wantKind(t, err)
 	if err != nil {
 		return
+	}
+	if out.Predecessor != nil && g.Epoch() != 1 {
+		t.Fatal("a successor is joined after its first epoch")
 	}
 	if atServer != nil || !e.confirmed {
 		t.Fatalf("a client joins where a server does not (%v), or where the confirmation tag is false", atServer)
