@@ -140,37 +140,39 @@ func measurePeer(t *testing.T, program string, each time.Duration, sizes string)
 	return out
 }
 
-// printTable prints our time and, for each library and crypto provider of its, that of the other and how many times ours it is.
+// printTable prints our time and, for each library and crypto provider of its, that of the other and how many times ours it is; and for each how much of it is primitives.
 func printTable(t *testing.T, ours figures, theirs map[string]map[string]figures) {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row; in brackets how many times ours\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
+	fmt.Fprintf(&b, "%s, %d CPUs, %s for each row; how many times ours, and how much of it is primitives\n\n", runtime.Version(), runtime.NumCPU(), *compareTime)
 	type peer struct{ library, provider string }
 	var peers []peer
-	fmt.Fprintf(&b, "| operation | members | pkg/mls | its primitives |")
+	fmt.Fprintf(&b, "| operation | members | pkg/mls |")
 	for _, library := range slices.Sorted(maps.Keys(theirs)) {
 		for _, provider := range slices.Sorted(maps.Keys(theirs[library])) {
 			peers = append(peers, peer{library, provider})
 			fmt.Fprintf(&b, " %s, %s |", library, provider)
 		}
 	}
-	fmt.Fprintf(&b, "\n|---|---:|---:|---:|%s\n", strings.Repeat("---:|", len(peers)))
+	fmt.Fprintf(&b, "\n|---|---:|---:|%s\n", strings.Repeat("---:|", len(peers)))
 	for _, c := range tableCells(t) {
 		size := ""
 		if c.n != 0 {
 			size = fmt.Sprint(c.n)
 		}
-		share := ""
-		if ns := primitives(ours, c); ns > 0 {
-			share = fmt.Sprintf("%.0f %%", 100*ns/ours[c])
+		share := func(f figures) string {
+			if ns := primitives(f, c); ns > 0 {
+				return fmt.Sprintf(", %.0f %%", 100*ns/f[c])
+			}
+			return ""
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |", c.name, size, nice(ours[c]), share)
+		fmt.Fprintf(&b, "| %s | %s | %s%s |", c.name, size, nice(ours[c]), share(ours))
 		for _, p := range peers {
 			ns, ok := theirs[p.library][p.provider][c]
 			if !ok || ours[c] == 0 {
 				t.Errorf("no figure for %s %d of %s", c.name, c.n, p)
 			}
-			fmt.Fprintf(&b, " %s (%.2f) |", nice(ns), ns/ours[c])
+			fmt.Fprintf(&b, " %s ×%.2f%s |", nice(ns), ns/ours[c], share(theirs[p.library][p.provider]))
 		}
 		b.WriteByte('\n')
 	}
