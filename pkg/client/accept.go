@@ -10,7 +10,7 @@ import (
 )
 
 // Accept answers a request. The connection is complete a few Syncs later, on both sides (EventConnected). Errors: ErrUnknownRequest, ErrIdentity,
-// ErrBadInvitation: the request leads nowhere, at least now. Then it is tried again for a day, and if the same user asks anew meanwhile, as its client does when somebody else came in
+// ErrBadInvitation, ErrBusy: the request leads nowhere, at least now. Then it is tried again for a day, and if the same user asks anew meanwhile, as its client does when somebody else came in
 // by the request, that is accepted without another call.
 func (c *Client) Accept(ctx context.Context, id string) error {
 	return c.lockedFor(ctx, func() error {

@@ -1,12 +1,17 @@
 package client_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/pkg/client"
+	"mimimi.example/pkg/problem"
 )
 
 // askTwice has two devices of alice's ask bob at once, before either hears of the other.
@@ -170,4 +175,23 @@ func TestConnectedAnew(t *testing.T) {
 	}
 	pair(t, alice, tablet)
 	pair(t, tablet, alice)
+}
+
+// TestAcceptOvertaken: a device accepts a request, and others' commits come before its own into the connection group, again and again, as when the requester adds its devices right
+// then. It tries again a little later, and the connection comes about on all devices.
+func TestAcceptOvertaken(t *testing.T) {
+	o := newOperator(t.TempDir())
+	ahead, here := clockedBy(t, o)
+	alice, bob := here("alice"), here("bob")
+	tablet := bob.addDevice("tablet")
+	check(t, alice.c.Connect(t.Context(), bob.c.User()))
+	until(t, "request", func() bool { return len(bob.requests()) == 1 && len(tablet.requests()) == 1 }, bob, tablet)
+	undo := meddle(t, o, mimimiv1connect.HubServiceCommitProcedure, func(context.Context, *mimimiv1.CommitRequest,
+		func(context.Context, *mimimiv1.CommitRequest) (*mimimiv1.CommitResponse, error)) (*mimimiv1.CommitResponse, error) {
+		return nil, problem.Connect(problem.New(problem.Stale, "another came first"))
+	})
+	wantError(t, "accept", tablet.c.Accept(t.Context(), tablet.requests()[0].ID), client.ErrBusy)
+	undo()
+	ahead.Add(int64(2 * time.Minute))
+	stands(t, []*person{alice}, []*person{bob, tablet})
 }

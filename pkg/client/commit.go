@@ -487,7 +487,7 @@ func (c *Client) sendStaged(ctx context.Context, g *group) error {
 	}
 	refusal := err
 	if err := c.catchUpAs(ctx, g, named); err != nil {
-		return errors.Join(fmt.Errorf("commit: %w", refusal), err)
+		return errors.Join(fmt.Errorf("commit: %w", refusal), err, c.noteUnknown(g, err))
 	}
 	if g.rec.State == GroupOver || g.rec.Staged == nil || !bytes.Equal(g.rec.Staged.Request, s.Request) {
 		return nil // accepted after all, or overtaken: a task that is not done is tried anew
@@ -542,11 +542,15 @@ func (c *Client) propose(ctx context.Context, g *group, t *task) error {
 		return fmt.Errorf("propose: %w", err)
 	}
 	refusal := err
-	if err := c.catchUpAs(ctx, g, named); err != nil && !isFinal(err) {
+	err = c.catchUpAs(ctx, g, named)
+	if err != nil && !isFinal(err) {
 		return err
 	}
 	if g.rec.State == GroupOver {
 		return nil
+	}
+	if err := c.noteUnknown(g, err); err != nil {
+		return err
 	}
 	err = c.change(g, func(Tx) error {
 		t.Message, t.Request = nil, nil

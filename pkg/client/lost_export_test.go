@@ -12,6 +12,8 @@ import (
 const (
 	BackSentence    = lostSentence + backSentence
 	AloneSentence   = lostSentence + aloneSentence
+	EndedSentence   = endedSentence
+	AgainSentence   = againSentence
 	DamagedBack     = damagedRecord + backSentence
 	DamagedSentence = damagedSentence
 	UnknownSentence = unknownSentence

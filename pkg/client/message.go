@@ -153,6 +153,7 @@ func (c *Client) sendMessage(ctx context.Context, g *group, o *outgoing) error {
 	case isFinal(err):
 		return errors.Join(fmt.Errorf("send message: %w", err), c.change(g, func(tx Tx) error {
 			g.dropOutgoing(o)
+			g.rec.Behind = g.rec.Behind || problem.KindOf(err) == problem.NotFound
 			return c.warn(tx, g.rec.ID, "the group's hub refused a message for good: it was not sent")
 		}))
 	}

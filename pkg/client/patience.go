@@ -151,6 +151,8 @@ func (c *Client) postpone(g *group, why string) error {
 			switch why {
 			case deniedSentence:
 				return c.over(tx, g, why, 0)
+			case endedSentence:
+				return c.ended(tx, g)
 			case "":
 				why = unenterable
 			}

@@ -30,7 +30,7 @@ func (c *Client) resync(ctx context.Context, g *group) error {
 		case problem.KindOf(err) == problem.Denied:
 			return c.postpone(g, deniedSentence)
 		case problem.KindOf(err) == problem.NotFound:
-			return errors.Join(err, c.loseNow(g, tooLongAway))
+			return c.unknownToHub(ctx, g, err)
 		case err != nil || g.rec.Resync == nil || g.rec.Resync.Commit == nil:
 			return err
 		}

@@ -318,7 +318,10 @@ func (p *play) connectAll() {
 				return "", err
 			}
 			for _, r := range requests {
-				if err := d.c.Accept(ctx, r.ID); err != nil {
+				switch err := d.c.Accept(ctx, r.ID); {
+				case errors.Is(err, client.ErrBusy):
+					p.t.Logf("%s accepts: %v", d.name, err) // it tries again by itself
+				case err != nil:
 					return "", fmt.Errorf("%s accepts: %w", d.name, err)
 				}
 			}
