@@ -9,6 +9,7 @@ import (
 	"time"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
+	"mimimi.example/api/mimimi/v1/mimimiv1connect"
 	"mimimi.example/cmd/mimimi/domain"
 	"mimimi.example/pkg/client"
 	"mimimi.example/pkg/mimimi"
@@ -179,9 +180,20 @@ func ask(t *testing.T, from, to *person) (sealed []byte) {
 	return sealed
 }
 
-// replay shows to the same request again, and returns once it has certainly been read: another request, deposited after it, is there.
+// replay shows to, who is at domain b, the same request again, by a deposit and as its provider can, and returns once it has certainly been read: another request, deposited after it, is there.
 func replay(t *testing.T, to *person, sealed []byte) {
 	t.Helper()
+	shown := 0
+	undo := meddle(t, theWorld.opB, mimimiv1connect.AccountServiceFetchInboxProcedure, func(ctx context.Context, req *mimimiv1.FetchInboxRequest,
+		honest func(context.Context, *mimimiv1.FetchInboxRequest) (*mimimiv1.FetchInboxResponse, error)) (*mimimiv1.FetchInboxResponse, error) {
+		res, err := honest(ctx, req)
+		if len(res.GetItems()) > 0 && req.Client == client.DeviceID(to.c) {
+			res.Items = append([]*mimimiv1.InboxItem{{Position: res.Items[0].Position, SealedRequest: sealed}}, res.Items...)
+			shown++
+		}
+		return res, err
+	})
+	defer undo()
 	other := registerWith(t, theWorld.a, "other", client.Stock{OneTime: 1, LastResort: 1})
 	for range 2 { // whoever replays pays with tokens of its own
 		if err := client.Deposit(t.Context(), other.c, to.c.User(), sealed); err != nil {
@@ -190,6 +202,9 @@ func replay(t *testing.T, to *person, sealed []byte) {
 	}
 	ask(t, other, to)
 	until(t, "the request behind it", func() bool { return len(to.asked(other)) == 1 }, to)
+	if shown == 0 {
+		t.Error("the provider did not show it again")
+	}
 }
 
 // asked are the requests of somebody that a person was told of, ever.
