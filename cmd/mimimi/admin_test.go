@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
 
 	"mimimi.example/pkg/bus"
+	"mimimi.example/pkg/bus/bustest"
 )
 
 // admin runs an admin command and returns what it printed.
@@ -46,25 +43,11 @@ func TestAdmin(t *testing.T) {
 		t.Errorf("a second time: %s", got)
 	}
 
-	start := func(store string) (url string) {
-		opts, err := server.ProcessConfigFile(file(store+".conf", "port: -1\nmax_payload: 8MB\ninclude ./users/nats-users.conf\n"+
-			"jetstream { store_dir: "+strconv.Quote(filepath.Join(dir, store))+", max_file_store: "+store+" }\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		opts.NoLog, opts.NoSigs = true, true
-		s, err := server.NewServer(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go s.Start()
-		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-		if !s.ReadyForConnections(30 * time.Second) {
-			t.Fatal("the server did not start")
-		}
-		return s.ClientURL()
+	conf, err := os.ReadFile(filepath.Join(dir, "users", "nats-users.conf"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	small, url := start("1GB"), start("2TB")
+	small, url := bustest.Configured(t, string(conf), "1GB"), bustest.Configured(t, string(conf), "2TB")
 	config := func(url, user string) string {
 		raw, err := json.Marshal(map[string]any{"bus": map[string]any{
 			"url": url, "nkey_file": filepath.Join(dir, "users", user+".nk"), "deployment_key_file": key, "partitions": 2,

@@ -2,15 +2,10 @@ package bus_test
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
@@ -137,7 +132,11 @@ func TestPermissions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		url := serverWith(t, users)
+		text, err := users.Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		url := bustest.Configured(t, text, "1GB")
 		tryAll(t, b, func(user string) (*nats.Conn, error) {
 			seed, err := users.Seed(user)
 			if err != nil {
@@ -146,36 +145,6 @@ func TestPermissions(t *testing.T) {
 			return connectAs(seed, url)
 		})
 	})
-}
-
-// serverWith starts a server from a configuration file that includes the users'.
-func serverWith(t *testing.T, users *bus.Users) (url string) {
-	t.Helper()
-	text, err := users.Config()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for name, content := range map[string]string{"users.conf": text, "nats.conf": "port: -1\njetstream { store_dir: " + strconv.Quote(dir) + " }\nmax_payload: 8MB\ninclude ./users.conf\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats.conf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.NoLog, opts.NoSigs = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the server did not start")
-	}
-	return s.ClientURL()
 }
 
 func tryAll(t *testing.T, b *bus.Bus, connect func(user string) (*nats.Conn, error)) {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"mimimi.example/pkg/bus"
 )
 
@@ -59,6 +61,37 @@ func StartOpen(t testing.TB) *Domain {
 func StartOpenCluster(t testing.TB) *Domain {
 	t.Helper()
 	return newDomain(t, 3, false).cluster()
+}
+
+// Configured starts a server by itself from a configuration file, with JetStream and a port of its choice, and returns its URL. users is the part of the file that bus.Users.Config
+// wrote, maxStore the jetstream section's max_file_store.
+func Configured(t testing.TB, users, maxStore string) (url string) {
+	t.Helper()
+	dir := t.TempDir()
+	files := map[string]string{
+		"users.conf": users,
+		"nats.conf":  fmt.Sprintf("port: -1\nmax_payload: 8MB\njetstream { store_dir: %q, max_file_store: %s }\ninclude ./users.conf\n", dir, maxStore),
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.NoLog, opts.NoSigs = true, true
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the server did not start")
+	}
+	return s.ClientURL()
 }
 
 func (d *Domain) single(listen string) *Domain {
