@@ -20,9 +20,9 @@ const poll = 25 * time.Millisecond
 // patience is how long something may take that is only slow if it is stuck.
 func patience() time.Duration {
 	if raceEnabled {
-		return 4 * time.Minute
+		return 6 * time.Minute
 	}
-	return time.Minute
+	return 3 * time.Minute // a client spreads some of what it does over two
 }
 
 // eventually waits until cond holds and fails the test if it never does. It runs in the test's goroutine.
