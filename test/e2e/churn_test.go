@@ -56,7 +56,8 @@ func TestKill9Churn(t *testing.T) {
 	kills := 0
 	for ; over.Load() < 2; kills++ {
 		d := []*domain{w.a, w.b}[r.IntN(2)]
-		moment := time.After(time.Duration(r.Int64N(int64(400 * time.Millisecond))))
+		// Each time a little later, so that a machine on which a command takes longer than that comes to the end too.
+		moment := time.After(time.Duration(r.Int64N(int64(400*time.Millisecond + time.Duration(kills)*20*time.Millisecond))))
 		<-moment // of the kill: nothing is waited for
 		d.restart()
 	}
