@@ -14,8 +14,9 @@ var (
 	ErrInvalid = errors.New("mls: breaks a rule of RFC 9420")
 	// ErrStaleEpoch says that a message is of another epoch; an EpochError wraps it.
 	ErrStaleEpoch = errors.New("mls: message is of another epoch")
-	// ErrReplayed says that a message's key was used already or lies outside the window that is kept.
-	ErrReplayed = errors.New("mls: message key already used or out of bounds")
+	// ErrReplayed says that a message was read or made here before (a proposal that is pending already, an own handshake), or that its key was used or lies
+	// outside the window that is kept (RFC 9420 §9.1).
+	ErrReplayed = errors.New("mls: the message was read or made before, or its key is not kept")
 	// ErrUnsupported says that a protocol version, cipher suite or type is not supported.
 	ErrUnsupported = errors.New("mls: unsupported version, suite or type")
 )

@@ -127,6 +127,7 @@ type model struct {
 	messages []modelMessage
 	epochs   map[uint64]*modelEpoch
 	names    int
+	made     int // proposals that were made, so that no two are equal
 }
 
 const modelSize = 6
@@ -198,7 +199,8 @@ func (m *model) proposes(x *modelMember) {
 		newcomer.at = -1
 		p = Proposal{Type: ProposalAdd, KeyPackage: newcomer.client.kp}
 	}
-	msg := must(x.group.Propose(p, ProposeOptions{AuthenticatedData: fmt.Append(nil, m.names, len(m.log), len(x.outbox))}))(m)
+	m.made++
+	msg := must(x.group.Propose(p, ProposeOptions{AuthenticatedData: fmt.Append(nil, m.made)}))(m)
 	m.store(x)
 	x.outbox = append(x.outbox, msg)
 }
