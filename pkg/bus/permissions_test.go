@@ -24,7 +24,7 @@ type attempt struct {
 	may     []string
 }
 
-// attempts are told from the architecture's table, not from the code's: who writes and reads what, who calls whom, and that nobody but the admin service touches streams.
+// attempts are told from the architecture's table, not from the code's: who writes and reads what, who calls whom, and that nobody but the admin service touches streams. They are one table, to be read beside that one.
 func attempts(b *bus.Bus) []attempt {
 	const api = "$JS.API."
 	hub, kpstore, fanout, provider, admin := "hub", "kpstore", "fanout", "provider", "admin"

@@ -136,7 +136,7 @@ func (p *person) untouched() func(when string) {
 }
 
 // TestForgedDeviceSync: what a user's devices tell each other is believed of a member of their own group, whoever else says it; of a device that was removed no more; and never
-// what cannot be.
+// what cannot be. Each part goes on with the devices and groups of the one before.
 func TestForgedDeviceSync(t *testing.T) {
 	alice, bob := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob")
 	alice.atOnce()

@@ -76,7 +76,8 @@ func (p *person) meets(t *testing.T, domain string) {
 }
 
 // TestKeyDocumentShownToOne: a key document that only one client, or one provider's clients, are shown is found by asking another domain: before it is used where
-// one is known, and as soon as one is known otherwise. It is not used, and the user is told.
+// one is known, and as soon as one is known otherwise. It is not used, and the user is told. The cases share three domains, of which what one has
+// learnt counts in the next.
 func TestKeyDocumentShownToOne(t *testing.T) {
 	at := third(t)
 	dora := register(t, at, "dora")

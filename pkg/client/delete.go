@@ -119,7 +119,7 @@ func (c *Client) removalOfAll() *task {
 func (c *Client) goOnDeleting(ctx context.Context) error {
 	if c.account.rec.Deleting == deleteGroups {
 		if c.account.rec.QueueMade {
-			_, _ = c.readQueue(ctx) // for the removal; what else is in it is of no matter
+			_, _ = c.readQueue(ctx) // for the removal; unread, the provider refuses a removed client all the same
 		}
 		_ = c.workAll(ctx) // a group that cannot be left now is given up
 		if err := ctx.Err(); err != nil {

@@ -68,6 +68,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
+// killAnywhere is one story, in which each step begins where the kills of the one before have left everybody.
 func killAnywhere(t *testing.T, rng *rand.Rand) {
 	k := &killer{rng: rng}
 	alice, bob, carol := register(t, theWorld.a, "alice"), register(t, theWorld.b, "bob"), register(t, theWorld.b, "carol")

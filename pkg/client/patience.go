@@ -47,7 +47,7 @@ const (
 	oftenSentence  = "this device had to enter the group anew several times today: its hub, or a member, may be causing that, so it waits longer each time"
 )
 
-const heldSentence = "the group's hub takes no more messages for now, since too many are sent in the group: what waits is sent later"
+const heldSentence = "the group's hub takes no more messages at present, since too many are sent in the group: what waits is sent later"
 
 // errLater says that something is put off: it is no failure.
 var errLater = problem.New(problem.Unavailable, "the group's hub is asked a little later")

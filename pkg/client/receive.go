@@ -373,20 +373,11 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 			r.Answer, r.Told = false, false // another own client has let it in
 		}
 	}
-	if own && g.rec.Peer != "" && len(ch.Added) > 0 { // an own client, which has not seen what was said before
-		if err := c.tellLink(tx, g); err != nil {
-			return err
-		}
-	}
-	if own && g.rec.Devices && len(ch.Added) > 0 {
-		g.rec.TellAll, g.rec.TellAllAt = true, 0
-	}
 	if err := c.peerChanged(tx, g); err != nil {
 		return err
 	}
 	if own && len(ch.Added) > 0 {
-		g.tellInvitations()
-		if err := g.tellBans(); err != nil {
+		if err := c.tellNewcomers(tx, g); err != nil {
 			return err
 		}
 	}
@@ -404,6 +395,20 @@ func (c *Client) applyCommit(tx Tx, g *group, d *mimimiv1.Delivery, staged *mls.
 		return err
 	}
 	return errors.Join(c.entered(tx, g), c.checkPeer(tx, g))
+}
+
+// tellNewcomers has those whom an own commit added told what was said before they came.
+func (c *Client) tellNewcomers(tx Tx, g *group) error {
+	if g.rec.Peer != "" { // own clients
+		if err := c.tellLink(tx, g); err != nil {
+			return err
+		}
+	}
+	if g.rec.Devices {
+		g.rec.TellAll, g.rec.TellAllAt = true, 0
+	}
+	g.tellInvitations()
+	return g.tellBans()
 }
 
 // openLinkUpdate returns the link keys in a commit, nil if it has none or they do not open: then its Adds stay unidentified.

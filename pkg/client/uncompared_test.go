@@ -68,7 +68,8 @@ func (p *person) uncompared(name string) (n int) {
 }
 
 // TestComparisonsBlocked: a relay that drops, or garbles, exactly what goes to other domains to compare keys stops nobody. The client says after a day that the keys in use have
-// not been compared, every week that it lasts, and at any time when asked; and when an answer comes that is over. One who knows nobody to ask is told so once.
+// not been compared, every week that it lasts, and at any time when asked; and when an answer comes that is over. One who knows nobody to ask is told so once. It is one run of a calendar,
+// in which each step waits on the ones before.
 func TestComparisonsBlocked(t *testing.T) {
 	at := new(calendar)
 	all, op := triangle(t, at)

@@ -8,7 +8,7 @@ import (
 	"mimimi.example/pkg/mls"
 )
 
-// TestAllowed is the other side of TestCommitRules: what the rules must let pass.
+// TestAllowed is the other side of TestCommitRules: what the rules must let pass. It is one table.
 func TestAllowed(t *testing.T) {
 	gce := func(p *Policy) mls.Proposal {
 		return mls.Proposal{Type: mls.ProposalGroupContextExtensions, Extensions: GroupExtensions(p)}

@@ -25,6 +25,7 @@ func marshalled[T interface{ Marshal() []byte }](parse func([]byte) (T, error)) 
 	}
 }
 
+// parserCases have a valid input for every parser, made of one another: one table, so that a parser that is missing is seen.
 func parserCases(t testing.TB) []parserCase {
 	d := newDomain(t, "a.example")
 	p := d.person(t, "alice")
@@ -190,7 +191,7 @@ func TestParsersKeepNothingOfTheirInput(t *testing.T) {
 	}
 }
 
-// looseCases are parsers that take a prefix of what they take too, or say only yes or no.
+// looseCases are parsers that take a prefix of what they take too, or say only yes or no. They are made like the others, and the list is one.
 func looseCases(t testing.TB) []parserCase {
 	d := newDomain(t, "a.example")
 	alice := d.person(t, "alice").device(t)

@@ -19,6 +19,7 @@ type ruleCase struct {
 	do     func(w *world) error
 }
 
+// ruleCases break every rule of commitRules: one table, in the order of the rules.
 func ruleCases() []ruleCase {
 	gce := func(change func(*Policy)) mls.Proposal {
 		p := openPolicy()

@@ -34,7 +34,7 @@ func greaseExtensions() []Extension {
 	return out
 }
 
-// TestGREASE has members that send GREASE everywhere among those that send none: all of it is carried, and nothing of it counts.
+// TestGREASE has members that send GREASE everywhere among those that send none: all of it is carried, and nothing of it counts. It is the history of one group.
 func TestGREASE(t *testing.T) {
 	if n := len(greaseValues[uint16]()); n != 15 {
 		t.Fatalf("%d values", n)

@@ -104,6 +104,7 @@ func TestRFC9420_7_2(t *testing.T) {
 	})
 }
 
+// TestRFC9420_7_3 has the rules of the section, one a subtest, in one group that each of them tries to spoil.
 func TestRFC9420_7_3(t *testing.T) {
 	leafTests(t, "7.3")
 	w, alice, bob, carol := threeWorld(t)

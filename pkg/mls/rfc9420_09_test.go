@@ -47,6 +47,7 @@ func TestRFC9420_9_1(t *testing.T) {
 	})
 }
 
+// TestRFC9420_9_2 has what the section wants deleted, one kind of secret a subtest.
 func TestRFC9420_9_2(t *testing.T) {
 	t.Run("what is used to send or read is deleted", func(t *testing.T) {
 		w, alice, bob, _ := threeWorld(t)

@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// TestRFC9420_10 has the rules of the section, one a subtest, in one group that each of them tries to spoil.
 func TestRFC9420_10(t *testing.T) {
 	w, alice, bob, _ := threeWorld(t)
 	refused := func(t *testing.T, c *client, want breach) {

@@ -28,7 +28,7 @@ func (w *world) badLists(t *testing.T, from, to *client, cases []listTest) {
 	}
 }
 
-// TestRFC9420_12_2 has the rules for commits by members, TestRFC9420_12_2_External those for external commits.
+// TestRFC9420_12_2 has the rules for commits by members, TestRFC9420_12_2_External those for external commits. Each rule is a subtest in one group.
 func TestRFC9420_12_2(t *testing.T) {
 	w, alice, bob, carol := threeWorld(t)
 	remove := func(c *client) Proposal { return Proposal{Type: ProposalRemove, Removed: c.group.OwnIndex()} }

@@ -103,6 +103,7 @@ func TestRFC9420_12_4_3(t *testing.T) {
 	})
 }
 
+// TestRFC9420_12_4_3_1 has the rules of the section, one a subtest, in one group that each of them tries to spoil.
 func TestRFC9420_12_4_3_1(t *testing.T) {
 	w, alice, bob, carol := threeWorld(t)
 	w.run("carol: updates\nalice: updates")

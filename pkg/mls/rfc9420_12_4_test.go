@@ -124,6 +124,7 @@ func TestRFC9420_12_4_1(t *testing.T) {
 	})
 }
 
+// TestRFC9420_12_4_2 has the rules of the section, one a subtest, in one group that each of them tries to spoil.
 func TestRFC9420_12_4_2(t *testing.T) {
 	w, alice, bob, carol := threeWorld(t)
 	good := w.stage(alice, CommitOptions{Path: true}).Message

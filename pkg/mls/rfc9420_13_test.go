@@ -93,6 +93,7 @@ func TestRFC9420_13_4(t *testing.T) {
 	})
 }
 
+// TestRFC9420_13_5 has what the section says of GREASE, one place where it may stand a subtest.
 func TestRFC9420_13_5(t *testing.T) {
 	var values []uint16
 	for v := uint16(0x0a0a); v < 0xfafa; v += 0x1010 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// TestScenarios plays histories that are written down: the table is all there is to it.
 func TestScenarios(t *testing.T) {
 	for name, script := range map[string]string{
 		"grow and shrink": `

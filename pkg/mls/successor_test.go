@@ -322,7 +322,7 @@ func (s *successorWorld) foundIn(g *Group, opts CommitOptions) *StagedCommit {
 	return staged
 }
 
-// TestJoinSuccessorRules breaks each rule that a client checks of a Welcome to the successor or a branch of a group.
+// TestJoinSuccessorRules breaks each rule that a client checks of a Welcome to the successor or a branch of a group. It is one table.
 func TestJoinSuccessorRules(t *testing.T) {
 	link := func(s *successorWorld, usage PSKUsage) Proposal {
 		g := s.old["alice"].Public()

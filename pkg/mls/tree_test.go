@@ -315,6 +315,7 @@ func rebuilt(t *ratchetTree) *ratchetTree {
 	return fresh
 }
 
+// TestTreeValidation breaks one thing at a time in a valid tree: one table, whose rows share how leaves and parents are changed.
 func TestTreeValidation(t *testing.T) {
 	leaf := func(f *forest, i leafIndex, change func(l *LeafNode)) {
 		l := f.tree.leaf(i).clone()

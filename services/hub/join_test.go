@@ -45,6 +45,7 @@ func TestExternalJoin(t *testing.T) {
 	sameState(t, w.warm(), w.cold())
 }
 
+// TestJoinRefused breaks what the hub checks of an external join, one thing at a time: one table.
 func TestJoinRefused(t *testing.T) {
 	t.Parallel()
 	b := testBus(t)

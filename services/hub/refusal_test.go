@@ -11,7 +11,7 @@ import (
 	"mimimi.example/pkg/mls"
 )
 
-// TestCommitRefused breaks what the hub checks of a bundle, one thing at a time.
+// TestCommitRefused breaks what the hub checks of a bundle, one thing at a time. It is one table.
 func TestCommitRefused(t *testing.T) {
 	t.Parallel()
 	b := testBus(t)

@@ -202,7 +202,7 @@ func (s *spoilt) wantWhole(what string, got *v1.ClaimResponse, err error) {
 }
 
 // TestGarbageStored has every family that the store reads hold what the store never wrote: each request that meets it fails with a named error or passes
-// it over. Nothing panics, and nothing of it is handed out.
+// it over. Nothing panics, and nothing of it is handed out. One family is one subtest.
 func TestGarbageStored(t *testing.T) {
 	t.Parallel()
 	t.Run("set", func(t *testing.T) {

@@ -110,6 +110,7 @@ func TestCompleteAgainstClaim(t *testing.T) {
 	}
 }
 
+// TestUploadRules breaks what the store checks of an upload, one thing at a time, beside what it has stored: one table.
 func TestUploadRules(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

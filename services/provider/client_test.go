@@ -304,6 +304,7 @@ func renewal(now time.Time, p *person, key mls.SignatureKey) *mimimiv1.RenewCert
 	return req
 }
 
+// TestRenewCertificate is the life of one certificate: asked for too early, when it is due, twice, with another key, and revoked with those before it.
 func TestRenewCertificate(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t, "a.example")

@@ -122,7 +122,7 @@ func (p *falsePeer) sign(domain string, number uint64, issued time.Time, revoked
 	return list.Marshal()
 }
 
-// TestRevocationsAreChecked: a peer's list that is tampered with, another's, out of date, or older than the one seen is refused, and the good copy stays.
+// TestRevocationsAreChecked: a peer's list that is tampered with, another's, out of date, or older than the one seen is refused, and the good copy stays. It is one run of numbers, which only go up.
 func TestRevocationsAreChecked(t *testing.T) {
 	t.Parallel()
 	a, b := newDomain(t, "a.example"), newDomain(t, "b.example")

@@ -212,6 +212,7 @@ func TestIssueBusy(t *testing.T) {
 	}
 }
 
+// TestExchangeTokens is the story of one exchange and what is tried with it: its steps share the tokens that were spent.
 func TestExchangeTokens(t *testing.T) {
 	t.Parallel()
 	d := newDomain(t, "a.example")

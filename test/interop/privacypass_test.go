@@ -31,7 +31,7 @@ func challenge(k *mimimi.IssuerKey) []byte {
 	return bytes.Join([][]byte{{0, 2}, long(issuer), {32}, context.Sum(nil), long(origin)}, nil)
 }
 
-// TestPrivacyPass has @cloudflare/privacypass-ts blind for our issuer, sign for our client, and verify what comes of it; and us verify its tokens.
+// TestPrivacyPass has @cloudflare/privacypass-ts blind for our issuer, sign for our client, and verify what comes of it; and us verify its tokens. It is one conversation.
 func TestPrivacyPass(t *testing.T) {
 	p := startNode(t, "privacypass")
 	private, err := mimimi.GenerateIssuerKey()
