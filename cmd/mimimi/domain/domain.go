@@ -287,6 +287,11 @@ func (d *Domain) publish() error {
 	if err := writeJSON(d.folder.path("domain.json"), d.state); err != nil {
 		return err
 	}
+	return d.publishFiles()
+}
+
+// publishFiles writes what clients and peers are given.
+func (d *Domain) publishFiles() error {
 	info := d.Info()
 	if err := writeJSON(d.ClientFile(), info); err != nil {
 		return err
@@ -357,6 +362,9 @@ func (d *Domain) url(listener string) string {
 	_, port, err := net.SplitHostPort(d.state.Addresses[listener])
 	if err != nil {
 		return ""
+	}
+	if port == "443" {
+		return "https://" + listener + "." + d.o.Domain
 	}
 	return "https://" + net.JoinHostPort(listener+"."+d.o.Domain, port)
 }
