@@ -12,6 +12,7 @@ import (
 
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/mimimi"
+	"mimimi.example/services/fanout"
 	"mimimi.example/services/hub"
 )
 
@@ -26,6 +27,7 @@ type replayCommand struct {
 	GroupFile string `help:"Only the group whose id is in this file; - is standard input."`
 	From      string `help:"First entry: a sequence, or a time such as 2026-11-27T12:00:00Z. Everything that is there without it."`
 	To        string `help:"Last entry, by sequence or time; the state there is compared with the next checkpoint. The end without it."`
+	Fanout    bool   `help:"Also work the log off again as fan-out does, into a stream of this process alone, and compare with what waits in OUTBOX and what went to DEAD. For whole streams."`
 	Brief     bool   `help:"Print only what diverges, and the sum."`
 	JSON      bool   `help:"Print one JSON object a line."`
 }
@@ -34,6 +36,9 @@ type replayCommand struct {
 func (r *replayCommand) Validate() error {
 	if r.Entry > 0 && (r.Stream == "" || r.GroupFile != "") {
 		return errors.New("--entry needs --stream, and goes without --group-file")
+	}
+	if r.Fanout && (r.Entry > 0 || r.GroupFile != "") {
+		return errors.New("--fanout is for whole streams: leave out --entry and --group-file")
 	}
 	for _, s := range []string{r.From, r.To} {
 		if _, _, err := sequenceOrTime(s); err != nil {
@@ -67,7 +72,7 @@ func (r *replayCommand) Run(ctx context.Context, out io.Writer, bar *progress) e
 		if err := b.Verify(ctx); err != nil {
 			return err
 		}
-		return r.replay(ctx, &replaying{b: b, hub: hub.NewReplayer(b), out: out, bar: bar, brief: r.Brief, json: r.JSON})
+		return r.replay(ctx, &replaying{b: b, layout: options.Layout, hub: hub.NewReplayer(b), out: out, bar: bar, brief: r.Brief, json: r.JSON})
 	})
 }
 
@@ -77,6 +82,8 @@ type replaySum struct {
 	Entries     int    `json:"entries"`
 	Checkpoints int    `json:"checkpoints_equal"`
 	Unchecked   int    `json:"unchecked"`
+	Deliveries  int    `json:"deliveries"` // that fan-out's entries lead to
+	Waiting     int    `json:"waiting"`    // of these, in OUTBOX
 	Divergences int    `json:"divergences"`
 	FirstStream string `json:"first_stream,omitempty"`
 	First       uint64 `json:"first_sequence,omitempty"` // of what diverges, the first one in the first stream that has one
@@ -84,12 +91,13 @@ type replaySum struct {
 
 // replaying is one run.
 type replaying struct {
-	b     *bus.Bus
-	hub   *hub.Replayer
-	out   io.Writer
-	bar   *progress
-	brief bool
-	json  bool
+	b      *bus.Bus
+	layout bus.Layout
+	hub    *hub.Replayer
+	out    io.Writer
+	bar    *progress
+	brief  bool
+	json   bool
 
 	sum   replaySum
 	seen  uint64
@@ -136,7 +144,66 @@ func (r *replayCommand) replay(ctx context.Context, p *replaying) error {
 			return err
 		}
 	}
+	if r.Fanout {
+		if err := p.fanOut(ctx, spans); err != nil {
+			p.bar.clear()
+			return err
+		}
+	}
 	return p.end()
+}
+
+// fanOut works off the spans again.
+func (p *replaying) fanOut(ctx context.Context, spans []span) error {
+	p.seen = 0
+	return onScratch(ctx, func(ctx context.Context, s *bus.Server) error {
+		own, err := bus.Connect(ctx, bus.Options{InProcess: s.InProcess(), Service: "admin", Layout: bus.Layout{Partitions: p.layout.Partitions, DeploymentKey: p.layout.DeploymentKey}})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = own.Close(context.WithoutCancel(ctx)) }() // its server goes with it
+		if err := own.Init(ctx); err != nil {
+			return err
+		}
+		for _, s := range spans {
+			if err := fanout.Replay(ctx, p.b, own, s.partition, s.from, s.to, func(x fanout.Rerun) error { return p.printRerun(s, x) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// printRerun counts what fan-out makes of an entry and prints it.
+func (p *replaying) printRerun(s span, x fanout.Rerun) error {
+	p.seen++
+	p.bar.at(p.seen, p.total)
+	p.sum.Deliveries += x.Deliveries
+	p.sum.Waiting += x.Waiting
+	if x.Divergence != "" {
+		p.diverges(s, x.Sequence)
+	} else if p.brief {
+		return nil
+	}
+	p.bar.clear()
+	if p.json {
+		return printJSON(p.out, struct {
+			Stream string `json:"stream"`
+			Fanout bool   `json:"fanout"`
+			fanout.Rerun
+		}{s.stream, true, x})
+	}
+	_, err := fmt.Fprintf(p.out, "%s fan-out  %8d  %s  %-10s %d deliveries, %d waiting  %s\n", s.stream, x.Sequence, x.Accepted.Format(time.RFC3339), x.Kind, x.Deliveries, x.Waiting,
+		strings.TrimSuffix(x.Outcome+": "+x.Divergence, ": "))
+	return err
+}
+
+// diverges counts a divergence.
+func (p *replaying) diverges(s span, sequence uint64) {
+	p.sum.Divergences++
+	if p.sum.First == 0 || s.stream == p.sum.FirstStream && sequence < p.sum.First {
+		p.sum.FirstStream, p.sum.First = s.stream, sequence
+	}
 }
 
 // group is the one that was asked for, nil for all.
@@ -254,10 +321,7 @@ func (p *replaying) print(s span, x hub.Replayed, group int) error {
 	p.sum.Entries++
 	switch {
 	case x.Divergence != "":
-		p.sum.Divergences++
-		if p.sum.First == 0 || s.stream == p.sum.FirstStream && x.Sequence < p.sum.First {
-			p.sum.FirstStream, p.sum.First = s.stream, x.Sequence
-		}
+		p.diverges(s, x.Sequence)
 	case x.Outcome == "equal":
 		p.sum.Checkpoints++
 	case x.Outcome == "unchecked":
@@ -283,7 +347,8 @@ func (p *replaying) print(s span, x hub.Replayed, group int) error {
 func (p *replaying) end() error {
 	p.bar.clear()
 	s := p.sum
-	err := say(p.out, p.json, s, "%d groups, %d entries, %d checkpoints equal, %d entries unchecked, %d diverge", s.Groups, s.Entries, s.Checkpoints, s.Unchecked, s.Divergences)
+	err := say(p.out, p.json, s, "%d groups, %d entries, %d checkpoints equal, %d entries unchecked, %d deliveries of which %d wait, %d diverge",
+		s.Groups, s.Entries, s.Checkpoints, s.Unchecked, s.Deliveries, s.Waiting, s.Divergences)
 	if s.Divergences == 0 || err != nil {
 		return err
 	}

@@ -114,6 +114,11 @@ func TestReplayCommand(t *testing.T) {
 		t.Errorf("since an hour ago %d lines, want %d", len(some), len(all))
 	}
 
+	again := d.replay(0, "-fanout")
+	if s := again[len(again)-1]; s.Entries != sum.Entries || s.Deliveries < 15 || s.Divergences != 0 {
+		t.Errorf("with fan-out: %+v", s.replaySum)
+	}
+
 	bad := d.forge(id)
 	lines := d.replay(3, "-brief")
 	if len(lines) != 2 || lines[0].Sequence != bad || lines[0].Stream != e.Stream || !strings.Contains(lines[0].Divergence, "not the state") || lines[1].First != bad || lines[1].FirstStream != e.Stream {
@@ -122,7 +127,7 @@ func TestReplayCommand(t *testing.T) {
 	if _, errs := d.mimimi(3, "replay", "-config", d.config("replay")); !strings.Contains(errs, fmt.Sprintf("first at entry %d of %s", bad, e.Stream)) {
 		t.Errorf("it says %q", errs)
 	}
-	for _, args := range [][]string{{"-entry", "1"}, {"-from", "yesterday"}} {
+	for _, args := range [][]string{{"-entry", "1"}, {"-from", "yesterday"}, {"-fanout", "-group-file", "-"}} {
 		d.mimimi(2, append([]string{"replay", "-config", d.config("replay")}, args...)...)
 	}
 	d.mimimi(1, "replay", "-config", d.config("hub"))
