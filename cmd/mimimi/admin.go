@@ -80,22 +80,32 @@ type adminFlags struct {
 }
 
 // onBus connects and does something.
-func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) (err error) {
-	var config struct {
-		Bus service.BusConfig `json:"bus"`
-	}
-	if err := service.LoadJSON(a.Config, &config); err != nil {
-		return err
-	}
-	if err := config.Bus.Validate(); err != nil {
-		return err
-	}
-	options, err := config.Bus.Options("admin")
+func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) error {
+	options, err := busOptions(a.Config, "admin")
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()
+	return connected(ctx, options, do)
+}
+
+// busOptions reads a configuration file with a section bus, for one of the bus's users.
+func busOptions(file, user string) (bus.Options, error) {
+	var config struct {
+		Bus service.BusConfig `json:"bus"`
+	}
+	if err := service.LoadJSON(file, &config); err != nil {
+		return bus.Options{}, err
+	}
+	if err := config.Bus.Validate(); err != nil {
+		return bus.Options{}, err
+	}
+	return config.Bus.Options(user)
+}
+
+// connected connects and does something.
+func connected(ctx context.Context, options bus.Options, do func(ctx context.Context, b *bus.Bus) error) (err error) {
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ type Options struct {
 	InProcess nats.InProcessConnProvider // an embedded server
 	NKeyFile  string                     // holds the seed of the service's NATS user; "" for an open server, or
 	NKeySeed  []byte                     // the seed itself
-	Service   string                     // "hub", "kpstore", "fanout", "provider" or "admin"
+	Service   string                     // "hub", "kpstore", "fanout", "provider", "admin" or "replay"
 	Layout    Layout
 	Log       *slog.Logger // lifecycle only; nil discards
 }

@@ -46,7 +46,7 @@ func TestTable(t *testing.T) {
 	if len(rows) != len(families) {
 		t.Errorf("%d families, %d have a constructor", len(families), len(rows))
 	}
-	services := []string{"hub", "kpstore", "fanout", "provider", "admin"}
+	services := bus.Services()
 	for _, f := range families {
 		for _, s := range slices.Concat(f.Writers, f.Readers, f.Senders()) {
 			if !slices.Contains(services, s) {
