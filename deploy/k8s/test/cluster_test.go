@@ -237,6 +237,7 @@ func disturb(t *testing.T, a, b *domain) {
 		}
 	}
 	l := startLoad(t, a, b, 3, 250*time.Millisecond)
+	measure(t, l, a, b)
 	for _, kind := range append(slices.Clone(services), "nats") {
 		l.during(t, "a pod of "+kind+" deleted at one domain, killed at the other", func() {
 			kubectl(t, "delete", "pod", "-n", b.namespace, b.pods(t, kind)[0], "--grace-period=0", "--force")
