@@ -45,7 +45,6 @@ func deploy(t *testing.T) *deployment {
 				t.Errorf("close %s: %v", p.name, err)
 			}
 		}
-		d.stop()
 	})
 	return d
 }
@@ -79,6 +78,7 @@ func (d *deployment) start() {
 		d.t.Fatal(err)
 	}
 	d.stage.domains[ownDomain] = dom
+	d.t.Cleanup(func() { d.stop() }) // before its server
 	stopped := false
 	d.stop = func() {
 		if stopped {
