@@ -124,10 +124,12 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 		return err
 	}
 	options.Log = l
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(own.Process.OTLP.options(name))
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
+	options.Traces = tel.Traces()
 	otel.SetMeterProvider(tel)
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
@@ -141,7 +143,7 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown), drain(ctx, tel.Shutdown)) }()
+	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown)) }()
 	l.InfoContext(ctx, "started", slog.String("version", buildVersion()))
 	err = run(ctx, &Env{Bus: b, Log: l, Now: time.Now, Telemetry: tel})
 	l.InfoContext(ctx, "stopping")
