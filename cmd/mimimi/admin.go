@@ -20,6 +20,7 @@ const adminTime = 11 * time.Minute
 
 // adminCommand is for whoever runs a deployment of separate programs.
 type adminCommand struct {
+	Keys  adminKeys  `cmd:"" help:"Make what a deployment has once: its keys, certificates of its own if there are none, and the files that clients and other domains are given."`
 	Users adminUsers `cmd:"" help:"Make the deployment's NATS users: a key for each service, and the part of the servers' configuration that takes them and nobody else."`
 	Init  adminInit  `cmd:"" help:"Make the streams, or raise their limits to this version's. Repeating it changes nothing."`
 	Check adminCheck `cmd:"" help:"Say whether the streams are as this version declares them."`
@@ -79,22 +80,32 @@ type adminFlags struct {
 }
 
 // onBus connects and does something.
-func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) (err error) {
-	var config struct {
-		Bus service.BusConfig `json:"bus"`
-	}
-	if err := service.LoadJSON(a.Config, &config); err != nil {
-		return err
-	}
-	if err := config.Bus.Validate(); err != nil {
-		return err
-	}
-	options, err := config.Bus.Options("admin")
+func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) error {
+	options, err := busOptions(a.Config, "admin")
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()
+	return connected(ctx, options, do)
+}
+
+// busOptions reads a configuration file with a section bus, for one of the bus's users.
+func busOptions(file, user string) (bus.Options, error) {
+	var config struct {
+		Bus service.BusConfig `json:"bus"`
+	}
+	if err := service.LoadJSON(file, &config); err != nil {
+		return bus.Options{}, err
+	}
+	if err := config.Bus.Validate(); err != nil {
+		return bus.Options{}, err
+	}
+	return config.Bus.Options(user)
+}
+
+// connected connects and does something.
+func connected(ctx context.Context, options bus.Options, do func(ctx context.Context, b *bus.Bus) error) (err error) {
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ type Options struct {
 	InProcess nats.InProcessConnProvider // an embedded server
 	NKeyFile  string                     // holds the seed of the service's NATS user; "" for an open server, or
 	NKeySeed  []byte                     // the seed itself
-	Service   string                     // "hub", "kpstore", "fanout", "provider" or "admin"
+	Service   string                     // "hub", "kpstore", "fanout", "provider", "admin" or "replay"
 	Layout    Layout
 	Log       *slog.Logger         // lifecycle only; nil discards
 	Traces    trace.TracerProvider // nil traces nothing
@@ -42,7 +42,8 @@ type Bus struct {
 	retry   retry // of ordered consumers
 
 	mu      sync.Mutex
-	closing bool // guarded by mu
+	closing bool            // guarded by mu
+	serving map[string]bool // the calls that Serve answers now; guarded by mu
 }
 
 // Connect connects, trying for up to a minute while the servers cannot be reached, and checks that the user is this service's and that they take messages of our size.
@@ -51,7 +52,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry}
+	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -188,10 +189,25 @@ func (b *Bus) Close(ctx context.Context) error {
 	}
 }
 
-// Ready is nil while the connection stands; otherwise problem.Unavailable.
+// Ready is nil while the connection stands and Serve answers every call that is this service's to answer; otherwise, and once Serve is asked to stop,
+// problem.Unavailable.
 func (b *Bus) Ready() error {
-	if b.nc.IsConnected() {
-		return nil
+	if !b.nc.IsConnected() {
+		return problem.New(problem.Unavailable, "the bus connection is down")
 	}
-	return problem.New(problem.Unavailable, "the bus connection is down")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range calls {
+		if c.server == b.service && !b.serving[c.name] {
+			return problem.New(problem.Unavailable, "the service does not answer its calls")
+		}
+	}
+	return nil
+}
+
+// setServing notes whether Serve answers a call.
+func (b *Bus) setServing(name string, now bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.serving[name] = now
 }

@@ -434,14 +434,6 @@ func (w *worker) over() bool {
 	return w.lost
 }
 
-// grave is what DEAD keeps of a message: where it was, never its subject or content.
-type grave struct {
-	Family   string `json:"family"`
-	Stream   string `json:"stream"`
-	Sequence uint64 `json:"sequence"`
-	Reason   string `json:"reason"`
-}
-
 // bury records a message in DEAD. A crash between this and the acknowledgement records it twice.
 func (w *worker) bury(ctx context.Context, m *Message, cause error) error {
 	return w.b.bury(ctx, w.c.stream, m, cause, PublishOptions{})
@@ -458,7 +450,7 @@ func (b *Bus) bury(ctx context.Context, stream string, m *Message, cause error, 
 	if p, ok := errors.AsType[*problem.Error](cause); ok {
 		reason = p.Sentence
 	}
-	entry, err := json.Marshal(grave{Family: familyOf(m.Subject).Pattern, Stream: stream, Sequence: m.Sequence, Reason: reason})
+	entry, err := json.Marshal(Grave{Family: familyOf(m.Subject).Pattern, Stream: stream, Sequence: m.Sequence, Reason: reason})
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a grave could not be encoded", err)
 	}

@@ -2,18 +2,19 @@ package bus
 
 import "slices"
 
-// The services, each with a NATS user of its own.
+// The services, and who else is at work on the bus: the operator's admin and, read-only, replay. Each has a NATS user of its own.
 const (
 	serviceHub      = "hub"
 	serviceKPStore  = "kpstore"
 	serviceFanout   = "fanout"
 	serviceProvider = "provider"
 	serviceAdmin    = "admin"
+	serviceReplay   = "replay"
 )
 
-var services = []string{serviceHub, serviceKPStore, serviceFanout, serviceProvider, serviceAdmin}
+var services = []string{serviceHub, serviceKPStore, serviceFanout, serviceProvider, serviceAdmin, serviceReplay}
 
-// Services are the names of the services, each with a NATS user of its own.
+// Services are the names of the services, and of admin and replay, each with a NATS user of its own.
 func Services() []string { return slices.Clone(services) }
 
 // Zone is a trace zone: trace context may be carried inside one and never across. The table decides, and no call site does (trace.go).
@@ -64,9 +65,9 @@ func Families() []Family {
 	only := func(s ...string) []string { return s }
 	const kept, erasable = false, true
 	return []Family{
-		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout), kept},
-		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout), kept},
-		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider), kept},
+		{"group.*.*.c", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout, serviceReplay), kept},
+		{"group.*.*.m", "GROUP_{p}", ZoneGroup, only(serviceHub), only(serviceHub, serviceFanout, serviceReplay), kept},
+		{"out.*", streamOutbox, ZoneGroup, only(serviceFanout), only(serviceProvider, serviceReplay), kept},
 		{"body.*", streamBody, ZoneQueue, only(serviceProvider), only(serviceProvider), kept},
 		{"queue.*.*", "QUEUE_{p}", ZoneQueue, only(serviceProvider), only(serviceProvider), erasable},
 		{"queuemeta.*", streamQueueMeta, ZoneQueue, only(serviceProvider), only(serviceProvider), kept},
@@ -83,7 +84,7 @@ func Families() []Family {
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider), kept},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore), kept},
 		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
-		{"dead.*", streamDead, ZoneRelay, slices.Clone(services), only(serviceAdmin), kept},
+		{"dead.*", streamDead, ZoneRelay, only(serviceHub, serviceKPStore, serviceFanout, serviceProvider, serviceAdmin), only(serviceAdmin, serviceReplay), kept},
 	}
 }
 

@@ -174,7 +174,7 @@ func drift(want, have jetstream.StreamConfig) []setting {
 func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 
 // Verify compares the streams that this service writes or reads (for the admin service all), and fan-out's consumers for fan-out, with the table, and reports each setting that has
-// drifted, by stream. A service refuses to run on drift. Errors: problem.Unavailable when the bus does not answer; any other error is drift.
+// drifted, by stream. A service refuses to run on drift. Errors: problem.Unavailable when the bus does not answer; ErrNotInitialised; any other error is drift.
 func (b *Bus) Verify(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
@@ -186,7 +186,7 @@ func (b *Bus) Verify(ctx context.Context) error {
 		}
 		have, err := b.streamConfig(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			found[want.Name] = []string{"missing"}
+			found[want.Name] = []string{driftMissing}
 			continue
 		}
 		if err != nil {
@@ -205,7 +205,7 @@ func (b *Bus) Verify(ctx context.Context) error {
 			return err
 		}
 		if !ok {
-			found[c.stream] = append(found[c.stream], "consumer")
+			found[c.stream] = append(found[c.stream], driftConsumer)
 		}
 	}
 	if len(found) == 0 {
@@ -214,10 +214,26 @@ func (b *Bus) Verify(ctx context.Context) error {
 	return driftError(found)
 }
 
+// ErrNotInitialised says that streams or consumers are missing and none is there that differs: Init has not run, or is running.
+var ErrNotInitialised = errors.New("bus: the deployment is not initialised: run init, or wait for it")
+
+// The two differences that a deployment has which is not initialised yet.
+const (
+	driftMissing  = "missing"
+	driftConsumer = "consumer"
+)
+
 func driftError(found map[string][]string) error {
 	var errs []error
+	absent := true
 	for _, name := range slices.Sorted(maps.Keys(found)) {
+		for _, setting := range found[name] {
+			absent = absent && (setting == driftMissing || setting == driftConsumer)
+		}
 		errs = append(errs, fmt.Errorf("bus: stream %s differs from the table in %s: run init with this version's layout", name, strings.Join(found[name], ", ")))
+	}
+	if absent {
+		errs = append(errs, ErrNotInitialised)
 	}
 	return errors.Join(errs...)
 }

@@ -41,7 +41,9 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	l = l.withDefaults()
 	var p Permissions
 	publish := func(subjects ...string) { p.Publish = append(p.Publish, subjects...) }
-	publish("dead." + service)
+	if service != serviceReplay {
+		publish("dead." + service)
+	}
 	p.Subscribe = append(p.Subscribe, inboxPrefix(service)+".>")
 	if service == serviceAdmin {
 		publish("$JS.API.>", "$SRV.>")
@@ -49,10 +51,7 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	}
 	for _, f := range Families() {
 		writes, reads := slices.Contains(f.Writers, service), slices.Contains(f.Readers, service)
-		if f.Stream == streamDead {
-			continue
-		}
-		if writes {
+		if writes && f.Stream != streamDead {
 			publish(f.Pattern)
 		}
 		if slices.Contains(f.Senders(), service) {
@@ -74,6 +73,10 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	case serviceFanout:
 		for n := range l.Partitions {
 			publish(consuming(streamName(streamGroup, n), fanoutConsumer)...)
+		}
+	case serviceReplay:
+		for n := range l.Partitions {
+			publish("$JS.API.CONSUMER.INFO." + streamName(streamGroup, n) + "." + fanoutConsumer) // how far fan-out is
 		}
 	case serviceProvider:
 		publish("$JS.API.CONSUMER.CREATE." + streamOutbox + ".*.out.*")
@@ -121,11 +124,11 @@ func (l Layout) streamsOf(f Family) []string {
 	return names
 }
 
-// streamsFor are the names of the streams that a service writes or reads, but for DEAD, of which only the admin service looks at the settings.
+// streamsFor are the names of the streams that a service writes or reads, but for DEAD, of which only its readers look at the settings.
 func (l Layout) streamsFor(service string) []string {
 	var names []string
 	for _, f := range Families() {
-		if service == serviceAdmin || f.Stream != streamDead && (slices.Contains(f.Writers, service) || slices.Contains(f.Readers, service)) {
+		if service == serviceAdmin || slices.Contains(f.Readers, service) || slices.Contains(f.Writers, service) && f.Stream != streamDead {
 			names = append(names, l.streamsOf(f)...)
 		}
 	}
@@ -170,7 +173,7 @@ func (u *Users) Seed(service string) ([]byte, error) {
 	return seed, nil
 }
 
-var errService = errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin")
+var errService = errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin, replay")
 
 // Config is the part of a NATS server's configuration that takes these users and nobody else, with the public halves of their keys: for a server that runs by itself.
 func (u *Users) Config() (string, error) {

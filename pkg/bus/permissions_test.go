@@ -14,7 +14,7 @@ import (
 )
 
 // who are the users of a deployment.
-var who = []string{"hub", "kpstore", "fanout", "provider", "admin"}
+var who = []string{"hub", "kpstore", "fanout", "provider", "admin", "replay"}
 
 // attempt is what somebody might do on the bus, and who may.
 type attempt struct {
@@ -27,7 +27,7 @@ type attempt struct {
 // attempts are told from the architecture's table, not from the code's: who writes and reads what, who calls whom, and that nobody but the admin service touches streams. They are one table, to be read beside that one.
 func attempts(b *bus.Bus) []attempt {
 	const api = "$JS.API."
-	hub, kpstore, fanout, provider, admin := "hub", "kpstore", "fanout", "provider", "admin"
+	hub, kpstore, fanout, provider, admin, replay := "hub", "kpstore", "fanout", "provider", "admin", "replay"
 	only := func(s ...string) []string { return s }
 	all := []attempt{
 		{"write a group's handshakes", b.GroupHandshakes([]byte("g")).Name(), "", only(hub)},
@@ -50,6 +50,7 @@ func attempts(b *bus.Bus) []attempt {
 		{"mark a token as spent", b.Spent(1, []byte("n")).Name(), "", only(provider, hub, kpstore)},
 		{"bury in the hub's name", "dead.hub", "", only(hub)},
 		{"bury in fan-out's name", "dead.fanout", "", only(fanout)},
+		{"bury in replay's name", "dead.replay", "", nil},
 
 		{"listen to everything", "", ">", nil},
 		{"listen to groups", "", "group.>", nil},
@@ -85,14 +86,15 @@ func attempts(b *bus.Bus) []attempt {
 		{"make a consumer of all of OUTBOX", api + "CONSUMER.CREATE.OUTBOX.mine", "", only(admin)},
 		{"make a consumer of a domain's part of OUTBOX", api + "CONSUMER.CREATE.OUTBOX.mine." + b.Outbox("b.example").Name(), "", only(admin, provider)},
 		{"delete fan-out's consumer", api + "CONSUMER.DELETE.GROUP_0.fanout", "", only(admin)},
+		{"see how far fan-out is", api + "CONSUMER.INFO.GROUP_0.fanout", "", only(admin, fanout, replay)},
 		{"take fan-out's messages", api + "CONSUMER.MSG.NEXT.GROUP_0.fanout", "", only(admin, fanout)},
 		{"acknowledge fan-out's messages", "$JS.ACK.GROUP_0.fanout.1.1.1.1.1", "", only(fanout)},
 		{"acknowledge deliveries", "$JS.ACK.OUTBOX.mine.1.1.1.1.1", "", only(provider)},
 	}
 	for stream, readers := range map[string][]string{
-		"GROUP_0": {hub, fanout}, "GROUP_1": {hub, fanout}, "OUTBOX": {provider}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
+		"GROUP_0": {hub, fanout, replay}, "GROUP_1": {hub, fanout, replay}, "OUTBOX": {provider, replay}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
 		"KPINDEX": {kpstore}, "DIRECTORY": {provider}, "INBOX": {provider}, "LINKS": {provider}, "PEERS": {provider}, "REVOKED": {provider}, "ISSUER": {provider},
-		"SPENT": {provider, hub, kpstore}, "DEAD": nil,
+		"SPENT": {provider, hub, kpstore}, "DEAD": {replay},
 	} {
 		erasers := map[string][]string{"QUEUE_0": {provider}, "KP_0": {kpstore}, "INBOX": {provider}, "LINKS": {provider}}[stream]
 		info := slices.Clone(readers)

@@ -36,7 +36,9 @@ func (b *Bus) Serve(ctx context.Context, service string, handle func(ctx context
 		err = b.nc.FlushTimeout(requestTimeout)
 	}
 	if err == nil {
+		b.setServing(service, true)
 		<-ctx.Done()
+		b.setServing(service, false)
 	}
 	err = errors.Join(err, s.Stop())
 	g.close()

@@ -481,8 +481,9 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 	var served [2]atomic.Int32
 	var wg sync.WaitGroup
 	started := make(chan struct{})
-	for i := range served {
-		replica := d.Bus("hub")
+	replicas := [2]*bus.Bus{d.Bus("hub"), d.Bus("hub")}
+	wantKind(t, replicas[0].Ready(), problem.Unavailable) // it does not answer its calls yet
+	for i, replica := range replicas {
 		wg.Go(func() {
 			if err := replica.Serve(ctx, "hub", func(_ context.Context, r []byte) []byte {
 				served[i].Add(1)
@@ -504,6 +505,9 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 	}
 	if !eventually(t, 10*time.Second, func() bool { _, err := b.Call(t.Context(), "hub", []byte("x")); return err == nil }) {
 		t.Fatal("nobody serves")
+	}
+	if !eventually(t, 10*time.Second, func() bool { return replicas[0].Ready() == nil && replicas[1].Ready() == nil }) {
+		t.Error("replicas that serve are not ready")
 	}
 	var callers sync.WaitGroup
 	for i := range 100 {
@@ -536,6 +540,9 @@ func calls(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 	go func() { _, err := b.Call(t.Context(), "hub", []byte("slow")); answer <- err }()
 	<-started
 	cancel()
+	if !eventually(t, 10*time.Second, func() bool { return replicas[0].Ready() != nil && replicas[1].Ready() != nil }) {
+		t.Error("a replica that stops is ready")
+	}
 	if err := <-answer; err != nil {
 		t.Errorf("a call begun before the end: %v", err)
 	}
@@ -551,7 +558,7 @@ func verifies(t *testing.T, d *bustest.Domain, b *bus.Bus) {
 	if err := d.Bus("admin").Init(t.Context()); err != nil {
 		t.Errorf("a second init: %v", err)
 	}
-	if err := b.Ready(); err != nil {
+	if err := d.Bus("fanout").Ready(); err != nil { // it answers no calls
 		t.Error(err)
 	}
 }

@@ -5,7 +5,8 @@ import "time"
 const (
 	maxConfig     = 1 << 20          // bytes of a configuration file; ours have a few hundred
 	maxTapped     = 16 << 20         // bytes of a body held back for the tap before they are given to it in pieces
-	drainTimeout  = 20 * time.Second // for the bus and the private listener, after the service has stopped; a supervisor kills after 30
-	verifyTimeout = 90 * time.Second // the streams of 64 partitions are compared one by one
+	drainTimeout  = 10 * time.Second // for the bus, and again for the private listener, after the service has stopped, which takes up to 30 for a call begun before: a supervisor kills after 60
+	verifyTimeout = 5 * time.Minute  // the streams of 64 partitions are compared one by one, and a fresh cluster makes 200 of them first
+	verifyPause   = 2 * time.Second  // before it is looked again whether they are there
 	headerTimeout = 5 * time.Second  // the private listener's, for slow clients
 )

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -117,7 +118,7 @@ func buildVersion() string {
 	return info.Main.Version
 }
 
-// serve connects, verifies, runs, and tears down in the opposite order.
+// serve listens for probes, connects, verifies, runs, and tears down in the opposite order: the probes are answered to the end.
 func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run Run) (err error) {
 	options, err := own.Bus.Options(name)
 	if err != nil {
@@ -131,6 +132,12 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
 	options.Traces = tel.Traces()
 	otel.SetMeterProvider(tel)
+	ready := &readiness{stopping: ctx.Done()}
+	private, err := listenPrivate(own.Process.PrivateListen, ready, tel)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown)) }()
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err
@@ -139,21 +146,28 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 	if err := verify(ctx, b); err != nil {
 		return err
 	}
-	private, err := listenPrivate(own.Process.PrivateListen, b, tel)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown)) }()
+	ready.bus.Store(b)
 	l.InfoContext(ctx, "started", slog.String("version", buildVersion()))
 	err = run(ctx, &Env{Bus: b, Log: l, Now: time.Now, Telemetry: tel})
 	l.InfoContext(ctx, "stopping")
 	return err
 }
 
+// verify compares the streams. A deployment that is not initialised yet is waited for: its services and what makes its streams start together.
 func verify(ctx context.Context, b *bus.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	return b.Verify(ctx)
+	for {
+		err := b.Verify(ctx)
+		if !errors.Is(err, bus.ErrNotInitialised) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(verifyPause):
+		}
+	}
 }
 
 // drain calls f with a deadline of its own, since ctx is done by then.
@@ -163,14 +177,38 @@ func drain(ctx context.Context, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// listenPrivate serves /metrics, /healthz (the process runs) and /readyz (its bus connection stands). With no address it serves nothing.
-func listenPrivate(addr string, b *bus.Bus, tel *telemetry.Telemetry) (*http.Server, error) {
+// readiness is what /readyz answers.
+type readiness struct {
+	stopping <-chan struct{}         // closed once the process is asked to stop
+	bus      atomic.Pointer[bus.Bus] // nil until its streams are verified
+}
+
+// problem says why the process should get no work; "" if it may.
+func (r *readiness) problem() string {
+	select {
+	case <-r.stopping:
+		return "the service is stopping"
+	default:
+	}
+	b := r.bus.Load()
+	if b == nil {
+		return "the service waits for the bus and its streams"
+	}
+	if b.Ready() != nil {
+		return "the bus connection is down, or the service does not answer its calls"
+	}
+	return ""
+}
+
+// listenPrivate serves /metrics, /healthz (the process runs) and /readyz (its bus connection stands, its streams are as declared, it answers its calls, and nobody has asked it to
+// stop). With no address it serves nothing.
+func listenPrivate(addr string, ready *readiness, tel *telemetry.Telemetry) (*http.Server, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", tel.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if b.Ready() != nil {
-			http.Error(w, "the bus connection is down", http.StatusServiceUnavailable)
+		if p := ready.problem(); p != "" {
+			http.Error(w, p, http.StatusServiceUnavailable)
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)

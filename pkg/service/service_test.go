@@ -109,8 +109,8 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// fixture is a server with streams, and a configuration file of a service on it.
-func fixture(t *testing.T) (config, private string) {
+// fixture is a server, without streams yet, and a configuration file of a service on it. initialise makes the streams.
+func fixture(t *testing.T) (config, private string, initialise func()) {
 	t.Helper()
 	s, err := bus.StartServer(bus.ServerOptions{StoreDir: t.TempDir(), Listen: "127.0.0.1:0"})
 	if err != nil {
@@ -122,16 +122,20 @@ func fixture(t *testing.T) (config, private string) {
 		t.Fatal(err)
 	}
 	c := BusConfig{URL: s.URL(), DeploymentKeyFile: key, Partitions: 1}
-	o, err := c.Options("admin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := bus.Connect(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(b.Init(t.Context()), b.Close(t.Context())); err != nil {
-		t.Fatal(err)
+	initialise = func() {
+		o, err := c.Options("admin")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		b, err := bus.Connect(t.Context(), o)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(b.Init(t.Context()), b.Close(t.Context())); err != nil {
+			t.Error(err)
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -145,27 +149,44 @@ func fixture(t *testing.T) (config, private string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write(t, string(file)), private
+	return write(t, string(file)), private, initialise
 }
 
-// TestRunsAService runs one from its configuration file to its end.
-func TestRunsAService(t *testing.T) {
-	config, private := fixture(t)
-	ctx, cancel := context.WithCancel(t.Context())
+// probe asks the private listener; 0 while it does not listen.
+func probe(t *testing.T, private, path string) (int, string) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	get := func(path string) (int, string) {
-		r, err := client.Get("http://" + private + path)
-		if err != nil {
-			t.Error(err)
-			return 0, ""
-		}
-		defer r.Body.Close()
-		b, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		return r.StatusCode, string(b)
+	r, err := client.Get("http://" + private + path)
+	if err != nil {
+		return 0, ""
 	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+// until polls a probe until it has a status and a text.
+func until(t *testing.T, private, path string, status int, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		code, body := probe(t, private, path)
+		if code == status && strings.Contains(body, text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s says %d %q for a minute, want %d %q", path, code, body, status, text)
+			return
+		}
+	}
+}
+
+// TestRunsAService runs one from its configuration file to its end: it waits for its streams, is ready once it serves, and is not any more when it is asked to stop, though it
+// still works off what it began.
+func TestRunsAService(t *testing.T) {
+	config, private, initialise := fixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
 	run := func(ctx context.Context, e *Env) error {
 		counter, err := e.Telemetry.Meter("x").Int64Counter("things")
 		if err != nil {
@@ -178,23 +199,30 @@ func TestRunsAService(t *testing.T) {
 		if _, err := e.Bus.Publish(ctx, e.Bus.GroupHandshakes([]byte("g")), []byte("x"), bus.PublishOptions{}); err != nil {
 			t.Error(err)
 		}
-		if code, _ := get("/healthz"); code != http.StatusNoContent {
-			t.Errorf("healthz %d", code)
-		}
-		if code, _ := get("/readyz"); code != http.StatusNoContent {
-			t.Errorf("readyz %d", code)
-		}
-		if code, body := get("/metrics"); code != http.StatusOK || !strings.Contains(body, "things_total 3") {
-			t.Errorf("metrics %d %q", code, body)
-		}
+		until(t, private, "/readyz", http.StatusServiceUnavailable, "does not answer its calls")
+		served := make(chan error)
+		go func() {
+			served <- e.Bus.Serve(ctx, "hub", func(_ context.Context, r []byte) []byte { return r })
+		}()
+		until(t, private, "/readyz", http.StatusNoContent, "")
+		until(t, private, "/healthz", http.StatusNoContent, "")
+		until(t, private, "/metrics", http.StatusOK, "things_total 3")
 		cancel()
-		<-ctx.Done()
-		return nil
+		until(t, private, "/readyz", http.StatusServiceUnavailable, "stopping")
+		until(t, private, "/healthz", http.StatusNoContent, "")
+		return <-served
 	}
+	var probed sync.WaitGroup
+	probed.Go(func() {
+		until(t, private, "/healthz", http.StatusNoContent, "")
+		until(t, private, "/readyz", http.StatusServiceUnavailable, "waits for the bus")
+		initialise()
+	})
 	var out, logs bytes.Buffer
 	if code := command(ctx, "hub", []string{"-config", config}, &out, &logs, testLoad(run)); code != exitOK {
 		t.Errorf("code %d: %s", code, logs.String())
 	}
+	probed.Wait()
 	for line := range strings.Lines(logs.String()) {
 		var entry struct{ Msg, Service string }
 		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry.Service != "hub" || entry.Msg == "" {

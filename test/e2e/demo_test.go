@@ -84,6 +84,17 @@ func TestDemo(t *testing.T) {
 	alice.must(nil, "send", groups[0].ID, "still here")
 }
 
+// TestDemoElsewhere: the conversation is played on two domains that run by themselves, and again on the same.
+func TestDemoElsewhere(t *testing.T) {
+	w := newWorld(t, "ab")
+	for range 2 {
+		rep, r := demo(t, "-on", w.a.at.ClientFile+","+w.b.at.ClientFile)
+		if r.code != 0 || rep.MessagesSent < 8 || rep.MessagesDelivered != rep.ExpectedDeliveries {
+			t.Errorf("%d sent, %d of %d delivered: %s", rep.MessagesSent, rep.MessagesDelivered, rep.ExpectedDeliveries, r)
+		}
+	}
+}
+
 // TestDemoFindsLeaks: a user's URI that was put into a log line, a subject and a header is found in all three, and so is trace context where none may be.
 func TestDemoFindsLeaks(t *testing.T) {
 	rep, r := demo(t, "-plant-leaks")

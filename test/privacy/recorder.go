@@ -175,7 +175,7 @@ func familyRoles(f bus.Family) []Role {
 				role = ProviderAccount
 			}
 		}
-		if service != "admin" && !slices.Contains(out, role) {
+		if service != "admin" && service != "replay" && !slices.Contains(out, role) {
 			out = append(out, role)
 		}
 	}

@@ -52,6 +52,8 @@ type Options struct {
 	Peers []string
 	// NATSURL names a server to use; empty: an embedded one, whose state is in the folder.
 	NATSURL string
+	// NATSKeys is a folder with the keys of that server's users, as `mimimi admin users` writes it; empty: the server takes everybody.
+	NATSKeys string
 	// Replicas is how many of each service to run; 0 means 1.
 	Replicas int
 	// Log returns a service's logger; nil: no logs.
@@ -182,6 +184,9 @@ func (d *Domain) dial(ctx context.Context, name string, traces trace.TracerProvi
 		return nil, err
 	}
 	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: traces}
+	if d.o.NATSKeys != "" {
+		o.NKeyFile = filepath.Join(d.o.NATSKeys, name+".nk")
+	}
 	if d.server != nil {
 		o.InProcess = d.server.InProcess()
 		if o.NKeySeed, err = d.users.Seed(name); err != nil {
@@ -292,6 +297,11 @@ func (d *Domain) publish() error {
 	if err := writeJSON(d.folder.path("domain.json"), d.state); err != nil {
 		return err
 	}
+	return d.publishFiles()
+}
+
+// publishFiles writes what clients and peers are given.
+func (d *Domain) publishFiles() error {
 	info := d.Info()
 	if err := writeJSON(d.ClientFile(), info); err != nil {
 		return err
@@ -362,6 +372,9 @@ func (d *Domain) url(listener string) string {
 	_, port, err := net.SplitHostPort(d.state.Addresses[listener])
 	if err != nil {
 		return ""
+	}
+	if port == "443" {
+		return "https://" + listener + "." + d.o.Domain
 	}
 	return "https://" + net.JoinHostPort(listener+"."+d.o.Domain, port)
 }
