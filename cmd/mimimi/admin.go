@@ -20,6 +20,7 @@ const adminTime = 11 * time.Minute
 
 // adminCommand is for whoever runs a deployment of separate programs.
 type adminCommand struct {
+	Keys  adminKeys  `cmd:"" help:"Make what a deployment has once: its keys, certificates of its own if there are none, and the files that clients and other domains are given."`
 	Users adminUsers `cmd:"" help:"Make the deployment's NATS users: a key for each service, and the part of the servers' configuration that takes them and nobody else."`
 	Init  adminInit  `cmd:"" help:"Make the streams, or raise their limits to this version's. Repeating it changes nothing."`
 	Check adminCheck `cmd:"" help:"Say whether the streams are as this version declares them."`

@@ -226,3 +226,17 @@ func TestRestoreSome(t *testing.T) {
 		t.Error("OUTBOX was restored")
 	}
 }
+
+// TestRestoreDropsTraces: a restored message keeps its headers but for trace context.
+func TestRestoreDropsTraces(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "",
+		"NATS/1.0\r\ntraceparent: 00-1-2-01\r\n\r\n":                              "",
+		"NATS/1.0\r\nNats-Msg-Id: x\r\n\r\n":                                      "NATS/1.0\r\nNats-Msg-Id: x\r\n\r\n",
+		"NATS/1.0\r\nNats-TTL: 5s\r\ntraceparent: 0\r\nA: traceparent: b\r\n\r\n": "NATS/1.0\r\nNats-TTL: 5s\r\nA: traceparent: b\r\n\r\n",
+	} {
+		if got := bus.WithoutTrace(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -19,15 +19,16 @@ type Permissions struct{ Publish, Subscribe []string }
 type call struct {
 	name    string
 	server  string
+	zone    Zone // of what the server does; no trace context comes with a call
 	callers []string
 }
 
 // calls is the table of calls.
 var calls = []call{
-	{"hub", serviceHub, []string{serviceProvider}},
-	{"kpstore", serviceKPStore, []string{serviceProvider}},
-	{"inbox", serviceProvider, []string{serviceProvider}},
-	{"issuerkeys", serviceProvider, []string{serviceHub, serviceKPStore, serviceProvider}},
+	{"hub", serviceHub, ZoneGroup, []string{serviceProvider}},
+	{"kpstore", serviceKPStore, ZoneKeyPackage, []string{serviceProvider}},
+	{"inbox", serviceProvider, ZoneAccount, []string{serviceProvider}},
+	{"issuerkeys", serviceProvider, ZoneRelay, []string{serviceHub, serviceKPStore, serviceProvider}},
 }
 
 // hinted is, by service, the first token of the subjects that its replicas hint each other about.

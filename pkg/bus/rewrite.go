@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"strings"
@@ -142,9 +143,12 @@ func (how *rewriting) messages(out *archive.Writer, in *archive.Reader) error {
 		if end && (h.Name != "" || len(data) > 0) {
 			return errBackup
 		}
-		if !end && how.Keep != nil && !how.Keep(familyOf(h.Name), data[h.HeaderSize:]) {
+		if !end && how.Keep != nil && !how.Keep(familyOf(h.Name).Pattern, data[h.HeaderSize:]) {
 			continue
 		}
+		headers := withoutTrace(data[:h.HeaderSize])
+		data = append(headers, data[h.HeaderSize:]...)
+		h = &archive.Header{Name: h.Name, Sequence: h.Sequence, Timestamp: h.Timestamp, HeaderSize: int64(len(headers)), PayloadSize: h.PayloadSize}
 		if err := out.WriteHeader(h); err != nil {
 			return err
 		}
@@ -155,4 +159,18 @@ func (how *rewriting) messages(out *archive.Writer, in *archive.Reader) error {
 			return nil
 		}
 	}
+}
+
+// withoutTrace returns a stored message's headers without trace context: the traces that a restored message belonged to are over.
+func withoutTrace(headers []byte) []byte {
+	var kept []byte
+	for line := range bytes.SplitAfterSeq(headers, []byte("\r\n")) {
+		if !bytes.HasPrefix(line, []byte(headerTrace+":")) {
+			kept = append(kept, line...)
+		}
+	}
+	if string(kept) == "NATS/1.0\r\n\r\n" {
+		return nil
+	}
+	return kept
 }
