@@ -31,7 +31,8 @@ type demoCommand struct {
 	Keep     string   `type:"path" help:"Folder to keep the state in; default: a temporary one that is removed."`
 	Replicas int      `default:"1" help:"How many replicas of each service to run."`
 	On       []string `placeholder:"FILE,FILE" type:"path" help:"Play on two domains that run elsewhere, of which these are the client.json files, in place of its own. What their servers saw is not looked at."`
-	Plant    bool     `hidden:"" name:"plant-leaks" help:"For tests: put a user's URI into a log line, a subject and a header, to see that the check finds them."`
+	Otlp     string   `placeholder:"ADDR" help:"Send traces and metrics to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
+	Plant    bool     `hidden:"" name:"plant-leaks" help:"For tests: put a user's URI into a log line, a subject and a header, and a trace where none may be, to see that the check finds them."`
 }
 
 // demoResult is what -json prints.
@@ -42,6 +43,8 @@ type demoResult struct {
 	Leaks              []privacy.Leak            `json:"leaks"`
 	Roles              map[string]map[string]int `json:"roles"` // role → kind of value → how many different ones it saw
 	Searched           map[string]int            `json:"searched_bytes"`
+	Spans              map[string]int            `json:"spans"`       // zone → how many were exported
+	NotAllowed         int64                     `json:"not_allowed"` // attributes and names of spans and metrics that were on no allow-list
 	Seconds            float64                   `json:"seconds"`
 	Notes              []string                  `json:"notes"`
 }
@@ -58,7 +61,7 @@ func (d *demoCommand) Run(ctx context.Context, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	start := time.Now()
-	s := &stage{dir: dir, out: out, quiet: d.JSON, start: start, recorder: privacy.NewRecorder(), replicas: d.Replicas, hosts: make(map[string]client.ProviderInfo)}
+	s := &stage{dir: dir, out: out, quiet: d.JSON, start: start, recorder: privacy.NewRecorder(), replicas: d.Replicas, otlp: receiver(d.Otlp), hosts: make(map[string]client.ProviderInfo)}
 	perform := func() (*demoResult, error) { return s.perform(ctx, d.Plant) }
 	if len(d.On) > 0 {
 		perform = func() (*demoResult, error) { return s.performOn(ctx, d.On) }
@@ -80,6 +83,9 @@ func (r *demoResult) verdict() error {
 	if r.MessagesDelivered != r.ExpectedDeliveries {
 		errs = append(errs, fmt.Errorf("%d of %d deliveries were made", r.MessagesDelivered, r.ExpectedDeliveries))
 	}
+	if r.NotAllowed > 0 {
+		errs = append(errs, fmt.Errorf("%d attributes or names of spans and metrics are on no allow-list", r.NotAllowed))
+	}
 	if len(r.Leaks) > 0 {
 		errs = append(errs, fmt.Errorf("%d values were seen where they must not be", len(r.Leaks)))
 	}
@@ -95,10 +101,18 @@ func (d *demoCommand) print(out io.Writer, r *demoResult) error {
 		return err
 	}
 	return errors.Join(printViews(out, r), func() error {
-		_, err := fmt.Fprintf(out, "\n%d messages sent, %d of %d deliveries made, %d leaks, %.1f s\n",
-			r.MessagesSent, r.MessagesDelivered, r.ExpectedDeliveries, len(r.Leaks), r.Seconds)
+		_, err := fmt.Fprintf(out, "\n%d messages sent, %d of %d deliveries made, %d leaks, %d spans in %d zones, none across, %.1f s\n",
+			r.MessagesSent, r.MessagesDelivered, r.ExpectedDeliveries, len(r.Leaks), r.spans(), len(r.Spans), r.Seconds)
 		return err
 	}())
+}
+
+// spans is how many spans were exported.
+func (r *demoResult) spans() (n int) {
+	for _, k := range r.Spans {
+		n += k
+	}
+	return n
 }
 
 // stage is where the demo plays.
@@ -108,6 +122,8 @@ type stage struct {
 	quiet    bool
 	start    time.Time
 	replicas int
+	otlp     string
+	dropped  int64 // attributes and names on no allow-list
 	recorder *privacy.Recorder
 	canaries canaries
 	domains  map[string]*domain.Domain
@@ -185,6 +201,9 @@ func (s *stage) startDomains(ctx context.Context) error {
 		d, err := domain.Start(ctx, domain.Options{
 			Dir: folder(name), Domain: name, Peers: []string{filepath.Join(folder(other), "peer.json")}, Replicas: s.replicas,
 			Log: s.logger(name), Tap: func(service string) func(string, ...[]byte) { return s.recorder.Tap(name, service) },
+			OTLP: s.otlp, Exports: func(service string) func(string, []byte) {
+				return func(signal string, export []byte) { s.recorder.Export(name, service, signal, export) }
+			},
 		})
 		if err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
@@ -219,6 +238,7 @@ func (s *stage) leaveStage(ctx context.Context) error {
 	for name, d := range s.domains {
 		stop, cancel := context.WithTimeout(ctx, stopTime)
 		errs = append(errs, d.Stop(stop), s.recorder.Files(name, d.BusFiles()))
+		s.dropped += d.NotAllowed()
 		cancel()
 	}
 	s.domains = nil
@@ -238,7 +258,7 @@ func (s *stage) check(delivered int) (*demoResult, error) {
 	r := &demoResult{
 		MessagesSent: s.sent, MessagesDelivered: delivered, ExpectedDeliveries: s.expected,
 		Leaks: append([]privacy.Leak{}, rep.Leaks...), // none is [], not null
-		Roles: make(map[string]map[string]int), Searched: make(map[string]int),
+		Roles: make(map[string]map[string]int), Searched: make(map[string]int), Spans: s.recorder.Spans(), NotAllowed: s.dropped,
 	}
 	for _, role := range m.Roles {
 		r.Roles[string(role)] = rep.Seen[role]

@@ -12,6 +12,7 @@ import (
 	"mimimi.example/cmd/mimimi/domain"
 	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/bus/bustest"
+	"mimimi.example/pkg/client"
 )
 
 // ownDomain is the domain of a deployment of these tests.
@@ -36,7 +37,7 @@ func deploy(t *testing.T) *deployment {
 	}
 	d.write("domain/keys/deployment.key", bytes.Repeat([]byte("k"), 32))
 	admin(t, 0, "users", "-domain", ownDomain, "-partitions", "4", "-deployment-key", filepath.Join(keys, "deployment.key"), "-dir", filepath.Join(d.dir, "users"))
-	d.stage = &stage{dir: d.dir, quiet: true, domains: make(map[string]*domain.Domain)}
+	d.stage = &stage{dir: d.dir, quiet: true, domains: make(map[string]*domain.Domain), hosts: make(map[string]client.ProviderInfo)}
 	d.url = d.server()
 	d.start()
 	t.Cleanup(func() {
@@ -45,7 +46,6 @@ func deploy(t *testing.T) *deployment {
 				t.Errorf("close %s: %v", p.name, err)
 			}
 		}
-		d.stop()
 	})
 	return d
 }
@@ -78,7 +78,8 @@ func (d *deployment) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.stage.domains[ownDomain] = dom
+	d.stage.domains[ownDomain], d.stage.hosts[ownDomain] = dom, dom.Info()
+	d.t.Cleanup(func() { d.stop() }) // before its server
 	stopped := false
 	d.stop = func() {
 		if stopped {

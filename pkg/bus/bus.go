@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"go.opentelemetry.io/otel/trace"
 
 	"mimimi.example/pkg/problem"
 )
@@ -24,7 +25,8 @@ type Options struct {
 	NKeySeed  []byte                     // the seed itself
 	Service   string                     // "hub", "kpstore", "fanout", "provider", "admin" or "replay"
 	Layout    Layout
-	Log       *slog.Logger // lifecycle only; nil discards
+	Log       *slog.Logger         // lifecycle only; nil discards
+	Traces    trace.TracerProvider // nil traces nothing
 }
 
 // Bus is one service's connection. It is safe for concurrent use.
@@ -35,6 +37,7 @@ type Bus struct {
 	layout  Layout
 	log     *slog.Logger
 	closed  chan struct{} // closed when the connection is
+	tracing tracing
 	purges  purges
 	retry   retry // of ordered consumers
 
@@ -49,7 +52,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
+	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"mimimi.example/pkg/problem"
 )
@@ -68,9 +69,11 @@ var defaultRetry = retry{first: firstRetry, max: maxRetry, internal: maxInternal
 
 // held is a delivered message that is not acknowledged. msg is guarded by worker.mu: a redelivery replaces it.
 type held struct {
-	m   *Message
-	key string
-	msg jetstream.Msg
+	m     *Message
+	key   string
+	msg   jetstream.Msg
+	from  trace.SpanContext // of whoever wrote it, if that is known
+	tries int               // how often it was handled, as far as that is traced; its key's goroutine's
 }
 
 // worker is one Consume.
@@ -166,7 +169,7 @@ func (w *worker) deliver(msg jetstream.Msg) {
 		return // not a delivery
 	}
 	h := &held{msg: msg, m: &Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Subject: msg.Subject(), Time: meta.Timestamp}}
-	h.key = w.c.key(h.m)
+	h.key, h.from = w.c.key(h.m), w.b.tracing.carried(h.m.Subject, msg.Headers())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	pin := msg.Headers().Get("Nats-Pin-Id")
@@ -387,12 +390,14 @@ func (w *worker) try(ctx context.Context, some ...*held) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	ctx, span := w.b.tracing.process(ctx, some)
 	defer func() {
 		<-w.slots
 		if recover() != nil { // its value may hold anything
 			w.b.log.Error("a handler panicked", slog.String("stream", w.c.stream))
 			err = problem.New(problem.Internal, "the handler panicked")
 		}
+		finish(span, err)
 	}()
 	ms := make([]*Message, len(some))
 	for i, h := range some {
@@ -445,7 +450,7 @@ func (b *Bus) bury(ctx context.Context, stream string, m *Message, cause error, 
 	if p, ok := errors.AsType[*problem.Error](cause); ok {
 		reason = p.Sentence
 	}
-	entry, err := json.Marshal(Grave{Family: familyOf(m.Subject), Stream: stream, Sequence: m.Sequence, Reason: reason})
+	entry, err := json.Marshal(Grave{Family: familyOf(m.Subject).Pattern, Stream: stream, Sequence: m.Sequence, Reason: reason})
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a grave could not be encoded", err)
 	}

@@ -19,15 +19,16 @@ type Permissions struct{ Publish, Subscribe []string }
 type call struct {
 	name    string
 	server  string
+	zone    Zone // of what the server does; no trace context comes with a call
 	callers []string
 }
 
 // calls is the table of calls.
 var calls = []call{
-	{"hub", serviceHub, []string{serviceProvider}},
-	{"kpstore", serviceKPStore, []string{serviceProvider}},
-	{"inbox", serviceProvider, []string{serviceProvider}},
-	{"issuerkeys", serviceProvider, []string{serviceHub, serviceKPStore, serviceProvider}},
+	{"hub", serviceHub, ZoneGroup, []string{serviceProvider}},
+	{"kpstore", serviceKPStore, ZoneKeyPackage, []string{serviceProvider}},
+	{"inbox", serviceProvider, ZoneAccount, []string{serviceProvider}},
+	{"issuerkeys", serviceProvider, ZoneRelay, []string{serviceHub, serviceKPStore, serviceProvider}},
 }
 
 // hinted is, by service, the first token of the subjects that its replicas hint each other about.
@@ -45,7 +46,7 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	}
 	p.Subscribe = append(p.Subscribe, inboxPrefix(service)+".>")
 	if service == serviceAdmin {
-		publish("$JS.API.>", "$SRV.>")
+		publish("$JS.API.>", "$SRV.>", "audit."+serviceAdmin, "$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>")
 		return p.sorted()
 	}
 	for _, f := range Families() {

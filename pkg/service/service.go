@@ -126,17 +126,19 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 		return err
 	}
 	options.Log = l
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(own.Process.OTLP.options(name))
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
+	options.Traces = tel.Traces()
 	otel.SetMeterProvider(tel)
 	ready := &readiness{stopping: ctx.Done()}
 	private, err := listenPrivate(own.Process.PrivateListen, ready, tel)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown), drain(ctx, tel.Shutdown)) }()
+	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown)) }()
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func scrape(t *testing.T, tel *telemetry.Telemetry) string {
 
 // TestOnlyAllowedAttributesLeave plants canaries as keys and values and expects none of them, and all counts.
 func TestOnlyAllowedAttributesLeave(t *testing.T) {
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(telemetry.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,12 +38,15 @@ func TestOnlyAllowedAttributesLeave(t *testing.T) {
 	for _, a := range []attribute.KeyValue{
 		attribute.String("operation", "commit"), attribute.String("kind", "not_found"),
 		attribute.String("group", "canary"), attribute.String("operation", canary), attribute.String("kind", "mimi://canary/u/alice"),
-		attribute.String("kind", "10.0.0.1"), attribute.Int("kind", 4711), attribute.String(canary, "ok"),
+		attribute.String("kind", "10.0.0.1"), attribute.Int("kind", 4711), attribute.String(canary, "ok"), attribute.String("kind", "looks_harmless"),
 	} {
 		c.Add(t.Context(), 1, metric.WithAttributes(a))
 	}
+	if tel.Dropped() != 7 {
+		t.Errorf("%d dropped, want 7", tel.Dropped())
+	}
 	got := scrape(t, tel)
-	for _, want := range []string{`hub_requests_total{operation="commit"} 1`, `hub_requests_total{kind="not_found"} 1`, `hub_requests_total 6`} {
+	for _, want := range []string{`hub_requests_total{operation="commit"} 1`, `hub_requests_total{kind="not_found"} 1`, `hub_requests_total 7`, `telemetry_dropped_total 7`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing in:\n%s", want, got)
 		}
@@ -56,7 +59,7 @@ func TestOnlyAllowedAttributesLeave(t *testing.T) {
 }
 
 func TestSeriesAreBounded(t *testing.T) {
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(telemetry.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +67,13 @@ func TestSeriesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 26 * 26 {
-		c.Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", string([]rune{rune('a' + i%26), rune('a' + i/26)}))))
+	names := make([]string, 26*26)
+	for i := range names {
+		names[i] = string([]rune{rune('a' + i%26), rune('a' + i/26)})
+	}
+	defer telemetry.Allow(names...)()
+	for _, name := range names {
+		c.Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", name)))
 	}
 	if n := strings.Count(scrape(t, tel), "n_total{"); n == 0 || n > 200 {
 		t.Errorf("%d series", n)
@@ -88,7 +96,7 @@ func TestNilMeasuresNothing(t *testing.T) {
 }
 
 func TestShutdownTwice(t *testing.T) {
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(telemetry.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"mimimi.example/pkg/bus"
@@ -65,6 +66,10 @@ type Options struct {
 	NewIssuerKey func(operation mimimi.TokenOperation, epoch uint64) (*rsa.PrivateKey, error)
 	// Tap returns what a service reports to the privacy recorder; nil: nothing is reported.
 	Tap func(service string) func(kind string, parts ...[]byte)
+	// OTLP is telemetry.Options.OTLP, to which all traces go; empty: none are made.
+	OTLP string
+	// Exports returns what a service's exports are shown to, before they go to OTLP if that is set; nil: nothing.
+	Exports func(service string) func(signal string, export []byte)
 	// Front returns what stands before a service's handlers (service.Env.Front): a malicious operator, for tests; nil: nothing.
 	Front func(service string) func(kind string, h http.Handler) http.Handler
 }
@@ -158,27 +163,27 @@ func (d *Domain) startBus(ctx context.Context) (err error) {
 			return fmt.Errorf("embedded NATS: %w", err)
 		}
 	}
-	if d.admin, err = d.connect(ctx, "admin"); err != nil {
+	if d.admin, err = d.connect(ctx, "admin", nil); err != nil {
 		return err
 	}
 	return d.admin.Init(ctx)
 }
 
 // connect is dial for a connection that lives as long as the domain.
-func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
-	b, err := d.dial(ctx, name)
+func (d *Domain) connect(ctx context.Context, name string, traces trace.TracerProvider) (*bus.Bus, error) {
+	b, err := d.dial(ctx, name, traces)
 	if err == nil {
 		d.buses = append(d.buses, b)
 	}
 	return b, err
 }
 
-func (d *Domain) dial(ctx context.Context, name string) (*bus.Bus, error) {
+func (d *Domain) dial(ctx context.Context, name string, traces trace.TracerProvider) (*bus.Bus, error) {
 	layout, err := d.layout()
 	if err != nil {
 		return nil, err
 	}
-	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout}
+	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: traces}
 	if d.o.NATSKeys != "" {
 		o.NKeyFile = filepath.Join(d.o.NATSKeys, name+".nk")
 	}
@@ -238,11 +243,11 @@ func (d *Domain) startServices(ctx, run context.Context) error {
 
 // env makes what one replica gets from its process.
 func (d *Domain) env(ctx context.Context, name string) (*service.Env, error) {
-	b, err := d.connect(ctx, name)
+	t, err := d.newMeter(name)
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.newMeter(name)
+	b, err := d.connect(ctx, name, t.Traces())
 	if err != nil {
 		return nil, err
 	}
@@ -420,7 +425,7 @@ func (d *Domain) Observe(f func(subject, reply string, header map[string][]strin
 }
 
 // Operator is a connection to the domain's bus as whoever runs its hub has, for tests of what an operator can do. The caller closes it.
-func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub") }
+func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub", nil) }
 
 // Careless publishes an empty message past the bus's rules, as a careless change of a service would: for tests of what looks for leaks.
 func (d *Domain) Careless(subject string, header map[string][]string) error {
@@ -447,7 +452,7 @@ func (d *Domain) Stop(ctx context.Context) error {
 }
 
 func (d *Domain) closeBus(ctx context.Context) error {
-	var errs []error
+	errs := []error{d.closeMeters(ctx)}
 	for _, b := range d.buses {
 		errs = append(errs, b.Close(ctx))
 	}
