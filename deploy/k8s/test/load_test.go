@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 	"testing"
@@ -74,7 +75,6 @@ type load struct {
 
 	mu     sync.Mutex
 	latest report // guarded by mu
-	stderr string // set before ended is filled
 }
 
 var loads int // for names that nobody has had
@@ -96,10 +96,7 @@ func startLoad(t *testing.T, a, b *domain, pairs int, every time.Duration) *load
 	if err != nil {
 		t.Fatal(err)
 	}
-	errs, err := c.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.Stderr = os.Stderr
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -114,10 +111,6 @@ func startLoad(t *testing.T, a, b *domain, pairs int, every time.Duration) *load
 				l.mu.Unlock()
 			}
 		}
-	})
-	read.Go(func() {
-		b, _ := io.ReadAll(errs) // as much as there is
-		l.stderr = string(b)
 	})
 	go func() {
 		read.Wait()
@@ -139,7 +132,7 @@ func (l *load) through(t *testing.T, n int) {
 	eventually(t, "messages to go through", func() (bool, string) {
 		select {
 		case err := <-l.ended:
-			t.Fatalf("the load ended by itself: %v\n%s", err, l.stderr)
+			t.Fatalf("the load ended by itself: %v", err)
 		default:
 		}
 		r := l.now()
@@ -171,13 +164,10 @@ func (l *load) end(t *testing.T) {
 	select {
 	case err := <-l.ended:
 		if err != nil {
-			t.Errorf("load: %v\n%s", err, l.stderr)
+			t.Errorf("load: %v", err)
 		}
 	case <-time.After(patience):
 		t.Fatal("the load does not end")
-	}
-	if l.stderr != "" {
-		t.Logf("the visitor said:\n%s", l.stderr)
 	}
 	r := l.now()
 	figure(t, "load: %d messages sent, %d read, %d lost, %d shown twice, %d out of order", r.Sent, r.Received, r.Sent-r.Received, r.Doubled, r.Disorder)
