@@ -100,7 +100,7 @@ func (d *domain) settled(t *testing.T) {
 	t.Helper()
 	eventually(t, d.name+" to be ready", func() (bool, string) {
 		workloads := list(t, d.namespace, "deployments,statefulsets,jobs")
-		if len(workloads) < len(services)+2 {
+		if len(workloads) < len(services)+3 {
 			return false, "not everything is there yet"
 		}
 		for _, w := range workloads {
@@ -238,7 +238,7 @@ func disturb(t *testing.T, a, b *domain) {
 	}
 	l := startLoad(t, a, b, 3, 250*time.Millisecond)
 	measure(t, l, a, b)
-	for _, kind := range append(slices.Clone(services), "nats") {
+	for _, kind := range append(slices.Clone(services), "collector", "nats") {
 		l.during(t, "a pod of "+kind+" deleted at one domain, killed at the other", func() {
 			kubectl(t, "delete", "pod", "-n", b.namespace, b.pods(t, kind)[0], "--grace-period=0", "--force")
 			kubectl(t, "delete", "pod", "-n", a.namespace, a.pods(t, kind)[0])
@@ -257,7 +257,7 @@ func disturb(t *testing.T, a, b *domain) {
 	})
 	refused := 0
 	l.during(t, "every pod of a domain evicted within the budgets", func() {
-		for _, kind := range append(slices.Clone(services), "nats") {
+		for _, kind := range append(slices.Clone(services), "collector", "nats") {
 			for _, p := range a.pods(t, kind) {
 				refused += a.evict(t, p)
 			}
