@@ -63,7 +63,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := tel.Meter("m").Int64Counter("n")
+	c, err := tel.Meter("m").Int64Counter("hub_requests")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,19 +75,19 @@ func TestSeriesAreBounded(t *testing.T) {
 	for _, name := range names {
 		c.Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", name)))
 	}
-	if n := strings.Count(scrape(t, tel), "n_total{"); n == 0 || n > 200 {
+	if n := strings.Count(scrape(t, tel), "hub_requests_total{"); n == 0 || n > 200 {
 		t.Errorf("%d series", n)
 	}
 }
 
 func TestNilMeasuresNothing(t *testing.T) {
 	var tel *telemetry.Telemetry
-	c, err := tel.Meter("m").Int64Counter("n")
+	c, err := tel.Meter("m").Int64Counter("hub_requests")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Add(t.Context(), 1)
-	if got := scrape(t, tel); strings.Contains(got, "n_total") {
+	if got := scrape(t, tel); strings.Contains(got, "hub_requests_total") {
 		t.Error("a nil Telemetry served a metric")
 	}
 	if err := tel.Shutdown(context.Background()); err != nil {
@@ -104,5 +104,20 @@ func TestShutdownTwice(t *testing.T) {
 		if err := tel.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestOnlyListedInstrumentsLeave: one that is on no list measures nothing, and a list of its own says which attributes each may have.
+func TestOnlyListedInstrumentsLeave(t *testing.T) {
+	tel := must(telemetry.New(telemetry.Options{}))
+	meter := tel.Meter("m")
+	must(meter.Int64Counter("members_of_a_group")).Add(t.Context(), 17)
+	must(meter.Int64Counter("hub_sweeps")).Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", "ok"), attribute.String("operation", "commit")))
+	got := scrape(t, tel)
+	if strings.Contains(got, "members") || !strings.Contains(got, `hub_sweeps_total{kind="ok"} 1`) {
+		t.Errorf("got:\n%s", got)
+	}
+	if tel.Dropped() != 2 {
+		t.Errorf("%d dropped, want the instrument and the operation", tel.Dropped())
 	}
 }
