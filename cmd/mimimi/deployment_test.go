@@ -46,7 +46,6 @@ func deploy(t *testing.T) *deployment {
 				t.Errorf("close %s: %v", p.name, err)
 			}
 		}
-		d.stop()
 	})
 	return d
 }
@@ -80,6 +79,7 @@ func (d *deployment) start() {
 		d.t.Fatal(err)
 	}
 	d.stage.domains[ownDomain], d.stage.hosts[ownDomain] = dom, dom.Info()
+	d.t.Cleanup(func() { d.stop() }) // before its server
 	stopped := false
 	d.stop = func() {
 		if stopped {

@@ -51,7 +51,9 @@ func gather(byService map[string][]telemetry.Instrument) []*documented {
 			found[i.Name].services = append(found[i.Name].services, service)
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b *documented) int { return cmp.Compare(prometheusName(a.Instrument), prometheusName(b.Instrument)) })
+	return slices.SortedFunc(maps.Values(found), func(a, b *documented) int {
+		return cmp.Compare(prometheusName(a.Instrument), prometheusName(b.Instrument))
+	})
 }
 
 // writeMetrics makes the document.

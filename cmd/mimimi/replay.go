@@ -22,6 +22,8 @@ var errDiverges = errors.New("the log and what was made of it depart from each o
 // replayCommand replays what the hub accepted. It reads and never writes, and prints no identifier: groups are numbered as they come.
 type replayCommand struct {
 	Config    string `required:"" type:"path" help:"Configuration file with a section bus, like the services'; nkey_file is the replay user's, who may only read."`
+	Backup    string `type:"path" help:"Replay a backup instead of the deployment, which is not asked for anything; needs --key."`
+	Key       string `type:"path" help:"File of the private key that admin backup-key wrote."`
 	Stream    string `help:"One GROUP stream, such as GROUP_0; all without it."`
 	Entry     uint64 `help:"Only the group that has the entry with this sequence; needs --stream."`
 	GroupFile string `help:"Only the group whose id is in this file; - is standard input."`
@@ -34,6 +36,9 @@ type replayCommand struct {
 
 // Validate is called by the parser.
 func (r *replayCommand) Validate() error {
+	if (r.Backup == "") != (r.Key == "") {
+		return errors.New("--backup and --key go together")
+	}
 	if r.Entry > 0 && (r.Stream == "" || r.GroupFile != "") {
 		return errors.New("--entry needs --stream, and goes without --group-file")
 	}
@@ -68,11 +73,22 @@ func (r *replayCommand) Run(ctx context.Context, out io.Writer, bar *progress) e
 	if err != nil {
 		return err
 	}
-	return connected(ctx, options, func(ctx context.Context, b *bus.Bus) error {
+	work := func(ctx context.Context, b *bus.Bus) error {
 		if err := b.Verify(ctx); err != nil {
 			return err
 		}
 		return r.replay(ctx, &replaying{b: b, layout: options.Layout, hub: hub.NewReplayer(b), out: out, bar: bar, brief: r.Brief, json: r.JSON})
+	}
+	if r.Backup == "" {
+		return connected(ctx, options, work)
+	}
+	return onScratch(ctx, func(ctx context.Context, s *bus.Server) error {
+		own := ownOptions(s, options.Layout)
+		if err := connected(ctx, own, func(ctx context.Context, b *bus.Bus) error { return restoreTo(ctx, b, r.Backup, r.Key) }); err != nil {
+			return err
+		}
+		own.Service = "replay"
+		return connected(ctx, own, work)
 	})
 }
 
@@ -157,20 +173,17 @@ func (r *replayCommand) replay(ctx context.Context, p *replaying) error {
 func (p *replaying) fanOut(ctx context.Context, spans []span) error {
 	p.seen = 0
 	return onScratch(ctx, func(ctx context.Context, s *bus.Server) error {
-		own, err := bus.Connect(ctx, bus.Options{InProcess: s.InProcess(), Service: "admin", Layout: bus.Layout{Partitions: p.layout.Partitions, DeploymentKey: p.layout.DeploymentKey}})
-		if err != nil {
-			return err
-		}
-		defer func() { _ = own.Close(context.WithoutCancel(ctx)) }() // its server goes with it
-		if err := own.Init(ctx); err != nil {
-			return err
-		}
-		for _, s := range spans {
-			if err := fanout.Replay(ctx, p.b, own, s.partition, s.from, s.to, func(x fanout.Rerun) error { return p.printRerun(s, x) }); err != nil {
+		return connected(ctx, ownOptions(s, p.layout), func(ctx context.Context, own *bus.Bus) error {
+			if err := own.Init(ctx); err != nil {
 				return err
 			}
-		}
-		return nil
+			for _, s := range spans {
+				if err := fanout.Replay(ctx, p.b, own, s.partition, s.from, s.to, func(x fanout.Rerun) error { return p.printRerun(s, x) }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 }
 
@@ -302,7 +315,7 @@ func (p *replaying) count(ctx context.Context, s span) error {
 		last = min(last, s.to)
 	}
 	if first := max(have.First, s.from); last >= first {
-		p.total += last - first + 1
+		p.total += min(last-first+1, have.Messages)
 	}
 	return nil
 }

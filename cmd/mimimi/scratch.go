@@ -22,3 +22,9 @@ func onScratch(ctx context.Context, do func(ctx context.Context, s *bus.Server) 
 	defer s.Shutdown()
 	return do(ctx, s)
 }
+
+// ownOptions is how this process reaches its scratch server, with a deployment's layout but for the replicas.
+func ownOptions(s *bus.Server, l bus.Layout) bus.Options {
+	l.Replicas = 1
+	return bus.Options{InProcess: s.InProcess(), Service: "admin", Layout: l}
+}

@@ -32,6 +32,15 @@ const (
 	maxHintPending      = 4096 // hints waiting; beyond, they are lost, as hints may be
 	maxHintPendingBytes = 1 << 20
 
+	snapshotChunk           = 128 << 10 // bytes of one piece of a snapshot
+	snapshotWindow          = 8 << 20   // bytes of pieces on their way
+	maxSnapshotPending      = 1024      // pieces waiting in the client's buffer: more than the window
+	maxSnapshotPendingBytes = 64 << 20
+	maxFrame                = 1 << 20 // of a backup: a piece, or the head
+
+	minGap = 1 << 22 // sequences that are left out after a restored stream: what comes in 45 minutes at 1,500 a second, as much as a replicated stream takes
+	maxGap = 1 << 28 // … and in two days
+
 	maxCountSubjects = 10_000 // subjects of one family that Count adds up: more is refused
 )
 

@@ -52,11 +52,15 @@ func TestMetrics(t *testing.T) {
 		return nil
 	}, c)
 	value := func(series string) float64 { return telemetrytest.Value(t, tel, series) }
-	if !eventually(t, 20*time.Second, func() bool { return value(`bus_lag{stream="outbox"}`) == 3 && value(`bus_oldest_seconds{stream="outbox"}`) > 0 }) {
+	if !eventually(t, 20*time.Second, func() bool {
+		return value(`bus_lag{stream="outbox"}`) == 3 && value(`bus_oldest_seconds{stream="outbox"}`) > 0
+	}) {
 		t.Errorf("lag %v, oldest %v", value(`bus_lag{stream="outbox"}`), value(`bus_oldest_seconds{stream="outbox"}`))
 	}
 	close(release)
-	if !eventually(t, 20*time.Second, func() bool { return value(`bus_message_age_seconds_count{stream="outbox"}`) == 3 && value(`bus_oldest_seconds{stream="outbox"}`) == 0 }) {
+	if !eventually(t, 20*time.Second, func() bool {
+		return value(`bus_message_age_seconds_count{stream="outbox"}`) == 3 && value(`bus_oldest_seconds{stream="outbox"}`) == 0
+	}) {
 		t.Errorf("%v are done with", value(`bus_message_age_seconds_count{stream="outbox"}`))
 	}
 	for series, want := range map[string]float64{

@@ -46,7 +46,7 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	}
 	p.Subscribe = append(p.Subscribe, inboxPrefix(service)+".>")
 	if service == serviceAdmin {
-		publish("$JS.API.>", "$SRV.>")
+		publish("$JS.API.>", "$SRV.>", "audit."+serviceAdmin, "$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>")
 		return p.sorted()
 	}
 	for _, f := range Families() {

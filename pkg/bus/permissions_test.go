@@ -50,6 +50,7 @@ func attempts(b *bus.Bus) []attempt {
 		{"mark a token as spent", b.Spent(1, []byte("n")).Name(), "", only(provider, hub, kpstore)},
 		{"bury in the hub's name", "dead.hub", "", only(hub)},
 		{"bury in fan-out's name", "dead.fanout", "", only(fanout)},
+		{"write the audit log", "audit.admin", "", only(admin)},
 		{"bury in replay's name", "dead.replay", "", nil},
 
 		{"listen to everything", "", ">", nil},
@@ -81,6 +82,9 @@ func attempts(b *bus.Bus) []attempt {
 		{"make a stream", api + "STREAM.CREATE.MINE", "", only(admin)},
 		{"list the streams", api + "STREAM.NAMES", "", only(admin)},
 		{"list the consumers of GROUP_0", api + "CONSUMER.NAMES.GROUP_0", "", only(admin)},
+		{"take a snapshot's pieces", "$JS.SNAPSHOT.ACK.GROUP_0.x.1.1", "", only(admin)},
+		{"restore a stream", "$JS.SNAPSHOT.RESTORE.GROUP_0.x", "", only(admin)},
+		{"begin to restore a stream", api + "STREAM.RESTORE.GROUP_0", "", only(admin)},
 		{"make a consumer of GROUP_0", api + "CONSUMER.CREATE.GROUP_0.mine", "", only(admin)},
 		{"make a consumer of QUEUE_0", api + "CONSUMER.CREATE.QUEUE_0.mine", "", only(admin)},
 		{"make a consumer of all of OUTBOX", api + "CONSUMER.CREATE.OUTBOX.mine", "", only(admin)},
@@ -94,7 +98,7 @@ func attempts(b *bus.Bus) []attempt {
 	for stream, readers := range map[string][]string{
 		"GROUP_0": {hub, fanout, replay}, "GROUP_1": {hub, fanout, replay}, "OUTBOX": {provider, replay}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
 		"KPINDEX": {kpstore}, "DIRECTORY": {provider}, "INBOX": {provider}, "LINKS": {provider}, "PEERS": {provider}, "REVOKED": {provider}, "ISSUER": {provider},
-		"SPENT": {provider, hub, kpstore}, "DEAD": {replay},
+		"SPENT": {provider, hub, kpstore}, "DEAD": {replay}, "AUDIT": nil,
 	} {
 		erasers := map[string][]string{"QUEUE_0": {provider}, "KP_0": {kpstore}, "INBOX": {provider}, "LINKS": {provider}}[stream]
 		info := slices.Clone(readers)

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/telemetry"
 )
 
@@ -119,5 +120,14 @@ func TestOnlyListedInstrumentsLeave(t *testing.T) {
 	}
 	if tel.Dropped() != 2 {
 		t.Errorf("%d dropped, want the instrument and the operation", tel.Dropped())
+	}
+}
+
+// TestBusIsListed: spans and metrics may name everything that the bus has.
+func TestBusIsListed(t *testing.T) {
+	for _, f := range bus.Families() {
+		if kind, _, _ := strings.Cut(strings.ToLower(f.Stream), "_"); !telemetry.ListedSubject(f.Pattern) || !telemetry.ListedStream(kind) {
+			t.Errorf("%s of %s is on no allow-list", f.Pattern, f.Stream)
+		}
 	}
 }
