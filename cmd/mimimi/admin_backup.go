@@ -10,10 +10,10 @@ import (
 	"os"
 	"time"
 
+	"filippo.io/age"
 	"google.golang.org/protobuf/proto"
 
 	pb "mimimi.example/api/mimimi/v1"
-	"mimimi.example/pkg/backup"
 	"mimimi.example/pkg/bus"
 )
 
@@ -21,21 +21,21 @@ import (
 const backupTime = 24 * time.Hour
 
 type adminBackupKey struct {
-	Private string `required:"" type:"path" help:"File to write the private key to, which restores. Keep it where nobody makes backups."`
-	Public  string `required:"" type:"path" help:"File to write the public key to, which makes backups."`
+	Private string `required:"" type:"path" help:"File to write the private key to (age's identity), which restores. Keep it where nobody makes backups."`
+	Public  string `required:"" type:"path" help:"File to write the public key to (age's recipient), which makes backups."`
 	JSON    bool   `help:"Print one JSON object."`
 }
 
 // Run makes the keys. It overwrites none: without its key a backup is worth nothing.
 func (a *adminBackupKey) Run(out io.Writer) error {
-	private, public, err := backup.NewKey()
+	key, err := age.GenerateHybridIdentity()
 	if err != nil {
 		return err
 	}
-	if err := writeNew(a.Private, private); err != nil {
+	if err := writeNew(a.Private, []byte(key.String()+"\n")); err != nil {
 		return err
 	}
-	if err := writeNew(a.Public, public); err != nil {
+	if err := writeNew(a.Public, []byte(key.Recipient().String()+"\n")); err != nil {
 		return err
 	}
 	return say(out, a.JSON, map[string]string{"private": a.Private, "public": a.Public}, "wrote %s, to be kept apart, and %s", a.Private, a.Public)
@@ -56,15 +56,15 @@ func writeNew(path string, content []byte) error {
 
 type adminBackup struct {
 	adminFlags
-	Key string `required:"" type:"path" help:"File of the public key that backup-key wrote."`
+	Key string `required:"" type:"path" help:"File of the public key that backup-key wrote, or of other recipients of age's."`
 	Out string `required:"" type:"path" help:"File to write to. It must not be there yet."`
 }
 
 // Run writes a backup. One that fails leaves no file.
 func (a *adminBackup) Run(ctx context.Context, out io.Writer, bar *progress) (err error) {
-	key, err := os.ReadFile(a.Key)
+	recipients, err := keyFile(a.Key, age.ParseRecipients)
 	if err != nil {
-		return err
+		return fmt.Errorf("public key: %w", err)
 	}
 	return a.audited(ctx, "backup", "", backupTime, func(ctx context.Context, b *bus.Bus) (err error) {
 		f, err := os.OpenFile(a.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -80,7 +80,7 @@ func (a *adminBackup) Run(ctx context.Context, out io.Writer, bar *progress) (er
 				err = errors.Join(err, os.Remove(a.Out))
 			}
 		}()
-		w, err := backup.NewWriter(f, key)
+		w, err := age.Encrypt(f, recipients...)
 		if err != nil {
 			return err
 		}
@@ -130,20 +130,36 @@ func (a *adminRestore) Run(ctx context.Context, out io.Writer, bar *progress) er
 
 // readBackup reads a backup file.
 func readBackup(file, key string, read func(io.Reader) error) (err error) {
-	private, err := os.ReadFile(key)
+	identities, err := keyFile(key, age.ParseIdentities)
 	if err != nil {
-		return err
+		return fmt.Errorf("private key: %w", err)
 	}
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	r, err := backup.NewReader(f, private)
+	r, err := age.Decrypt(f, identities...)
 	if err != nil {
-		return err
+		return fmt.Errorf("the file is no backup, or not for this key: %w", err)
 	}
 	return read(r)
+}
+
+// maxKeyFile bounds a key file; a hybrid recipient has two thousand characters.
+const maxKeyFile = 64 << 10
+
+// keyFile reads a file of age's keys: those of backup-key, or the operator's own. age's errors on them quote what they could not read, so they are not passed on.
+func keyFile[K any](path string, parse func(io.Reader) ([]K, error)) (keys []K, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if keys, err = parse(io.LimitReader(f, maxKeyFile)); err != nil {
+		return nil, errors.New("the file holds no such key of age's: name the one that backup-key wrote for this")
+	}
+	return keys, nil
 }
 
 // restorable says what a deployment may go on with: all but one-time KeyPackages, of which some have been handed out since the backup, and none may be twice. Their owners' clients

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +20,20 @@ func said(p *person, k client.EventKind) map[string]int {
 		}
 	}
 	return all
+}
+
+// cutOff is a file without its end.
+func cutOff(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := path + ".short"
+	if err := os.WriteFile(short, b[:len(b)-1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return short
 }
 
 // TestRestoreDrill is the drill of docs/operate.md: a domain with a conversation is backed up, goes on for a while, loses everything but its keys, and is restored to new servers. The clients go on; nothing is
@@ -56,8 +71,11 @@ func TestRestoreDrill(t *testing.T) {
 
 	d.stop()
 	d.url = d.server()
-	if got := admin(t, 1, "restore", "-config", d.config("admin"), "-key", public, "-in", file); !strings.Contains(got, "PRIVATE KEY") {
+	if got := admin(t, 1, "restore", "-config", d.config("admin"), "-key", public, "-in", file); !strings.Contains(got, "private key: the file holds no such key") {
 		t.Errorf("with the public key: %s", got)
+	}
+	if got := admin(t, 1, "restore", "-config", d.config("admin"), "-key", private, "-in", cutOff(t, file)); !strings.Contains(got, "corrupted") {
+		t.Errorf("of a file that was cut off: %s", got)
 	}
 	admin(t, 0, "restore", "-config", d.config("admin"), "-as", "the drill", "-key", private, "-in", file)
 	if got := admin(t, 1, "restore", "-config", d.config("admin"), "-key", private, "-in", file); !strings.Contains(got, "begins with empty ones") {

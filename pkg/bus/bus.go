@@ -110,6 +110,7 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 	opts := []nats.Option{
 		nats.Name("mimimi-" + o.Service), nats.CustomInboxPrefix(inboxPrefix(o.Service)),
 		nats.Timeout(dialTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(retryPause), nats.ReconnectJitter(retryPause, retryPause),
+		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsUnanswered),
 		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {

@@ -16,11 +16,14 @@ const (
 	requestTimeout = 10 * time.Second // one exchange with a stream's leader; an election takes 3 to 5 s
 	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
 	retryPause     = 250 * time.Millisecond
-	connectTimeout = time.Minute      // then the process gives up and its supervisor starts it again
-	dialTimeout    = 2 * time.Second  // one attempt
-	serverReady    = 30 * time.Second // recovery of a large store on the embedded server
-	initTimeout    = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
-	verifyTimeout  = time.Minute      // the same number of look-ups
+	connectTimeout = time.Minute     // then the process gives up and its supervisor starts it again
+	dialTimeout    = 2 * time.Second // one attempt
+	// A server that is gone without a word, with its node, is noticed when it has not answered so many pings: until then every request to it times out.
+	pingInterval    = 5 * time.Second
+	pingsUnanswered = 2
+	serverReady     = 30 * time.Second // recovery of a large store on the embedded server
+	initTimeout     = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
+	verifyTimeout   = time.Minute      // the same number of look-ups
 
 	readBatch      = 512     // messages per batched get: bounds what waits in the client's buffer
 	readBatchBytes = 4 << 20 // bytes per batched get, before the one message that crosses it

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,8 +48,10 @@ func load(ctx context.Context, args []string) error {
 	}
 	defer s.close()
 	stop := make(chan struct{})
-	go func() { // until whoever started this closes it
-		_, _ = io.Copy(io.Discard, bufio.NewReader(os.Stdin))
+	go func() { // until whoever started this closes it; a line begins a new part, with longest times of its own
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			s.count.begin()
+		}
 		close(stop)
 	}()
 	return s.run(ctx, stop, f.every)
@@ -146,12 +147,12 @@ func (s *stage) run(ctx context.Context, stop <-chan struct{}, every time.Durati
 
 // report is a line of output.
 type report struct {
-	Sent     int  `json:"sent"`     // messages that were written
-	Received int  `json:"received"` // that their readers have been shown
-	Doubled  int  `json:"doubled"`  // that were shown more than once
-	Disorder int  `json:"disorder"` // that were shown before an earlier one of the same writer
-	Median   int  `json:"median_ms"`
-	Most     int  `json:"most_ms"`    // the longest time from writing to reading
+	Sent     int  `json:"sent"`       // messages that were written
+	Received int  `json:"received"`   // that their readers have been shown
+	Doubled  int  `json:"doubled"`    // that were shown more than once
+	Disorder int  `json:"disorder"`   // that were shown before an earlier one of the same writer
+	Median   int  `json:"median_ms"`  // from writing to reading; this and what follows since the last part began
+	Most     int  `json:"most_ms"`    // the longest such time
 	Silence  int  `json:"silence_ms"` // the longest time in which nobody was shown anything
 	Done     bool `json:"done"`
 }
@@ -218,6 +219,14 @@ func (c *count) read(body []byte) error {
 	c.current.Silence = max(c.current.Silence, int(now.Sub(c.last).Milliseconds()))
 	c.last = now
 	return nil
+}
+
+// begin forgets the longest times.
+func (c *count) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current.Most, c.current.Silence = 0, 0
+	c.took = nil
 }
 
 func (c *count) report() report {

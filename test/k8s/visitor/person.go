@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 const (
 	setUpTime = 3 * time.Minute // for one step of a pair's way into its group, on a deployment that has just started
 	pause     = 500 * time.Millisecond
+	// stuckAfter is longer than catching up takes while a server starts anew.
+	stuckAfter = time.Minute
 )
 
 // person is a user whose client keeps listening.
@@ -72,7 +75,12 @@ func (p *person) listen(ctx context.Context, w *client.Watcher) {
 	defer close(p.done)
 	defer w.Close()
 	for ctx.Err() == nil {
+		stuck := time.AfterFunc(stuckAfter, func() { // where it hangs is worth more than that it does
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "visitor: %s has been catching up for %s\n%s\n", p.name, stuckAfter, stacks[:runtime.Stack(stacks, true)])
+		})
 		failed := p.c.Sync(ctx) != nil
+		stuck.Stop()
 		if err := p.take(ctx); err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "visitor: take events:", err)
 			os.Exit(1) // what was counted is worth nothing any more
