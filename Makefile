@@ -45,3 +45,4 @@ generate:
 	$(BUF) generate
 	cd test/interop/mlsclient && $(BUF) generate
 	go test ./test/layout -run "^TestRFC9420Coverage$$" -update
+	go test ./cmd/mimimi -run "^TestMetricsDocument$$" -update

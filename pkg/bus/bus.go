@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"mimimi.example/pkg/problem"
@@ -27,6 +28,7 @@ type Options struct {
 	Layout    Layout
 	Log       *slog.Logger         // lifecycle only; nil discards
 	Traces    trace.TracerProvider // nil traces nothing
+	Meters    metric.MeterProvider // nil measures nothing
 }
 
 // Bus is one service's connection. It is safe for concurrent use.
@@ -38,6 +40,7 @@ type Bus struct {
 	log     *slog.Logger
 	closed  chan struct{} // closed when the connection is
 	tracing tracing
+	metrics *metrics
 	purges  purges
 	retry   retry // of ordered consumers
 
@@ -55,6 +58,10 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if b.metrics, err = newMetrics(o.Meters); err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
 	}
 	opts, err := b.natsOptions(o)
 	if err != nil {
@@ -115,6 +122,7 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil when we close
+				b.metrics.disconnections.Add(context.Background(), 1)
 				b.log.Warn("bus connection lost")
 			}
 		}),

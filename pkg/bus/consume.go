@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -85,6 +86,7 @@ type worker struct {
 	handle   func(context.Context, []*Message) error
 	slots    chan struct{} // bounds concurrent handles
 	running  sync.WaitGroup
+	lag      atomic.Int64 // messages that the consumer has yet to work off, by the last count
 
 	ctx       context.Context // of this worker's handlers; set before the first delivery
 	unsettled chan struct{}   // holds one when settle should look at once
@@ -115,6 +117,12 @@ func (w *worker) run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { every(handling, progressEvery, nil, w.progress) })
 	background.Go(func() { every(handling, settleEvery, w.unsettled, w.settle) })
+	w.b.metrics.add(w)
+	defer w.b.metrics.remove(w)
+	background.Go(func() {
+		w.measure(handling)
+		every(handling, measureEvery, nil, w.measure)
+	})
 	select {
 	case <-ctx.Done():
 		err = nil
@@ -234,12 +242,8 @@ func (w *worker) settle(ctx context.Context) {
 	if !wait {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var info struct {
-		AckPending int `json:"num_ack_pending"`
-	}
-	if err := w.b.api(ctx, "CONSUMER.INFO."+w.c.stream+"."+w.c.name, struct{}{}, &info); err != nil {
+	info, err := w.info(ctx)
+	if err != nil {
 		return // the next tick asks again
 	}
 	w.mu.Lock()
@@ -391,6 +395,7 @@ func (w *worker) try(ctx context.Context, some ...*held) (err error) {
 		return ctx.Err()
 	}
 	ctx, span := w.b.tracing.process(ctx, some)
+	begun := time.Now()
 	defer func() {
 		<-w.slots
 		if recover() != nil { // its value may hold anything
@@ -398,6 +403,7 @@ func (w *worker) try(ctx context.Context, some ...*held) (err error) {
 			err = problem.New(problem.Internal, "the handler panicked")
 		}
 		finish(span, err)
+		w.b.metrics.tried(ctx, w.c.stream, time.Since(begun), err)
 	}()
 	ms := make([]*Message, len(some))
 	for i, h := range some {
@@ -417,6 +423,7 @@ func (w *worker) ack(ctx context.Context, h *held) bool {
 		err := msg.DoubleAck(bound)
 		cancel()
 		if err == nil || errors.Is(err, jetstream.ErrMsgAlreadyAckd) || w.over() {
+			w.b.metrics.done(ctx, w.c.stream, h.m)
 			return true
 		}
 		if !sleep(ctx, pause) {
@@ -454,7 +461,12 @@ func (b *Bus) bury(ctx context.Context, stream string, m *Message, cause error, 
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a grave could not be encoded", err)
 	}
+	again := false
+	o.Duplicate = &again
 	_, err = b.Publish(ctx, b.Dead(), entry, o)
+	if err == nil && !again {
+		b.metrics.buried(ctx, stream, cause)
+	}
 	return err
 }
 

@@ -62,6 +62,7 @@ const (
 	pullHeartbeat   = time.Second
 	progressEvery   = 2 * time.Second
 	settleEvery     = 250 * time.Millisecond // how often a replica that took over asks whether the old one's messages are accounted for
+	measureEvery    = 15 * time.Second       // how often a consumer's lag is asked for, which takes a request
 	ackTimeout      = 5 * time.Second
 	maxAckTries     = 4 // outlasts an election; after that a redelivery is the lesser evil
 	firstRetry      = 100 * time.Millisecond

@@ -131,7 +131,7 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 		return err
 	}
 	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
-	options.Traces = tel.Traces()
+	options.Traces, options.Meters = tel.Traces(), tel
 	otel.SetMeterProvider(tel)
 	ready := &readiness{stopping: ctx.Done()}
 	private, err := listenPrivate(own.Process.PrivateListen, ready, tel)

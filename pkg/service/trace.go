@@ -29,22 +29,26 @@ func zoneOf(procedure string) bus.Zone {
 	return zones[service]
 }
 
-// traced handles each request within a trace of its procedure's zone. It begins there, unless a call on the bus has begun it: no header of a request is looked at, since a
-// client or another domain must not choose which traces hang together. What is no known procedure is not traced.
-func traced(b *bus.Bus, h http.Handler) http.Handler {
-	if !b.Tracing() {
-		return h
-	}
+// observed measures each request, and handles it within a trace of its procedure's zone. The trace begins there, unless a call on the bus has begun it: no header of a request
+// is looked at, since a client or another domain must not choose which traces hang together. What is no known procedure is neither measured nor traced.
+func observed(b *bus.Bus, m *metrics, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, ok := telemetry.Procedure(r.URL.Path)
 		if !ok {
 			h.ServeHTTP(w, r)
 			return
 		}
-		ctx, done := b.Enter(r.Context(), zoneOf(name), name)
+		measured := m.begin(r.Context(), name)
+		ctx, traced := b.Enter(r.Context(), zoneOf(name), name)
 		answer := &status{ResponseWriter: w, code: http.StatusInternalServerError} // which a panic's is
-		defer func() { done(answer.code) }()
-		h.ServeHTTP(answer, r.WithContext(ctx))
+		defer func() {
+			traced(answer.code)
+			measured(answer.code)
+		}()
+		if ctx != r.Context() {
+			r = r.WithContext(ctx)
+		}
+		h.ServeHTTP(answer, r)
 		answer.set(http.StatusOK)
 	})
 }

@@ -35,7 +35,7 @@ var kinds = of("internal", "invalid", "denied", "not_found", "stale", "limited",
 
 // templates are the patterns of subjects, as the table of package bus has them, and the subjects of calls. Partitions and tokens are not in them: a partition is some bits of a group's token.
 var templates = of("group.*.*.c", "group.*.*.m", "out.*", "body.*", "queue.*.*", "queuemeta.*", "kp.*.*.*", "kpalias.*", "kpclaim.*", "kpserved.*",
-	"inbox.*", "inboxreq.*", "dir.u.*", "dir.c.*", "link.*", "revoked.*", "peer.*", "spent.*.*", "issuer.*.*", "dead.*",
+	"inbox.*", "inboxreq.*", "dir.u.*", "dir.c.*", "link.*", "revoked.*", "peer.*", "spent.*.*", "issuer.*.*", "dead.*", "audit.*",
 	"rpc.hub", "rpc.kpstore", "rpc.inbox", "rpc.issuerkeys")
 
 // procedures are the calls of the services' protobuf schema, but for streams, which last as long as a client is there.
@@ -93,13 +93,15 @@ var metricKeys = map[attribute.Key]set{
 		"register_alias", "revoke_alias", "list_sets", "upload", "withdraw", "delete_index", "claim", // the KeyPackage store's
 		"connection_request", "create_group", "queue"), // what tokens are for, beside claim and upload
 	"kind": union(kinds, of("ok"), of("commit", "proposal", "message", "checkpoint", "invitation", "unknown")),
-	"outcome": of("ok", "failed", // of exports
+	"outcome": of("ok", "failed", // of exports and requests
+		"refused",                          // of requests: the caller's fault, or too many
 		"delivered", "rejected", "dropped", // of entries of the log
 		"sent", "told_before", // of notices
 		"spent", "again", "spent_before", "not_good", "missing", "unknown"), // of tokens
 	"cause":  union(kinds, of("panic", "damaged_log", "nothing_left", "alias_limit", "issuer_limit")),
 	"set":    of("one_time", "last_resort", "nothing"),
-	"stream": of("group", "outbox", "queue", "keypackage", "dead"),
+	"stream": of("group", "queue", "kp", "outbox", "body", "kpindex", "inbox", "directory", "peers", "links", "revoked", "spent", "issuer", "queuemeta", "dead", "audit"),
+	"method": procedures,
 }
 
 // spanAttribute says whether an attribute may leave with a span.

@@ -4,7 +4,7 @@
 // Guarantees, whatever a call site attaches:
 //
 //   - Only attributes of the allow-list leave (allow.go), and of those only values of the closed set that the list has for the key. All others are dropped and
-//     counted; what they were attached to leaves without them.
+//     counted; what they were attached to leaves without them. A metric that is on no list (instruments.go) does not leave at all.
 //   - A span leaves under a name of a closed set, without events, description or trace state, and of what made it only the service's name is said. Links lead to
 //     spans and say nothing themselves.
 //   - No time that leaves is finer than a second. Within a trace, lengths and distances are rounded to 1, 2 or 5 times a power of ten of a millisecond: finer ones
@@ -78,6 +78,9 @@ type Telemetry struct {
 	registry *prometheus.Registry
 	dropped  atomic.Int64 // attributes and names that are on no allow-list
 	exports  metric.Int64Counter
+
+	mu          sync.Mutex
+	instruments map[string]Instrument // by name; guarded by mu
 }
 
 // quiet keeps the library from writing to standard error: what it says names addresses. What we must know of it, we count.
@@ -89,14 +92,14 @@ func New(o Options) (*Telemetry, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("new telemetry: %w", err)
 	}
-	t := &Telemetry{registry: prometheus.NewRegistry()}
+	t := &Telemetry{registry: prometheus.NewRegistry(), instruments: make(map[string]Instrument)}
 	reader, err := prometheusexporter.New(prometheusexporter.WithRegisterer(t.registry), prometheusexporter.WithoutScopeInfo(), prometheusexporter.WithoutTargetInfo())
 	if err != nil {
 		return nil, fmt.Errorf("new telemetry: %w", err)
 	}
 	options := []sdkmetric.Option{
 		sdkmetric.WithReader(reader), sdkmetric.WithResource(resource.Empty()), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter), sdkmetric.WithCardinalityLimit(maxSeries),
-		sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Name: "*"}, sdkmetric.Stream{AttributeFilter: t.filter})),
+		sdkmetric.WithView(t.view),
 	}
 	if o.exports() {
 		pushed, err := t.pushMetrics(o)
@@ -116,7 +119,7 @@ func New(o Options) (*Telemetry, error) {
 func (t *Telemetry) measureItself() (err error) {
 	meter := t.meters.Meter("mimimi.example/pkg/telemetry")
 	_, err = meter.Int64ObservableCounter("telemetry_dropped",
-		metric.WithDescription("Attributes and span names that were on no allow-list and did not leave. Anything above 0 is a mistake in this program."),
+		metric.WithDescription("Attributes, span names and instruments that were on no allow-list and did not leave. Anything above 0 is a mistake in this program."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(t.dropped.Load())
 			return nil
@@ -126,15 +129,6 @@ func (t *Telemetry) measureItself() (err error) {
 	}
 	t.exports, err = meter.Int64Counter("telemetry_exports", metric.WithDescription("Exports to the OTLP receiver, by outcome. What failed is lost."))
 	return err
-}
-
-// filter is what every instrument goes through.
-func (t *Telemetry) filter(kv attribute.KeyValue) bool {
-	ok := metricAttribute(kv)
-	if !ok {
-		t.dropped.Add(1)
-	}
-	return ok
 }
 
 // exported counts an export. Its error is not passed on: nobody could do anything about it but lose more time.
@@ -147,7 +141,7 @@ func (t *Telemetry) exported(ctx context.Context, err error) error {
 	return nil
 }
 
-// Dropped is how many attributes and span names were on no allow-list: 0, unless a call site is wrong.
+// Dropped is how many attributes, span names and instruments were on no allow-list: 0, unless a call site is wrong.
 func (t *Telemetry) Dropped() int64 {
 	if t == nil {
 		return 0

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"mimimi.example/pkg/bus"
 	"mimimi.example/pkg/telemetry"
 )
 
@@ -63,7 +64,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := tel.Meter("m").Int64Counter("n")
+	c, err := tel.Meter("m").Int64Counter("hub_requests")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,19 +76,19 @@ func TestSeriesAreBounded(t *testing.T) {
 	for _, name := range names {
 		c.Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", name)))
 	}
-	if n := strings.Count(scrape(t, tel), "n_total{"); n == 0 || n > 200 {
+	if n := strings.Count(scrape(t, tel), "hub_requests_total{"); n == 0 || n > 200 {
 		t.Errorf("%d series", n)
 	}
 }
 
 func TestNilMeasuresNothing(t *testing.T) {
 	var tel *telemetry.Telemetry
-	c, err := tel.Meter("m").Int64Counter("n")
+	c, err := tel.Meter("m").Int64Counter("hub_requests")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Add(t.Context(), 1)
-	if got := scrape(t, tel); strings.Contains(got, "n_total") {
+	if got := scrape(t, tel); strings.Contains(got, "hub_requests_total") {
 		t.Error("a nil Telemetry served a metric")
 	}
 	if err := tel.Shutdown(context.Background()); err != nil {
@@ -103,6 +104,30 @@ func TestShutdownTwice(t *testing.T) {
 	for range 2 {
 		if err := tel.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestOnlyListedInstrumentsLeave: one that is on no list measures nothing, and a list of its own says which attributes each may have.
+func TestOnlyListedInstrumentsLeave(t *testing.T) {
+	tel := must(telemetry.New(telemetry.Options{}))
+	meter := tel.Meter("m")
+	must(meter.Int64Counter("members_of_a_group")).Add(t.Context(), 17)
+	must(meter.Int64Counter("hub_sweeps")).Add(t.Context(), 1, metric.WithAttributes(attribute.String("kind", "ok"), attribute.String("operation", "commit")))
+	got := scrape(t, tel)
+	if strings.Contains(got, "members") || !strings.Contains(got, `hub_sweeps_total{kind="ok"} 1`) {
+		t.Errorf("got:\n%s", got)
+	}
+	if tel.Dropped() != 2 {
+		t.Errorf("%d dropped, want the instrument and the operation", tel.Dropped())
+	}
+}
+
+// TestBusIsListed: spans and metrics may name everything that the bus has.
+func TestBusIsListed(t *testing.T) {
+	for _, f := range bus.Families() {
+		if kind, _, _ := strings.Cut(strings.ToLower(f.Stream), "_"); !telemetry.ListedSubject(f.Pattern) || !telemetry.ListedStream(kind) {
+			t.Errorf("%s of %s is on no allow-list", f.Pattern, f.Stream)
 		}
 	}
 }

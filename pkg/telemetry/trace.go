@@ -155,15 +155,16 @@ func coarseTimes(anchor, start, end time.Time) (from, to time.Time) {
 	return from, from.Add(max(Coarse(end.Sub(start)), time.Millisecond))
 }
 
-// Coarse rounds a duration down to 1, 2 or 5 times a power of ten of a millisecond; what is shorter than one is 0, and 1000 seconds is the longest.
+// Coarse rounds a duration down to 1, 2 or 5 times a power of ten of a millisecond; what is shorter than one is 0, and 10 million seconds is the longest.
 func Coarse(d time.Duration) time.Duration {
+	const longest = 1e7 * time.Second
 	var rounded time.Duration
-	for power := time.Millisecond; power <= 1000*time.Second; power *= 10 {
+	for power := time.Millisecond; power <= longest; power *= 10 {
 		for _, digit := range []time.Duration{1, 2, 5} {
 			if step := digit * power; step <= d {
 				rounded = step
 			}
 		}
 	}
-	return min(rounded, 1000*time.Second)
+	return min(rounded, longest)
 }

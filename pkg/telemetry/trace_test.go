@@ -108,7 +108,7 @@ func TestTimesAreCoarse(t *testing.T) {
 func TestCoarse(t *testing.T) {
 	for in, want := range map[time.Duration]time.Duration{
 		0: 0, 999 * time.Microsecond: 0, time.Millisecond: time.Millisecond, 3 * time.Millisecond: 2 * time.Millisecond, 99 * time.Millisecond: 50 * time.Millisecond,
-		time.Second: time.Second, 12345 * time.Millisecond: 10 * time.Second, time.Hour: 1000 * time.Second, -time.Second: 0,
+		time.Second: time.Second, 12345 * time.Millisecond: 10 * time.Second, time.Hour: 2000 * time.Second, 1e6 * time.Hour: 1e7 * time.Second, -time.Second: 0,
 	} {
 		if got := telemetry.Coarse(in); got != want {
 			t.Errorf("%v: %v, want %v", in, got, want)
@@ -143,13 +143,13 @@ func TestMetricsOverOTLP(t *testing.T) {
 	r := telemetrytest.NewReceiver(t)
 	tel := exporting(t, r)
 	meter := tel.Meter("m")
-	must(meter.Int64Counter("c")).Add(t.Context(), 3, metric.WithAttributes(attribute.String("kind", "ok"), attribute.String("group", "canary")))
-	must(meter.Int64Histogram("h", metric.WithExplicitBucketBoundaries(10))).Record(t.Context(), 7)
-	must(meter.Float64Histogram("f", metric.WithExplicitBucketBoundaries(10))).Record(t.Context(), 7)
-	must(meter.Int64UpDownCounter("u")).Add(t.Context(), 1)
-	must(meter.Float64Counter("d")).Add(t.Context(), 1)
-	must(meter.Int64Gauge("g")).Record(t.Context(), 1)
-	must(meter.Float64Gauge("e")).Record(t.Context(), 1)
+	must(meter.Int64Counter("hub_checkpoints")).Add(t.Context(), 3, metric.WithAttributes(attribute.String("kind", "ok"), attribute.String("group", "canary")))
+	must(meter.Int64Histogram("kpstore_stock", metric.WithExplicitBucketBoundaries(10))).Record(t.Context(), 7)
+	must(meter.Float64Histogram("bus_handle", metric.WithExplicitBucketBoundaries(10))).Record(t.Context(), 7)
+	must(meter.Int64UpDownCounter("provider.watches")).Add(t.Context(), 1)
+	must(meter.Float64Counter("hub_conflicts")).Add(t.Context(), 1)
+	must(meter.Int64Gauge("bus_lag")).Record(t.Context(), 1)
+	must(meter.Float64Gauge("bus_oldest")).Record(t.Context(), 1)
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestMetricsOverOTLP(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"c", "h", "f", "u", "d", "g", "e", "telemetry_dropped"} {
+	for _, name := range []string{"hub_checkpoints", "kpstore_stock", "bus_handle", "provider.watches", "hub_conflicts", "bus_lag", "bus_oldest", "telemetry_dropped"} {
 		if !seen[name] {
 			t.Errorf("%s was not exported", name)
 		}

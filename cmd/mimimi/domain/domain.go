@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"mimimi.example/pkg/bus"
@@ -29,6 +28,7 @@ import (
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/telemetry"
 	"mimimi.example/services/fanout"
 	"mimimi.example/services/hub"
 	"mimimi.example/services/kpstore"
@@ -170,20 +170,20 @@ func (d *Domain) startBus(ctx context.Context) (err error) {
 }
 
 // connect is dial for a connection that lives as long as the domain.
-func (d *Domain) connect(ctx context.Context, name string, traces trace.TracerProvider) (*bus.Bus, error) {
-	b, err := d.dial(ctx, name, traces)
+func (d *Domain) connect(ctx context.Context, name string, t *telemetry.Telemetry) (*bus.Bus, error) {
+	b, err := d.dial(ctx, name, t)
 	if err == nil {
 		d.buses = append(d.buses, b)
 	}
 	return b, err
 }
 
-func (d *Domain) dial(ctx context.Context, name string, traces trace.TracerProvider) (*bus.Bus, error) {
+func (d *Domain) dial(ctx context.Context, name string, t *telemetry.Telemetry) (*bus.Bus, error) {
 	layout, err := d.layout()
 	if err != nil {
 		return nil, err
 	}
-	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: traces}
+	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: t.Traces(), Meters: t}
 	if d.o.NATSKeys != "" {
 		o.NKeyFile = filepath.Join(d.o.NATSKeys, name+".nk")
 	}
@@ -247,7 +247,7 @@ func (d *Domain) env(ctx context.Context, name string) (*service.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := d.connect(ctx, name, t.Traces())
+	b, err := d.connect(ctx, name, t)
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,15 @@ func (d *Domain) NotAllowed() (n int64) {
 	return n
 }
 
+// Instruments are what each service measures.
+func (d *Domain) Instruments() map[string][]telemetry.Instrument {
+	all := make(map[string][]telemetry.Instrument)
+	for _, m := range d.meters {
+		all[m.service] = m.Instruments()
+	}
+	return all
+}
+
 // Metrics hands what each replica's /metrics would answer now to f.
 func (d *Domain) Metrics(f func(service string, scrape []byte)) error {
 	var errs []error
