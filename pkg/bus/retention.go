@@ -26,8 +26,8 @@ var adjustable = []Retention{
 	{Kind: streamAudit, Least: 90, Most: 3650},
 }
 
-// kindOfStream is the kind of a stream: its name without the partition.
-func kindOfStream(name string) string {
+// streamKind is the kind of a stream: its name without the partition.
+func streamKind(name string) string {
 	kind, _, _ := strings.Cut(name, "_")
 	return kind
 }
@@ -35,7 +35,7 @@ func kindOfStream(name string) string {
 // chosen says whether an age is one that the operator may have chosen for a stream.
 func chosen(stream string, age time.Duration) bool {
 	for _, r := range adjustable {
-		if r.Kind == kindOfStream(stream) {
+		if r.Kind == streamKind(stream) {
 			return age >= time.Duration(r.Least)*day && age <= time.Duration(r.Most)*day
 		}
 	}
@@ -47,7 +47,7 @@ func (b *Bus) Retentions(ctx context.Context) ([]Retention, error) {
 	var all []Retention
 	for _, r := range adjustable {
 		for _, c := range b.layout.streams() {
-			if kindOfStream(c.Name) != r.Kind {
+			if streamKind(c.Name) != r.Kind {
 				continue
 			}
 			have, err := b.streamConfig(ctx, c.Name)
@@ -74,7 +74,7 @@ func (b *Bus) SetRetention(ctx context.Context, kind string, days int) error {
 		return errors.New("bus: how long that stream keeps what it holds is part of the protocol")
 	}
 	for _, want := range b.layout.streams() {
-		if kindOfStream(want.Name) != kind {
+		if streamKind(want.Name) != kind {
 			continue
 		}
 		have, err := b.streamConfig(ctx, want.Name)
