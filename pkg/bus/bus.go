@@ -36,10 +36,12 @@ type Bus struct {
 	log     *slog.Logger
 	closed  chan struct{} // closed when the connection is
 	purges  purges
-	retry   retry // of ordered consumers
+	retry   retry         // of ordered consumers
+	leader  time.Duration // how long an exchange waits for a leader to be there: electionWait, and more in tests
 
 	mu      sync.Mutex
 	closing bool            // guarded by mu
+	link    *link           // the present connection; guarded by mu
 	serving map[string]bool // the calls that Serve answers now; guarded by mu
 }
 
@@ -49,7 +51,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
+	b := &Bus{service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool), leader: electionWait, link: newLink()}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -110,6 +112,7 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			b.cut()
 			if err != nil { // nil when we close
 				b.log.Warn("bus connection lost")
 			}
