@@ -3,7 +3,7 @@
 BUF := npx --yes @bufbuild/buf@1.75.0
 FUZZTIME ?= 3s
 
-.PHONY: build test race fuzz lint sim e2e check generate
+.PHONY: build test race fuzz lint sim e2e k8s check generate
 
 build:
 	go build ./...
@@ -33,6 +33,10 @@ e2e:
 	go test -count=1 ./test/e2e/... ./test/privacy/... ./test/interop/...
 	go run ./cmd/mimimi demo -json
 
+# k8s proves deploy/k8s on a cluster: KUBECONFIG's, or one that it starts (as root, with k8s-node).
+k8s:
+	./deploy/k8s/test/run
+
 check:
 	./.ci/run
 
@@ -41,3 +45,4 @@ generate:
 	$(BUF) generate
 	cd test/interop/mlsclient && $(BUF) generate
 	go test ./test/layout -run "^TestRFC9420Coverage$$" -update
+	go test ./cmd/mimimi -run "^TestMetricsDocument$$" -update

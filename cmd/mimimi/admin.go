@@ -20,9 +20,15 @@ const adminTime = 11 * time.Minute
 
 // adminCommand is for whoever runs a deployment of separate programs.
 type adminCommand struct {
+	Keys  adminKeys  `cmd:"" help:"Make what a deployment has once: its keys, certificates of its own if there are none, and the files that clients and other domains are given."`
 	Users adminUsers `cmd:"" help:"Make the deployment's NATS users: a key for each service, and the part of the servers' configuration that takes them and nobody else."`
 	Init  adminInit  `cmd:"" help:"Make the streams, or raise their limits to this version's. Repeating it changes nothing."`
 	Check adminCheck `cmd:"" help:"Say whether the streams are as this version declares them."`
+
+	BackupKey adminBackupKey `cmd:"" help:"Make the pair of keys for backups."`
+	Backup    adminBackup    `cmd:"" help:"Write all streams to a file, encrypted, while the services go on."`
+	Restore   adminRestore   `cmd:"" help:"Write a backup's streams to empty servers. Start the services afterwards."`
+	Audit     adminAudit     `cmd:"" help:"Print what was done by admin commands, by whom and when."`
 }
 
 type adminUsers struct {
@@ -75,26 +81,97 @@ func (a *adminUsers) Run(out io.Writer) error {
 // adminFlags are common to what is done on a running bus.
 type adminFlags struct {
 	Config string `required:"" type:"path" help:"Configuration file with a section bus, like the services'; nkey_file is the admin user's."`
-	JSON   bool   `help:"Print one JSON object."`
+	As     string `help:"Who does this: a label of your own for the audit log."`
+	JSON   bool   `help:"Print JSON, one object a line."`
 }
 
 // onBus connects and does something.
-func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) (err error) {
-	var config struct {
-		Bus service.BusConfig `json:"bus"`
-	}
-	if err := service.LoadJSON(a.Config, &config); err != nil {
-		return err
-	}
-	if err := config.Bus.Validate(); err != nil {
-		return err
-	}
-	options, err := config.Bus.Options("admin")
+func (a *adminFlags) onBus(ctx context.Context, do func(ctx context.Context, b *bus.Bus) error) error {
+	return a.onBusFor(ctx, adminTime, do)
+}
+
+func (a *adminFlags) onBusFor(ctx context.Context, most time.Duration, do func(ctx context.Context, b *bus.Bus) error) error {
+	options, err := busOptions(a.Config, "admin")
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	return connected(ctx, options, do)
+}
+
+// audited does something that the audit log knows of before it begins, and what came of it afterwards. setting is what is changed, "" if nothing is.
+func (a *adminFlags) audited(ctx context.Context, action, setting string, most time.Duration, do func(ctx context.Context, b *bus.Bus) error) error {
+	return a.onBusFor(ctx, most, func(ctx context.Context, b *bus.Bus) error {
+		if err := b.Audit(ctx, bus.Audited{As: a.As, Action: action, Setting: setting, Outcome: "begun"}); err != nil {
+			return fmt.Errorf("write the audit log: %w", err)
+		}
+		return a.record(ctx, b, action, setting, do(ctx, b))
+	})
+}
+
+// record writes what came of an action, and returns its error.
+func (a *adminFlags) record(ctx context.Context, b *bus.Bus, action, setting string, err error) error {
+	outcome := "done"
+	if err != nil {
+		outcome = "failed"
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminTime)
+	defer cancel()
+	return errors.Join(err, b.Audit(ctx, bus.Audited{As: a.As, Action: action, Setting: setting, Outcome: outcome}))
+}
+
+type adminAudit struct{ adminFlags }
+
+// Run prints the audit log, oldest first.
+func (a *adminAudit) Run(ctx context.Context, out io.Writer) error {
+	return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error {
+		return eachStored(ctx, b, b.AuditLog(), func(m *bus.Message) error {
+			e, err := bus.ParseAudited(m.Data)
+			if err != nil {
+				return err
+			}
+			return say(out, a.JSON, e, "%s  %-7s %-14s %s  %s", e.At.Format(time.RFC3339), e.Outcome, e.Action, e.Setting, e.As)
+		})
+	})
+}
+
+// eachStored calls f for all that s holds.
+func eachStored(ctx context.Context, b *bus.Bus, s bus.Subject, f func(*bus.Message) error) error {
+	const entries, size = 256, 4 << 20
+	for after := uint64(0); ; {
+		page, more, err := b.Read(ctx, s, after, entries, size)
+		if err != nil {
+			return err
+		}
+		for _, m := range page {
+			if err := f(m); err != nil {
+				return err
+			}
+			after = m.Sequence
+		}
+		if !more || len(page) == 0 {
+			return nil
+		}
+	}
+}
+
+// busOptions reads a configuration file with a section bus, for one of the bus's users.
+func busOptions(file, user string) (bus.Options, error) {
+	var config struct {
+		Bus service.BusConfig `json:"bus"`
+	}
+	if err := service.LoadJSON(file, &config); err != nil {
+		return bus.Options{}, err
+	}
+	if err := config.Bus.Validate(); err != nil {
+		return bus.Options{}, err
+	}
+	return config.Bus.Options(user)
+}
+
+// connected connects and does something.
+func connected(ctx context.Context, options bus.Options, do func(ctx context.Context, b *bus.Bus) error) (err error) {
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err
@@ -109,6 +186,9 @@ type adminInit struct{ adminFlags }
 func (a *adminInit) Run(ctx context.Context, out io.Writer) error {
 	return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error {
 		if err := b.Init(ctx); err != nil {
+			return err
+		}
+		if err := a.record(ctx, b, "init", "", nil); err != nil { // only now there is a log for certain
 			return err
 		}
 		return say(out, a.JSON, map[string]bool{"initialised": true}, "the streams are as declared")

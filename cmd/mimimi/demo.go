@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"mimimi.example/cmd/mimimi/domain"
+	"mimimi.example/pkg/client"
 	"mimimi.example/test/privacy"
 )
 
@@ -24,10 +27,12 @@ const (
 
 // demoCommand runs a conversation across two domains and checks what each role saw.
 type demoCommand struct {
-	JSON     bool   `help:"Print one JSON object on the last line."`
-	Keep     string `type:"path" help:"Folder to keep the state in; default: a temporary one that is removed."`
-	Replicas int    `default:"1" help:"How many replicas of each service to run."`
-	Plant    bool   `hidden:"" name:"plant-leaks" help:"For tests: put a user's URI into a log line, a subject and a header, to see that the check finds them."`
+	JSON     bool     `help:"Print one JSON object on the last line."`
+	Keep     string   `type:"path" help:"Folder to keep the state in; default: a temporary one that is removed."`
+	Replicas int      `default:"1" help:"How many replicas of each service to run."`
+	On       []string `placeholder:"FILE,FILE" type:"path" help:"Play on two domains that run elsewhere, of which these are the client.json files, in place of its own. What their servers saw is not looked at."`
+	Otlp     string   `placeholder:"ADDR" help:"Send traces and metrics to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
+	Plant    bool     `hidden:"" name:"plant-leaks" help:"For tests: put a user's URI into a log line, a subject and a header, and a trace where none may be, to see that the check finds them."`
 }
 
 // demoResult is what -json prints.
@@ -38,6 +43,8 @@ type demoResult struct {
 	Leaks              []privacy.Leak            `json:"leaks"`
 	Roles              map[string]map[string]int `json:"roles"` // role → kind of value → how many different ones it saw
 	Searched           map[string]int            `json:"searched_bytes"`
+	Spans              map[string]int            `json:"spans"`       // zone → how many were exported
+	NotAllowed         int64                     `json:"not_allowed"` // attributes and names of spans and metrics that were on no allow-list
 	Seconds            float64                   `json:"seconds"`
 	Notes              []string                  `json:"notes"`
 }
@@ -54,8 +61,12 @@ func (d *demoCommand) Run(ctx context.Context, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	start := time.Now()
-	s := &stage{dir: dir, out: out, quiet: d.JSON, start: start, recorder: privacy.NewRecorder(), replicas: d.Replicas}
-	res, err := s.perform(ctx, d.Plant)
+	s := &stage{dir: dir, out: out, quiet: d.JSON, start: start, recorder: privacy.NewRecorder(), replicas: d.Replicas, otlp: receiver(d.Otlp), hosts: make(map[string]client.ProviderInfo)}
+	perform := func() (*demoResult, error) { return s.perform(ctx, d.Plant) }
+	if len(d.On) > 0 {
+		perform = func() (*demoResult, error) { return s.performOn(ctx, d.On) }
+	}
+	res, err := perform()
 	if err != nil {
 		return errors.Join(err, context.Cause(ctx))
 	}
@@ -72,6 +83,9 @@ func (r *demoResult) verdict() error {
 	if r.MessagesDelivered != r.ExpectedDeliveries {
 		errs = append(errs, fmt.Errorf("%d of %d deliveries were made", r.MessagesDelivered, r.ExpectedDeliveries))
 	}
+	if r.NotAllowed > 0 {
+		errs = append(errs, fmt.Errorf("%d attributes or names of spans and metrics are on no allow-list", r.NotAllowed))
+	}
 	if len(r.Leaks) > 0 {
 		errs = append(errs, fmt.Errorf("%d values were seen where they must not be", len(r.Leaks)))
 	}
@@ -82,11 +96,23 @@ func (d *demoCommand) print(out io.Writer, r *demoResult) error {
 	if d.JSON {
 		return printJSON(out, r)
 	}
+	if len(d.On) > 0 { // nobody recorded what was seen
+		_, err := fmt.Fprintf(out, "\n%d messages sent, %d of %d deliveries made, %.1f s\n", r.MessagesSent, r.MessagesDelivered, r.ExpectedDeliveries, r.Seconds)
+		return err
+	}
 	return errors.Join(printViews(out, r), func() error {
-		_, err := fmt.Fprintf(out, "\n%d messages sent, %d of %d deliveries made, %d leaks, %.1f s\n",
-			r.MessagesSent, r.MessagesDelivered, r.ExpectedDeliveries, len(r.Leaks), r.Seconds)
+		_, err := fmt.Fprintf(out, "\n%d messages sent, %d of %d deliveries made, %d leaks, %d spans in %d zones, none across, %.1f s\n",
+			r.MessagesSent, r.MessagesDelivered, r.ExpectedDeliveries, len(r.Leaks), r.spans(), len(r.Spans), r.Seconds)
 		return err
 	}())
+}
+
+// spans is how many spans were exported.
+func (r *demoResult) spans() (n int) {
+	for _, k := range r.Spans {
+		n += k
+	}
+	return n
 }
 
 // stage is where the demo plays.
@@ -96,10 +122,14 @@ type stage struct {
 	quiet    bool
 	start    time.Time
 	replicas int
+	otlp     string
+	dropped  int64 // attributes and names on no allow-list
 	recorder *privacy.Recorder
 	canaries canaries
 	domains  map[string]*domain.Domain
-	stops    []func() error // observers of the buses
+	hosts    map[string]client.ProviderInfo // by the domains' names in the script
+	guest    string                         // what user names end with on domains that have had the demo before
+	stops    []func() error                 // observers of the buses
 	people   map[string]*person
 	sent     int
 	expected int
@@ -130,6 +160,32 @@ func (s *stage) perform(ctx context.Context, plant bool) (_ *demoResult, err err
 	return s.check(delivered)
 }
 
+// performOn plays the conversation on two domains that run elsewhere, under user names that nobody has had.
+func (s *stage) performOn(ctx context.Context, files []string) (_ *demoResult, err error) {
+	defer func() { err = errors.Join(err, s.leaveStage(context.WithoutCancel(ctx))) }()
+	names := []string{domainA, domainB}
+	if len(files) != len(names) {
+		return nil, errors.New("-on takes the client.json files of two domains")
+	}
+	for i, name := range names {
+		if s.hosts[name], err = client.LoadProviderInfo(files[i]); err != nil {
+			return nil, err
+		}
+	}
+	s.guest = "-" + strings.ToLower(rand.Text()[:10])
+	if err := s.play(ctx); err != nil {
+		return nil, err
+	}
+	delivered, err := s.delivered(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &demoResult{
+		MessagesSent: s.sent, MessagesDelivered: delivered, ExpectedDeliveries: s.expected, Leaks: []privacy.Leak{},
+		Notes: []string{"the domains run elsewhere: what their servers saw was not looked at"},
+	}, nil
+}
+
 // say prints a line of progress.
 func (s *stage) say(format string, args ...any) {
 	if !s.quiet {
@@ -145,11 +201,14 @@ func (s *stage) startDomains(ctx context.Context) error {
 		d, err := domain.Start(ctx, domain.Options{
 			Dir: folder(name), Domain: name, Peers: []string{filepath.Join(folder(other), "peer.json")}, Replicas: s.replicas,
 			Log: s.logger(name), Tap: func(service string) func(string, ...[]byte) { return s.recorder.Tap(name, service) },
+			OTLP: s.otlp, Exports: func(service string) func(string, []byte) {
+				return func(signal string, export []byte) { s.recorder.Export(name, service, signal, export) }
+			},
 		})
 		if err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
 		}
-		s.domains[name] = d
+		s.domains[name], s.hosts[name] = d, d.Info()
 		stop, err := d.Observe(func(subject, reply string, header map[string][]string, data []byte) {
 			s.recorder.BusMessage(name, subject, reply, header, data)
 		})
@@ -179,6 +238,7 @@ func (s *stage) leaveStage(ctx context.Context) error {
 	for name, d := range s.domains {
 		stop, cancel := context.WithTimeout(ctx, stopTime)
 		errs = append(errs, d.Stop(stop), s.recorder.Files(name, d.BusFiles()))
+		s.dropped += d.NotAllowed()
 		cancel()
 	}
 	s.domains = nil
@@ -198,7 +258,7 @@ func (s *stage) check(delivered int) (*demoResult, error) {
 	r := &demoResult{
 		MessagesSent: s.sent, MessagesDelivered: delivered, ExpectedDeliveries: s.expected,
 		Leaks: append([]privacy.Leak{}, rep.Leaks...), // none is [], not null
-		Roles: make(map[string]map[string]int), Searched: make(map[string]int),
+		Roles: make(map[string]map[string]int), Searched: make(map[string]int), Spans: s.recorder.Spans(), NotAllowed: s.dropped,
 	}
 	for _, role := range m.Roles {
 		r.Roles[string(role)] = rep.Seen[role]

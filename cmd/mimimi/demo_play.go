@@ -38,16 +38,16 @@ type person struct {
 // arrive registers a person and starts to listen.
 func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, error) {
 	cfg := client.Config{
-		Dir: filepath.Join(s.dir, "people", name), Provider: s.domains[domainName].Info(), Tap: s.canaries.tap(name, domainName),
+		Dir: filepath.Join(s.dir, "people", name), Provider: s.hosts[domainName], Tap: s.canaries.tap(name, domainName),
 		Spread: -1, // nobody at a terminal waits a day, or before the first token is spent
 	}
-	c, err := client.Register(ctx, cfg, name+surname)
+	c, err := client.Register(ctx, cfg, name+surname+s.guest)
 	if err != nil {
 		return nil, fmt.Errorf("register %s: %w", name, err)
 	}
 	p, err := s.enter(ctx, name, c)
 	if err == nil {
-		s.say("%s has an account, a queue, anonymous tokens and a stock of KeyPackages at %s", name, domainName)
+		s.say("%s has an account, a queue, anonymous tokens and a stock of KeyPackages at %s", name, cfg.Provider.Domain)
 	}
 	return p, err
 }
@@ -56,7 +56,7 @@ func (s *stage) arrive(ctx context.Context, name, domainName string) (*person, e
 func (s *stage) link(ctx context.Context, owner *person, domainName string) (*person, error) {
 	name := owner.name + "'s phone"
 	cfg := client.Config{
-		Dir: filepath.Join(s.dir, "people", owner.name+"-phone"), Provider: s.domains[domainName].Info(), Spread: -1, Tap: s.canaries.tap(name, domainName),
+		Dir: filepath.Join(s.dir, "people", owner.name+"-phone"), Provider: s.hosts[domainName], Spread: -1, Tap: s.canaries.tap(name, domainName),
 	}
 	c, err := client.Link(ctx, cfg, owner.user)
 	if err != nil {
@@ -308,7 +308,7 @@ func (s *stage) play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.say("alice's group on the hub of %s has bob and carol in it, and both of alice's devices under one pseudonym", domainA)
+	s.say("alice's group on the hub of %s has bob and carol in it, and both of alice's devices under one pseudonym", s.hosts[domainA].Domain)
 	if err := s.send(ctx, alice, group, "Hello, both of you. Nobody between us knows who we are.", bob, carol); err != nil {
 		return err
 	}

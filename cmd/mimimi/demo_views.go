@@ -70,13 +70,14 @@ func (s *stage) logger(domain string) func(service string) *slog.Logger {
 	}
 }
 
-// plant puts a user's URI into a log line, a subject and a header, as a careless change of a service would.
+// plant puts a user's URI into a log line, a subject and a header, and trace context where none may be, as a careless change of a service would.
 func (s *stage) plant() error {
 	uri := s.people["alice"].user.Wire()
 	s.logger(domainA)("hub").Warn("a careless log line", slog.String("user", uri))
 	return errors.Join(
 		s.domains[domainA].Careless("careless."+uri, nil),
 		s.domains[domainA].Careless("careless.header", map[string][]string{"User": {uri}}),
+		s.domains[domainA].Careless("careless.trace", map[string][]string{"traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}),
 	)
 }
 

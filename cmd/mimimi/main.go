@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,7 +22,8 @@ type cli struct {
 	Up   upCommand   `cmd:"" help:"Run all services of one or more domains in this process."`
 	Demo demoCommand `cmd:"" help:"Run two domains and a conversation across them, then print what each server saw of it."`
 
-	Admin adminCommand `cmd:"" help:"Prepare and check the NATS of a deployment of separate programs."`
+	Admin  adminCommand  `cmd:"" help:"Prepare and check the NATS of a deployment of separate programs."`
+	Replay replayCommand `cmd:"" help:"Print the history of groups, rebuild their state from the log and say where it departs from what the services did."`
 
 	Register   registerCommand   `cmd:"" group:"client" help:"Make an account and a client whose state is in a folder."`
 	Connect    connectCommand    `cmd:"" group:"client" help:"Ask a user for a connection."`
@@ -60,7 +62,7 @@ func twoDashes(args []string) []string {
 	return out
 }
 
-// run is main without the process: it returns the exit code.
+// run is main without the process: it returns the exit code, which is 3 if a replay found a divergence, 2 for a wrong command line and 1 for all else that failed.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c cli
 	code := -1
@@ -68,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Description("Group messaging whose servers do not learn who talks to whom."),
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Exit(func(n int) { code = n }),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.BindTo(stdout, (*io.Writer)(nil)))
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.BindTo(stdout, (*io.Writer)(nil)), kong.Bind(newProgress(stderr)))
 	if err != nil {
 		fmt.Fprintln(stderr, "mimimi:", err)
 		return 2
@@ -83,6 +85,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if err := k.Run(); err != nil {
 		fmt.Fprintln(stderr, "mimimi:", explain(err))
+		if errors.Is(err, errDiverges) {
+			return 3
+		}
 		return 1
 	}
 	return 0

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"mimimi.example/cmd/mimimi/domain"
@@ -23,15 +24,20 @@ type upCommand struct {
 	Dir      string   `required:"" type:"path" help:"Folder of the domain's state; with several domains, one folder of each domain's name is made in it."`
 	Peer     []string `type:"path" help:"Another domain's peer.json; may be repeated, and may appear later. Domains of one process know each other."`
 	Nats     string   `help:"URL of a NATS server to use instead of the embedded one (one domain only)."`
+	NatsKeys string   `type:"path" help:"Folder of the keys of that server's users, as admin users writes it with --partitions 4."`
 	Replicas int      `default:"1" help:"How many replicas of each service to run."`
 	// Quota is provider.Config.TokenQuotas.
 	Quota   map[string]uint16 `help:"Anonymous tokens that each client gets in a week, where the default does not do: OPERATION=NUMBER with claim, connection request, create group, queue or upload; may be repeated. For weeks whose keys are not made yet."`
+	Otlp    string            `placeholder:"ADDR" help:"Send traces and metrics to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
 	JSON    bool              `help:"Print one JSON object a line."`
 	Verbose bool              `help:"Write the services' log to standard error."`
 }
 
 // Validate is called by the parser.
 func (u *upCommand) Validate() error {
+	if u.NatsKeys != "" && u.Nats == "" {
+		return errors.New("--nats-keys goes with --nats")
+	}
 	if u.Nats != "" && len(u.Domain) > 1 {
 		return errors.New("--nats serves one domain: run one process for each")
 	}
@@ -57,7 +63,7 @@ func (u *upCommand) Run(ctx context.Context, out io.Writer) (err error) {
 	}()
 	for _, name := range u.Domain {
 		d, err := domain.Start(ctx, domain.Options{
-			Dir: u.folder(name), Domain: name, Peers: u.peers(name), NATSURL: u.Nats, Replicas: u.Replicas, TokenQuotas: u.quotas(),
+			Dir: u.folder(name), Domain: name, Peers: u.peers(name), NATSURL: u.Nats, NATSKeys: u.NatsKeys, Replicas: u.Replicas, TokenQuotas: u.quotas(), OTLP: receiver(u.Otlp),
 			Log: func(string) *slog.Logger { return log },
 		})
 		if err != nil {
@@ -81,6 +87,14 @@ func (u *upCommand) Run(ctx context.Context, out io.Writer) (err error) {
 	case <-stopped:
 		return errors.New("a domain stopped by itself: --verbose shows its log")
 	}
+}
+
+// receiver is the URL of an OTLP receiver that may be given by its address alone.
+func receiver(addr string) string {
+	if addr == "" || strings.Contains(addr, "://") {
+		return addr
+	}
+	return "http://" + addr
 }
 
 func (u *upCommand) quotas() map[mimimi.TokenOperation]uint16 {

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"mimimi.example/pkg/problem"
 )
@@ -22,9 +24,11 @@ type Options struct {
 	InProcess nats.InProcessConnProvider // an embedded server
 	NKeyFile  string                     // holds the seed of the service's NATS user; "" for an open server, or
 	NKeySeed  []byte                     // the seed itself
-	Service   string                     // "hub", "kpstore", "fanout", "provider" or "admin"
+	Service   string                     // "hub", "kpstore", "fanout", "provider", "admin" or "replay"
 	Layout    Layout
-	Log       *slog.Logger // lifecycle only; nil discards
+	Log       *slog.Logger         // lifecycle only; nil discards
+	Traces    trace.TracerProvider // nil traces nothing
+	Meters    metric.MeterProvider // nil measures nothing
 }
 
 // Bus is one service's connection. It is safe for concurrent use.
@@ -35,6 +39,8 @@ type Bus struct {
 	layout  Layout
 	log     *slog.Logger
 	closed  chan struct{} // closed when the connection is
+	tracing tracing
+	metrics *metrics
 	purges  purges
 	retry   retry         // of ordered consumers
 	leader  time.Duration // how long an exchange waits for a leader to be there: electionWait, and more in tests
@@ -51,9 +57,14 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool), leader: electionWait, link: newLink()}
+	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool),
+		leader: electionWait, link: newLink()}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if b.metrics, err = newMetrics(o.Meters); err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
 	}
 	opts, err := b.natsOptions(o)
 	if err != nil {
@@ -109,11 +120,13 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 	opts := []nats.Option{
 		nats.Name("mimimi-" + o.Service), nats.CustomInboxPrefix(inboxPrefix(o.Service)),
 		nats.Timeout(dialTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(retryPause), nats.ReconnectJitter(retryPause, retryPause),
+		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsUnanswered),
 		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			b.cut()
 			if err != nil { // nil when we close
+				b.metrics.disconnections.Add(context.Background(), 1)
 				b.log.Warn("bus connection lost")
 			}
 		}),

@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"mimimi.example/pkg/problem"
 )
@@ -68,9 +70,11 @@ var defaultRetry = retry{first: firstRetry, max: maxRetry, internal: maxInternal
 
 // held is a delivered message that is not acknowledged. msg is guarded by worker.mu: a redelivery replaces it.
 type held struct {
-	m   *Message
-	key string
-	msg jetstream.Msg
+	m     *Message
+	key   string
+	msg   jetstream.Msg
+	from  trace.SpanContext // of whoever wrote it, if that is known
+	tries int               // how often it was handled, as far as that is traced; its key's goroutine's
 }
 
 // worker is one Consume.
@@ -82,6 +86,7 @@ type worker struct {
 	handle   func(context.Context, []*Message) error
 	slots    chan struct{} // bounds concurrent handles
 	running  sync.WaitGroup
+	lag      atomic.Int64 // messages that the consumer has yet to work off, by the last count
 
 	ctx       context.Context // of this worker's handlers; set before the first delivery
 	unsettled chan struct{}   // holds one when settle should look at once
@@ -112,6 +117,12 @@ func (w *worker) run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { every(handling, progressEvery, nil, w.progress) })
 	background.Go(func() { every(handling, settleEvery, w.unsettled, w.settle) })
+	w.b.metrics.add(w)
+	defer w.b.metrics.remove(w)
+	background.Go(func() {
+		w.measure(handling)
+		every(handling, measureEvery, nil, w.measure)
+	})
 	select {
 	case <-ctx.Done():
 		err = nil
@@ -166,7 +177,7 @@ func (w *worker) deliver(msg jetstream.Msg) {
 		return // not a delivery
 	}
 	h := &held{msg: msg, m: &Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Subject: msg.Subject(), Time: meta.Timestamp}}
-	h.key = w.c.key(h.m)
+	h.key, h.from = w.c.key(h.m), w.b.tracing.carried(h.m.Subject, msg.Headers())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	pin := msg.Headers().Get("Nats-Pin-Id")
@@ -231,12 +242,8 @@ func (w *worker) settle(ctx context.Context) {
 	if !wait {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var info struct {
-		AckPending int `json:"num_ack_pending"`
-	}
-	if err := w.b.api(ctx, "CONSUMER.INFO."+w.c.stream+"."+w.c.name, struct{}{}, &info); err != nil {
+	info, err := w.info(ctx)
+	if err != nil {
 		return // the next tick asks again
 	}
 	w.mu.Lock()
@@ -387,12 +394,16 @@ func (w *worker) try(ctx context.Context, some ...*held) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	ctx, span := w.b.tracing.process(ctx, some)
+	begun := time.Now()
 	defer func() {
 		<-w.slots
 		if recover() != nil { // its value may hold anything
 			w.b.log.Error("a handler panicked", slog.String("stream", w.c.stream))
 			err = problem.New(problem.Internal, "the handler panicked")
 		}
+		finish(span, err)
+		w.b.metrics.tried(ctx, w.c.stream, time.Since(begun), err)
 	}()
 	ms := make([]*Message, len(some))
 	for i, h := range some {
@@ -412,6 +423,7 @@ func (w *worker) ack(ctx context.Context, h *held) bool {
 		err := msg.DoubleAck(bound)
 		cancel()
 		if err == nil || errors.Is(err, jetstream.ErrMsgAlreadyAckd) || w.over() {
+			w.b.metrics.done(ctx, w.c.stream, h.m)
 			return true
 		}
 		if !sleep(ctx, pause) {
@@ -427,14 +439,6 @@ func (w *worker) over() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.lost
-}
-
-// grave is what DEAD keeps of a message: where it was, never its subject or content.
-type grave struct {
-	Family   string `json:"family"`
-	Stream   string `json:"stream"`
-	Sequence uint64 `json:"sequence"`
-	Reason   string `json:"reason"`
 }
 
 // bury records a message in DEAD. A crash between this and the acknowledgement records it twice.
@@ -453,11 +457,16 @@ func (b *Bus) bury(ctx context.Context, stream string, m *Message, cause error, 
 	if p, ok := errors.AsType[*problem.Error](cause); ok {
 		reason = p.Sentence
 	}
-	entry, err := json.Marshal(grave{Family: familyOf(m.Subject), Stream: stream, Sequence: m.Sequence, Reason: reason})
+	entry, err := json.Marshal(Grave{Family: familyOf(m.Subject).Pattern, Stream: stream, Sequence: m.Sequence, Reason: reason})
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a grave could not be encoded", err)
 	}
+	again := false
+	o.Duplicate = &again
 	_, err = b.Publish(ctx, b.Dead(), entry, o)
+	if err == nil && !again {
+		b.metrics.buried(ctx, stream, cause)
+	}
 	return err
 }
 

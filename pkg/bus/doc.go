@@ -6,7 +6,8 @@
 //     server logs or counts says nothing without that key. Only this package makes a [Subject].
 //   - A message that [Bus.Publish] acknowledged is stored as durably as the deployment's replicas and sync setting say; what it did not
 //     acknowledge may or may not be stored, and the error says so.
-//   - No header but the few Nats- ones that Publish itself needs is stored. No trace context crosses the bus in this version.
+//   - No header but the few Nats- ones that Publish itself needs is stored, and on the log that of the trace which a message belongs to, if that is kept: trace
+//     context crosses the bus within the group zone only, from the hub to fan-out ([Family.Traced]).
 //   - [Bus.Last] and [Bus.At] read from the stream's leader and so see every acknowledged write. [Bus.Read] may lag behind on a replicated
 //     stream, but what it returns is complete up to where it stops, and it says whether there is more.
 //   - [Bus.Consume] handles the messages of one key in order and each at least once.

@@ -16,7 +16,10 @@ func (c Consumer) Stream() string                  { return c.stream }
 func (l Layout) Token(k, x string) string          { return l.token(k, []byte(x)) }
 func (l Layout) Streams() []jetstream.StreamConfig { return l.withDefaults().streams() }
 
-var FamilyOf = familyOf
+// WithoutTrace is withoutTrace.
+func WithoutTrace(headers string) string { return string(withoutTrace([]byte(headers))) }
+
+func FamilyOf(subject string) string { return familyOf(subject).Pattern }
 
 const (
 	MaxPayload  = maxPayload

@@ -19,11 +19,14 @@ const (
 	replicaWait    = 3 * time.Second  // how long a call waits for a replica to be there: one that has lost its server is back within one
 	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
 	retryPause     = 250 * time.Millisecond
-	connectTimeout = time.Minute      // then the process gives up and its supervisor starts it again
-	dialTimeout    = 2 * time.Second  // one attempt
-	serverReady    = 30 * time.Second // recovery of a large store on the embedded server
-	initTimeout    = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
-	verifyTimeout  = time.Minute      // the same number of look-ups
+	connectTimeout = time.Minute     // then the process gives up and its supervisor starts it again
+	dialTimeout    = 2 * time.Second // one attempt
+	// A server that is gone without a word, with its node, is noticed when it has not answered so many pings: until then every request to it times out.
+	pingInterval    = 5 * time.Second
+	pingsUnanswered = 2
+	serverReady     = 30 * time.Second // recovery of a large store on the embedded server
+	initTimeout     = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
+	verifyTimeout   = time.Minute      // the same number of look-ups
 
 	maxRefusal = 4 << 10 // bytes of an answer that may be a refusal of JetStream's; these have a few hundred
 
@@ -36,6 +39,15 @@ const (
 
 	maxHintPending      = 4096 // hints waiting; beyond, they are lost, as hints may be
 	maxHintPendingBytes = 1 << 20
+
+	snapshotChunk           = 128 << 10 // bytes of one piece of a snapshot
+	snapshotWindow          = 8 << 20   // bytes of pieces on their way
+	maxSnapshotPending      = 1024      // pieces waiting in the client's buffer: more than the window
+	maxSnapshotPendingBytes = 64 << 20
+	maxFrame                = 1 << 20 // of a backup: a piece, or the head
+
+	minGap = 1 << 22 // sequences that are left out after a restored stream: what comes in 45 minutes at 1,500 a second, as much as a replicated stream takes
+	maxGap = 1 << 28 // … and in two days
 
 	maxCountSubjects = 10_000 // subjects of one family that Count adds up: more is refused
 )
@@ -55,6 +67,7 @@ const (
 	pullHeartbeat   = time.Second
 	progressEvery   = 2 * time.Second
 	settleEvery     = 250 * time.Millisecond // how often a replica that took over asks whether the old one's messages are accounted for
+	measureEvery    = 15 * time.Second       // how often a consumer's lag is asked for, which takes a request
 	ackTimeout      = 5 * time.Second
 	maxAckTries     = 4 // outlasts an election; after that a redelivery is the lesser evil
 	firstRetry      = 100 * time.Millisecond

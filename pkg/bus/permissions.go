@@ -19,15 +19,16 @@ type Permissions struct{ Publish, Subscribe []string }
 type call struct {
 	name    string
 	server  string
+	zone    Zone // of what the server does; no trace context comes with a call
 	callers []string
 }
 
 // calls is the table of calls.
 var calls = []call{
-	{"hub", serviceHub, []string{serviceProvider}},
-	{"kpstore", serviceKPStore, []string{serviceProvider}},
-	{"inbox", serviceProvider, []string{serviceProvider}},
-	{"issuerkeys", serviceProvider, []string{serviceHub, serviceKPStore, serviceProvider}},
+	{"hub", serviceHub, ZoneGroup, []string{serviceProvider}},
+	{"kpstore", serviceKPStore, ZoneKeyPackage, []string{serviceProvider}},
+	{"inbox", serviceProvider, ZoneAccount, []string{serviceProvider}},
+	{"issuerkeys", serviceProvider, ZoneRelay, []string{serviceHub, serviceKPStore, serviceProvider}},
 }
 
 // hinted is, by service, the first token of the subjects that its replicas hint each other about.
@@ -40,18 +41,17 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	l = l.withDefaults()
 	var p Permissions
 	publish := func(subjects ...string) { p.Publish = append(p.Publish, subjects...) }
-	publish("dead." + service)
+	if service != serviceReplay {
+		publish("dead." + service)
+	}
 	p.Subscribe = append(p.Subscribe, inboxPrefix(service)+".>")
 	if service == serviceAdmin {
-		publish("$JS.API.>", "$SRV.>")
+		publish("$JS.API.>", "$SRV.>", "audit."+serviceAdmin, "$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>")
 		return p.sorted()
 	}
 	for _, f := range Families() {
 		writes, reads := slices.Contains(f.Writers, service), slices.Contains(f.Readers, service)
-		if f.Stream == streamDead {
-			continue
-		}
-		if writes {
+		if writes && f.Stream != streamDead {
 			publish(f.Pattern)
 		}
 		if slices.Contains(f.Senders(), service) {
@@ -73,6 +73,10 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	case serviceFanout:
 		for n := range l.Partitions {
 			publish(consuming(streamName(streamGroup, n), fanoutConsumer)...)
+		}
+	case serviceReplay:
+		for n := range l.Partitions {
+			publish("$JS.API.CONSUMER.INFO." + streamName(streamGroup, n) + "." + fanoutConsumer) // how far fan-out is
 		}
 	case serviceProvider:
 		publish("$JS.API.CONSUMER.CREATE." + streamOutbox + ".*.out.*")
@@ -120,11 +124,11 @@ func (l Layout) streamsOf(f Family) []string {
 	return names
 }
 
-// streamsFor are the names of the streams that a service writes or reads, but for DEAD, of which only the admin service looks at the settings.
+// streamsFor are the names of the streams that a service writes or reads, but for DEAD, of which only its readers look at the settings.
 func (l Layout) streamsFor(service string) []string {
 	var names []string
 	for _, f := range Families() {
-		if service == serviceAdmin || f.Stream != streamDead && (slices.Contains(f.Writers, service) || slices.Contains(f.Readers, service)) {
+		if service == serviceAdmin || slices.Contains(f.Readers, service) || slices.Contains(f.Writers, service) && f.Stream != streamDead {
 			names = append(names, l.streamsOf(f)...)
 		}
 	}
@@ -169,7 +173,7 @@ func (u *Users) Seed(service string) ([]byte, error) {
 	return seed, nil
 }
 
-var errService = errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin")
+var errService = errors.New("bus: the service must be one of hub, kpstore, fanout, provider, admin, replay")
 
 // Config is the part of a NATS server's configuration that takes these users and nobody else, with the public halves of their keys: for a server that runs by itself.
 func (u *Users) Config() (string, error) {

@@ -14,7 +14,7 @@ import (
 )
 
 // who are the users of a deployment.
-var who = []string{"hub", "kpstore", "fanout", "provider", "admin"}
+var who = []string{"hub", "kpstore", "fanout", "provider", "admin", "replay"}
 
 // attempt is what somebody might do on the bus, and who may.
 type attempt struct {
@@ -27,7 +27,7 @@ type attempt struct {
 // attempts are told from the architecture's table, not from the code's: who writes and reads what, who calls whom, and that nobody but the admin service touches streams. They are one table, to be read beside that one.
 func attempts(b *bus.Bus) []attempt {
 	const api = "$JS.API."
-	hub, kpstore, fanout, provider, admin := "hub", "kpstore", "fanout", "provider", "admin"
+	hub, kpstore, fanout, provider, admin, replay := "hub", "kpstore", "fanout", "provider", "admin", "replay"
 	only := func(s ...string) []string { return s }
 	all := []attempt{
 		{"write a group's handshakes", b.GroupHandshakes([]byte("g")).Name(), "", only(hub)},
@@ -50,6 +50,8 @@ func attempts(b *bus.Bus) []attempt {
 		{"mark a token as spent", b.Spent(1, []byte("n")).Name(), "", only(provider, hub, kpstore)},
 		{"bury in the hub's name", "dead.hub", "", only(hub)},
 		{"bury in fan-out's name", "dead.fanout", "", only(fanout)},
+		{"write the audit log", "audit.admin", "", only(admin)},
+		{"bury in replay's name", "dead.replay", "", nil},
 
 		{"listen to everything", "", ">", nil},
 		{"listen to groups", "", "group.>", nil},
@@ -80,19 +82,23 @@ func attempts(b *bus.Bus) []attempt {
 		{"make a stream", api + "STREAM.CREATE.MINE", "", only(admin)},
 		{"list the streams", api + "STREAM.NAMES", "", only(admin)},
 		{"list the consumers of GROUP_0", api + "CONSUMER.NAMES.GROUP_0", "", only(admin)},
+		{"take a snapshot's pieces", "$JS.SNAPSHOT.ACK.GROUP_0.x.1.1", "", only(admin)},
+		{"restore a stream", "$JS.SNAPSHOT.RESTORE.GROUP_0.x", "", only(admin)},
+		{"begin to restore a stream", api + "STREAM.RESTORE.GROUP_0", "", only(admin)},
 		{"make a consumer of GROUP_0", api + "CONSUMER.CREATE.GROUP_0.mine", "", only(admin)},
 		{"make a consumer of QUEUE_0", api + "CONSUMER.CREATE.QUEUE_0.mine", "", only(admin)},
 		{"make a consumer of all of OUTBOX", api + "CONSUMER.CREATE.OUTBOX.mine", "", only(admin)},
 		{"make a consumer of a domain's part of OUTBOX", api + "CONSUMER.CREATE.OUTBOX.mine." + b.Outbox("b.example").Name(), "", only(admin, provider)},
 		{"delete fan-out's consumer", api + "CONSUMER.DELETE.GROUP_0.fanout", "", only(admin)},
+		{"see how far fan-out is", api + "CONSUMER.INFO.GROUP_0.fanout", "", only(admin, fanout, replay)},
 		{"take fan-out's messages", api + "CONSUMER.MSG.NEXT.GROUP_0.fanout", "", only(admin, fanout)},
 		{"acknowledge fan-out's messages", "$JS.ACK.GROUP_0.fanout.1.1.1.1.1", "", only(fanout)},
 		{"acknowledge deliveries", "$JS.ACK.OUTBOX.mine.1.1.1.1.1", "", only(provider)},
 	}
 	for stream, readers := range map[string][]string{
-		"GROUP_0": {hub, fanout}, "GROUP_1": {hub, fanout}, "OUTBOX": {provider}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
+		"GROUP_0": {hub, fanout, replay}, "GROUP_1": {hub, fanout, replay}, "OUTBOX": {provider, replay}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
 		"KPINDEX": {kpstore}, "DIRECTORY": {provider}, "INBOX": {provider}, "LINKS": {provider}, "PEERS": {provider}, "REVOKED": {provider}, "ISSUER": {provider},
-		"SPENT": {provider, hub, kpstore}, "DEAD": nil,
+		"SPENT": {provider, hub, kpstore}, "DEAD": {replay}, "AUDIT": nil,
 	} {
 		erasers := map[string][]string{"QUEUE_0": {provider}, "KP_0": {kpstore}, "INBOX": {provider}, "LINKS": {provider}}[stream]
 		info := slices.Clone(readers)

@@ -21,7 +21,7 @@ type PublishOptions struct {
 	Duplicate  *bool         // if not nil, set to whether ID was stored already, so that the data in the log are the earlier ones
 }
 
-// The only headers that are ever stored.
+// The only headers that are ever stored, but for the trace context of trace.go.
 const (
 	headerID         = "Nats-Msg-Id"
 	headerExpectLast = "Nats-Expected-Last-Subject-Sequence"
@@ -59,8 +59,16 @@ func (b *Bus) Publish(ctx context.Context, s Subject, data []byte, o PublishOpti
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	ctx, span := b.tracing.send(ctx, s)
+	seq, err := b.publish(ctx, s, data, o)
+	finish(span, err)
+	return seq, err
+}
+
+// publish is Publish within its span.
+func (b *Bus) publish(ctx context.Context, s Subject, data []byte, o PublishOptions) (uint64, error) {
 	again := o.ID != "" && o.ExpectLast == nil // the second one is known for a duplicate
-	reply, err := b.ask(ctx, &nats.Msg{Subject: s.name, Header: o.headers(), Data: data}, b.leader, again)
+	reply, err := b.ask(ctx, &nats.Msg{Subject: s.name, Header: b.tracing.carry(ctx, s, o.headers()), Data: data}, b.leader, again)
 	if err != nil {
 		return 0, problemOf(err)
 	}

@@ -28,7 +28,7 @@ func (b *Bus) Serve(ctx context.Context, service string, handle func(ctx context
 		}
 		go func() {
 			defer g.leave()
-			b.answer(ctx, r, handle)
+			b.answer(ctx, service, r, handle)
 		}()
 	}), micro.WithEndpointSubject(rpcSubject(service)), micro.WithEndpointQueueGroup(service), micro.WithEndpointPendingLimits(maxServePending, maxServePendingBytes))
 	if err == nil {
@@ -94,11 +94,13 @@ const (
 func rpcSubject(service string) string { return "rpc." + service }
 
 // answer handles one call. It publishes the answer itself: the library's request notes errors where the goroutine reads them that received it, which does not wait.
-func (b *Bus) answer(ctx context.Context, r micro.Request, handle func(context.Context, []byte) []byte) {
+func (b *Bus) answer(ctx context.Context, service string, r micro.Request, handle func(context.Context, []byte) []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	m := nats.NewMsg(r.Reply())
+	ctx, span := b.tracing.serve(ctx, service)
 	reply, ok := b.guarded(ctx, r.Data(), handle)
+	finish(span, failed(ok))
 	switch {
 	case !ok:
 		m.Header.Set(micro.ErrorHeader, "the service failed")
@@ -128,9 +130,11 @@ func (b *Bus) guarded(ctx context.Context, request []byte, handle func(context.C
 // Call sends an opaque request to one replica of a service and returns its answer, waiting 30 seconds unless ctx ends sooner. When nobody is there, it waits for a replica for some seconds; when the
 // replica is stopping, it tries once more. Errors: problem.Unavailable (no responder, timeout, connection lost: the service may have acted all the same),
 // problem.Invalid (request too large), problem.Internal (answer too large, or the handler panicked).
-func (b *Bus) Call(ctx context.Context, service string, request []byte) ([]byte, error) {
+func (b *Bus) Call(ctx context.Context, service string, request []byte) (answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	ctx, span := b.tracing.call(ctx, service)
+	defer func() { finish(span, err) }()
 	m := &nats.Msg{Subject: rpcSubject(service), Data: request}
 	reply, err := b.ask(ctx, m, replicaWait, false)
 	if err == nil && reply.Header.Get(micro.ErrorCodeHeader) == codeBusy && sleep(ctx, retryPause) {

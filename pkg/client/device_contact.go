@@ -157,8 +157,10 @@ func (c *Client) joinContact(k *contactRecord, s *mimimiv1.SharedContact) {
 	}
 	switch {
 	case s.OwnNumber > k.OwnTokens:
-		k.Revoke = append(k.Revoke, k.OwnToken)
-		k.OwnToken, k.OwnTokens, k.AliasMade = s.OwnToken, s.OwnNumber, true
+		// The contact was given a later one, so it needs none of those that it may have had before, those that the other client did not know of included.
+		k.Revoke = append(append(k.Revoke, k.OwnToken), k.Spare...)
+		k.OwnToken, k.OwnTokens, k.AliasMade, k.Spare = s.OwnToken, s.OwnNumber, true, nil
+		c.noteSpare(k, s.Spare...)
 	case s.OwnNumber == k.OwnTokens && bytes.Compare(s.OwnToken, k.OwnToken) > 0:
 		had := k.OwnToken
 		k.OwnToken, k.AliasMade = s.OwnToken, true

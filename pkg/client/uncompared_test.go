@@ -17,7 +17,7 @@ import (
 	"mimimi.example/pkg/redeem/redeemtest"
 )
 
-// triangle is three domains that federate and have one clock, and the operator of the first.
+// triangle is three domains that have met and have one clock, and the operator of the first.
 func triangle(t *testing.T, at *calendar) (all [3]*domain.Domain, first *operator) {
 	t.Helper()
 	dir, names := t.TempDir(), []string{"f.localhost", "g.localhost", "h.localhost"}
@@ -40,6 +40,15 @@ func triangle(t *testing.T, at *calendar) (all [3]*domain.Domain, first *operato
 			}
 		})
 		all[i] = d
+	}
+	// Each reads the others' files every two seconds. What a clock that is moved on asks for would otherwise be asked of a domain that has not met them.
+	for i, d := range all {
+		early := registerConfig(t, "early", client.Config{Provider: d.Info(), Stock: client.Stock{OneTime: 1, LastResort: 1}, Spread: -1, Now: at.now})
+		for j := range names {
+			if j != i {
+				early.meets(t, names[j])
+			}
+		}
 	}
 	return all, first
 }

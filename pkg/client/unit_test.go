@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mimimi"
 )
 
@@ -211,5 +213,18 @@ func TestOneFingerprint(t *testing.T) {
 	}
 	if got.Get("User-Agent") != userAgent || got.Get("Connect-Timeout-Ms") != "" {
 		t.Errorf("headers = %v", got)
+	}
+}
+
+// TestTokensBeforeALaterOne: a client hears from another of the user's that a contact was given a later token, before it is in the connection group itself. It revokes those that it knew of,
+// and owes the contact nothing: a further change of its own would be one too many.
+func TestTokensBeforeALaterOne(t *testing.T) {
+	k := &contactRecord{OwnToken: []byte("first"), Spare: [][]byte{[]byte("another"), []byte("later")}, OwnTokens: 0}
+	new(Client).joinContact(k, &mimimiv1.SharedContact{OwnToken: []byte("later"), OwnNumber: 1})
+	if len(k.Spare) != 0 || string(k.OwnToken) != "later" || k.OwnTokens != 1 || !k.AliasMade {
+		t.Errorf("the contact has token %q, number %d, and may have %q", k.OwnToken, k.OwnTokens, k.Spare)
+	}
+	if got := string(bytes.Join(k.Revoke, []byte(" "))); got != "first another" {
+		t.Errorf("revoked are %q", got)
 	}
 }

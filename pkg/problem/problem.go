@@ -23,6 +23,18 @@ const (
 	Unavailable Kind = 6 // a dependency is down: try again
 )
 
+var names = [...]string{
+	Internal: "internal", Invalid: "invalid", Denied: "denied", NotFound: "not_found", Stale: "stale", Limited: "limited", Unavailable: "unavailable",
+}
+
+// String is the kind's name, as labels of metrics and spans have it.
+func (k Kind) String() string {
+	if int(k) >= len(names) {
+		k = Internal
+	}
+	return names[k]
+}
+
 // Error is a problem for the other side of a call.
 type Error struct {
 	Kind     Kind

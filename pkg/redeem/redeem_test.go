@@ -35,7 +35,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, domain: bustest.Start(t), telemetry: must(telemetry.New()), documents: map[string][]byte{home: document(t, home, noon), away: document(t, away, noon)}}
+	w := &world{T: t, domain: bustest.Start(t), telemetry: telemetrytest.New(t, telemetry.Options{}), documents: map[string][]byte{home: document(t, home, noon), away: document(t, away, noon)}}
 	w.now.Store(noon.Unix())
 	return w
 }

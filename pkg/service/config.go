@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"mimimi.example/pkg/bus"
+	"mimimi.example/pkg/telemetry"
 )
 
 // BusConfig is the part of every service's configuration file that names the bus.
@@ -63,6 +64,29 @@ type processConfig struct {
 	// PrivateListen is the address of the listener for /metrics, /healthz and /readyz, as in "127.0.0.1:9090"; "" for none. It has no
 	// authentication: it must not be reachable from outside.
 	PrivateListen string `json:"private_listen"`
+	// OTLP is where traces and metrics are sent.
+	OTLP otlpConfig `json:"otlp"`
+}
+
+// otlpConfig is the part of the section "process" that names an OpenTelemetry collector. What is sent there passes the allow-list of package telemetry.
+type otlpConfig struct {
+	// Endpoint is the base URL of an OTLP/HTTP receiver, as in "http://127.0.0.1:4318"; "" sends nothing.
+	Endpoint string `json:"endpoint"`
+	// Sample is the share of traces that is kept, from 0 to 1; 0 means 0.01.
+	Sample float64 `json:"sample"`
+}
+
+func (c *otlpConfig) options(service string) telemetry.Options {
+	return telemetry.Options{Service: service, OTLP: c.Endpoint, Sample: c.Sample}
+}
+
+// validate returns every problem of the section at once.
+func (c *processConfig) validate() error {
+	o := c.OTLP.options("hub") // the name is the program's, not the file's
+	if err := o.Validate(); err != nil {
+		return fmt.Errorf("otlp: %w", err)
+	}
+	return nil
 }
 
 // processKey is the section's key.
@@ -76,7 +100,8 @@ func LoadJSON(path string, into any) error {
 		return err
 	}
 	if raw, ok := sections[processKey]; ok {
-		if err := strict(raw, new(processConfig)); err != nil {
+		process := new(processConfig)
+		if err := errors.Join(strict(raw, process), process.validate()); err != nil {
 			return fmt.Errorf("read configuration: process: %w", err)
 		}
 		delete(sections, processKey)

@@ -12,8 +12,9 @@ import (
 // the connection is closed.
 func Limit(h http.Handler, maxBody int64) http.Handler { return http.MaxBytesHandler(h, maxBody) }
 
-// Handler is what a service serves for a kind of request: h, behind Front and in view of Tap if they are set.
+// Handler is what a service serves for a kind of request: h measured and within its zone's trace, behind Front and in view of Tap if they are set.
 func (e *Env) Handler(kind string, h http.Handler) http.Handler {
+	h = observed(e.Bus, newMetrics(e.Telemetry), h)
 	if e.Front != nil {
 		h = e.Front(kind, h)
 	}

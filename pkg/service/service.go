@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel"
 
 	"mimimi.example/pkg/bus"
+	"mimimi.example/pkg/problem"
 	"mimimi.example/pkg/telemetry"
 )
 
@@ -125,17 +126,19 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 		return err
 	}
 	options.Log = l
-	tel, err := telemetry.New()
+	tel, err := telemetry.New(own.Process.OTLP.options(name))
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
+	options.Traces, options.Meters = tel.Traces(), tel
 	otel.SetMeterProvider(tel)
 	ready := &readiness{stopping: ctx.Done()}
 	private, err := listenPrivate(own.Process.PrivateListen, ready, tel)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown), drain(ctx, tel.Shutdown)) }()
+	defer func() { err = errors.Join(err, drain(ctx, private.Shutdown)) }()
 	b, err := bus.Connect(ctx, options)
 	if err != nil {
 		return err
@@ -151,13 +154,13 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 	return err
 }
 
-// verify compares the streams. A deployment that is not initialised yet is waited for: its services and what makes its streams start together.
+// verify compares the streams. A bus that does not answer yet, and a deployment that is not initialised yet, are waited for: servers, services and what makes the streams start together.
 func verify(ctx context.Context, b *bus.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	for {
 		err := b.Verify(ctx)
-		if !errors.Is(err, bus.ErrNotInitialised) {
+		if err == nil || !errors.Is(err, bus.ErrNotInitialised) && problem.KindOf(err) != problem.Unavailable {
 			return err
 		}
 		select {

@@ -188,7 +188,7 @@ func TestRunsAService(t *testing.T) {
 	config, private, initialise := fixture(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	run := func(ctx context.Context, e *Env) error {
-		counter, err := e.Telemetry.Meter("x").Int64Counter("things")
+		counter, err := e.Telemetry.Meter("x").Int64Counter("hub_conflicts")
 		if err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func TestRunsAService(t *testing.T) {
 		}()
 		until(t, private, "/readyz", http.StatusNoContent, "")
 		until(t, private, "/healthz", http.StatusNoContent, "")
-		until(t, private, "/metrics", http.StatusOK, "things_total 3")
+		until(t, private, "/metrics", http.StatusOK, "hub_conflicts_total 3")
 		cancel()
 		until(t, private, "/readyz", http.StatusServiceUnavailable, "stopping")
 		until(t, private, "/healthz", http.StatusNoContent, "")

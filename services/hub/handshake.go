@@ -57,25 +57,34 @@ func (g *group) draftCommit(rq *pb.CommitRequest, millis int64) (*draft, error) 
 	if err := g.checkResync(rq, s); err != nil {
 		return nil, err
 	}
-	if err := checkWelcome(rq.Welcome, s.change); err != nil {
-		return nil, err
-	}
-	h := &pb.HandshakeEntry{Message: rq.Commit, Welcome: rq.Welcome, GroupInfo: rq.GroupInfo, Epoch: s.change.Epoch}
-	if h.EpochSenderKey, h.ExternalPub, err = checkGroupInfo(rq.GroupInfo, s.change); err != nil {
-		return nil, err
-	}
+	h := &pb.HandshakeEntry{Message: rq.Commit, Welcome: rq.Welcome, GroupInfo: rq.GroupInfo}
 	if len(rq.JoinToken) > 0 {
 		h.JoinTokenHash = joinTokenHash(rq.JoinToken)
 	}
-	if h.Changes, err = g.rosterChanges(s.change); err != nil {
+	if err := g.fill(h, s); err != nil {
 		return nil, err
-	}
-	for i, m := range s.change.Added {
-		h.Newcomers = append(h.Newcomers, &pb.Newcomer{KeyPackageRef: s.change.AddedRefs[i], Leaf: m.Index})
 	}
 	e := g.entry(rq.RequestId, millis)
 	e.Entry = &pb.GroupEntry_Commit{Commit: h}
 	return &draft{entry: e, next: g.committed(h, s, millis)}, nil
+}
+
+// fill adds to a commit's entry, which has message, Welcome and GroupInfo, what follows from them and from g, and checks the two against the commit.
+func (g *group) fill(h *pb.HandshakeEntry, s *step) (err error) {
+	if err := checkWelcome(h.Welcome, s.change); err != nil {
+		return err
+	}
+	h.Epoch = s.change.Epoch
+	if h.EpochSenderKey, h.ExternalPub, err = checkGroupInfo(h.GroupInfo, s.change); err != nil {
+		return err
+	}
+	if h.Changes, err = g.rosterChanges(s.change); err != nil {
+		return err
+	}
+	for i, m := range s.change.Added {
+		h.Newcomers = append(h.Newcomers, &pb.Newcomer{KeyPackageRef: s.change.AddedRefs[i], Leaf: m.Index})
+	}
+	return nil
 }
 
 // checkFrame checks wire format, group and epoch.
@@ -304,26 +313,35 @@ func (g *group) draftProposal(rq *pb.ProposeRequest, millis int64) (*draft, erro
 	if _, err := g.checkFrame(rq.Proposal, contentProposal); err != nil {
 		return nil, err
 	}
-	public, p, err := g.public.AddProposal(rq.Proposal, whole(millis))
+	h, public, err := g.stageProposal(rq.Proposal, millis)
 	if err != nil {
-		return nil, g.refusedHandshake(err)
-	}
-	if _, delivered := g.roster[p.Sender.Leaf]; p.Sender.Type != mls.SenderMember || !delivered {
-		return nil, errLeaving
-	}
-	if err := g.state.CheckProposal(g.public, p); err != nil {
-		return nil, refused(err)
-	}
-	if err := g.checkPending(p, len(rq.Proposal)); err != nil {
 		return nil, err
-	}
-	h := &pb.HandshakeEntry{Message: rq.Proposal, Epoch: g.epoch()}
-	if p.Type == mls.ProposalSelfRemove {
-		h.Changes = []*pb.RosterChange{{Leaf: p.Sender.Leaf, Gone: true}}
 	}
 	e := g.entry(rq.RequestId, millis)
 	e.Entry = &pb.GroupEntry_Proposal{Proposal: h}
 	return &draft{entry: e, next: g.proposed(h, public)}, nil
+}
+
+// stageProposal runs a standalone proposal through MLS's rules for servers, MIMIMI's and the hub's bounds.
+func (g *group) stageProposal(msg []byte, millis int64) (*pb.HandshakeEntry, *mls.PublicGroup, error) {
+	public, p, err := g.public.AddProposal(msg, whole(millis))
+	if err != nil {
+		return nil, nil, g.refusedHandshake(err)
+	}
+	if _, delivered := g.roster[p.Sender.Leaf]; p.Sender.Type != mls.SenderMember || !delivered {
+		return nil, nil, errLeaving
+	}
+	if err := g.state.CheckProposal(g.public, p); err != nil {
+		return nil, nil, refused(err)
+	}
+	if err := g.checkPending(p, len(msg)); err != nil {
+		return nil, nil, err
+	}
+	h := &pb.HandshakeEntry{Message: msg, Epoch: g.epoch()}
+	if p.Type == mls.ProposalSelfRemove {
+		h.Changes = []*pb.RosterChange{{Leaf: p.Sender.Leaf, Gone: true}}
+	}
+	return h, public, nil
 }
 
 // checkPending bounds the epoch's proposals. A self_remove is bounded by the number of leaves alone: nobody may keep another from leaving.

@@ -55,16 +55,10 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	return m, errors.Join(errs...)
 }
 
-// kinds are the label values of a problem's Kind.
-var kinds = [...]string{
-	problem.Internal: "internal", problem.Invalid: "invalid", problem.Denied: "denied", problem.NotFound: "not_found",
-	problem.Stale: "stale", problem.Limited: "limited", problem.Unavailable: "unavailable",
-}
-
 func outcome(err error) attribute.KeyValue {
 	kind := "ok"
 	if err != nil {
-		kind = kinds[problem.KindOf(err)]
+		kind = problem.KindOf(err).String()
 	}
 	return attribute.String("kind", kind)
 }

@@ -23,6 +23,7 @@ import (
 	"mimimi.example/pkg/redeem/redeemtest"
 	"mimimi.example/pkg/service"
 	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 // deployment is two running replicas and a client that reaches them as the edge does.
@@ -65,7 +66,7 @@ func deploy(t *testing.T, d *bustest.Domain, c *clock, tap func(string, ...[]byt
 	logs := new(lockedBuffer)
 	var wg sync.WaitGroup
 	for range 2 {
-		env := &service.Env{Bus: d.Bus("hub"), Log: slog.New(slog.NewTextHandler(logs, nil)), Now: c.now, Tap: tap, Telemetry: must(telemetry.New())}
+		env := &service.Env{Bus: d.Bus("hub"), Log: slog.New(slog.NewTextHandler(logs, nil)), Now: c.now, Tap: tap, Telemetry: telemetrytest.New(t, telemetry.Options{})}
 		wg.Go(func() {
 			if err := Run(ctx, cfg, env); err != nil {
 				t.Errorf("run: %v", err)

@@ -49,6 +49,8 @@ type store struct {
 	log   eventLog
 	names subjects
 	cache *cache
+	// bug, if not nil, spoils a draft before it is appended. Only this package's own tests can set it, to see that replay finds what it did.
+	bug func(*draft)
 }
 
 func (s *store) handshakes(id mimimi.GroupID) bus.Subject {
@@ -236,6 +238,9 @@ func decode(id mimimi.GroupID, m *bus.Message) (*pb.GroupEntry, error) {
 //
 // Errors: problem.Stale if another entry came first; problem.Unavailable if the entry may or may not exist; problem.Invalid if it is too large.
 func (s *store) append(ctx context.Context, d *draft) (*group, error) {
+	if s.bug != nil {
+		s.bug(d)
+	}
 	data, err := proto.Marshal(d.entry)
 	if err != nil || len(data) > maxEntry {
 		return nil, errTooLarge

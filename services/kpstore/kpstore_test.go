@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tel := must(telemetry.New())
+	tel := telemetrytest.New(t, telemetry.Options{})
 	h := w.replica()
 	h.metrics = must(newMetrics(tel.Meter("test")))
 	h.store.metrics, h.limits = h.metrics, limits{perAlias: 3, perIssuer: 1000}

@@ -37,16 +37,10 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	return m, errors.Join(errs[:]...)
 }
 
-// kinds are the label values of a problem's Kind.
-var kinds = [...]string{
-	problem.Internal: "internal", problem.Invalid: "invalid", problem.Denied: "denied", problem.NotFound: "not_found",
-	problem.Stale: "stale", problem.Limited: "limited", problem.Unavailable: "unavailable",
-}
-
 func (m *metrics) request(ctx context.Context, op string, err error) {
 	kind := "ok"
 	if err != nil {
-		kind = kinds[problem.KindOf(err)]
+		kind = problem.KindOf(err).String()
 	}
 	m.requests.Add(ctx, 1, metric.WithAttributes(attribute.String("operation", strings.ReplaceAll(op, " ", "_")), attribute.String("kind", kind)))
 }
@@ -73,7 +67,7 @@ func refusal(err error) string {
 	case errors.Is(err, errTooManyIssuer):
 		return "issuer_limit"
 	}
-	return kinds[problem.KindOf(err)]
+	return problem.KindOf(err).String()
 }
 
 func (m *metrics) noticed(ctx context.Context, sent bool, err error) {

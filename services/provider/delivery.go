@@ -112,6 +112,7 @@ func (d *deliverer) deliver(ctx context.Context, source string, o *mimimiv1.Outb
 	if err := failed.Load(); err != nil {
 		return *err
 	}
+	d.m.delivered(ctx, d.queues.now(), o.GetDelivery().GetAccepted())
 	return nil
 }
 

@@ -190,7 +190,7 @@ type replica struct {
 // start runs a replica until the test ends or stop is called.
 func (d *testDomain) start() *replica {
 	d.t.Helper()
-	r := &replica{d: d, bus: d.bus.Bus("provider"), telemetry: must(telemetry.New())}
+	r := &replica{d: d, bus: d.bus.Bus("provider"), telemetry: telemetrytest.New(d.t, telemetry.Options{})}
 	listening := make(chan struct{})
 	cfg := *d.cfg
 	cfg.OnListen = func(account, anonymous, federation string) {

@@ -3,13 +3,14 @@ package provider
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
 
 	"mimimi.example/pkg/telemetry"
 )
 
-// metrics are all of the provider's. None has a label: no count is about one user, queue, group or peer.
+// metrics are the provider's own. None has a label: no count is about one user, queue, group or peer.
 type metrics struct {
 	TokensIssued   metric.Int64Counter
 	Exchanged      metric.Int64Counter
@@ -40,6 +41,8 @@ type metrics struct {
 	Turned         metric.Int64Counter
 	ServerErrors   metric.Int64Counter
 	Watches        metric.Int64UpDownCounter
+	Delivery       metric.Float64Histogram
+	QueueAge       metric.Float64Histogram
 }
 
 // newMetrics makes the instruments. A nil telemetry counts nothing.
@@ -83,11 +86,37 @@ func newMetrics(t *telemetry.Telemetry) (*metrics, error) {
 			return nil, fmt.Errorf("make metric %s: %w", c.name, err)
 		}
 	}
+	for _, h := range []struct {
+		into       *metric.Float64Histogram
+		name, help string
+		bounds     []float64
+	}{
+		{&m.Delivery, "provider.delivery", "From the hub's acceptance of a message, in its whole second, until it is in the queues of all its recipients here. One measurement for each delivery, however many recipients it has.",
+			[]float64{1, 2, 5, 10, 30, 60, 300, 3600, 86400}},
+		{&m.QueueAge, "provider.queue.age", "How long entries had been in a queue when its owner read them, each time.", []float64{1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400}},
+	} {
+		var err error
+		if *h.into, err = meter.Float64Histogram(h.name, metric.WithUnit("s"), metric.WithDescription(h.help), metric.WithExplicitBucketBoundaries(h.bounds...)); err != nil {
+			return nil, fmt.Errorf("make metric %s: %w", h.name, err)
+		}
+	}
 	var err error
 	if m.Watches, err = meter.Int64UpDownCounter("provider.watches", metric.WithDescription("open hint streams")); err != nil {
 		return nil, fmt.Errorf("make metric provider.watches: %w", err)
 	}
 	return m, nil
+}
+
+// delivered measures a delivery that is stored, accepted at a second since 1970.
+func (m *metrics) delivered(ctx context.Context, now time.Time, accepted int64) {
+	if accepted > 0 { // a notice of the KeyPackage store has none
+		m.Delivery.Record(ctx, telemetry.Coarse(now.Sub(time.Unix(accepted, 0))).Seconds())
+	}
+}
+
+// read measures an entry that its owner reads.
+func (m *metrics) read(ctx context.Context, now, stored time.Time) {
+	m.QueueAge.Record(ctx, telemetry.Coarse(now.Sub(stored)).Seconds())
 }
 
 // Write counts an error line of net/http and drops its text, which holds network addresses.

@@ -127,6 +127,7 @@ func (q *queues) read(ctx context.Context, id mimimi.QueueID, after uint64, limi
 		if err != nil {
 			return nil, false, err
 		}
+		q.m.read(ctx, q.now(), m.Time)
 		size += proto.Size(e)
 		if size > maxRelayBody-maxHeader && len(entries) > 0 {
 			return entries, true, nil

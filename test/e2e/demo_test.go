@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"testing"
+
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 // demoReport is the last line of `demo -json`.
@@ -14,6 +16,8 @@ type demoReport struct {
 	Leaks              []demoLeak                `json:"leaks"`
 	Roles              map[string]map[string]int `json:"roles"`
 	Searched           map[string]int            `json:"searched_bytes"`
+	Spans              map[string]int            `json:"spans"`
+	NotAllowed         int64                     `json:"not_allowed"`
 	Seconds            float64                   `json:"seconds"`
 }
 
@@ -41,10 +45,18 @@ func demo(t *testing.T, args ...string) (demoReport, result) {
 	return rep, r
 }
 
-// TestDemo: everything is delivered, nothing forbidden is seen, and the state that -keep keeps can be used.
+// TestDemo: everything is delivered, nothing forbidden is seen, traces end at the edges of their zones, and the state that -keep keeps can be used.
 func TestDemo(t *testing.T) {
-	dir := t.TempDir()
-	rep, r := demo(t, "-keep", dir)
+	dir, receiver := t.TempDir(), telemetrytest.NewReceiver(t)
+	rep, r := demo(t, "-keep", dir, "-otlp", receiver.URL)
+	checkExports(t, receiver)
+	exported := 0
+	for _, n := range rep.Spans {
+		exported += n
+	}
+	if exported != len(receiver.Spans()) || rep.NotAllowed != 0 {
+		t.Errorf("%d spans were sent and %d received; %d attributes or names were on no allow-list", exported, len(receiver.Spans()), rep.NotAllowed)
+	}
 	if r.code != 0 || len(rep.Leaks) != 0 || rep.Leaks == nil {
 		t.Errorf("leaks %+v; %s", rep.Leaks, r)
 	}
@@ -72,18 +84,37 @@ func TestDemo(t *testing.T) {
 	alice.must(nil, "send", groups[0].ID, "still here")
 }
 
-// TestDemoFindsLeaks: a user's URI that was put into a log line, a subject and a header is found in all three.
+// TestDemoElsewhere: the conversation is played on two domains that run by themselves, and again on the same.
+func TestDemoElsewhere(t *testing.T) {
+	w := newWorld(t, "ab")
+	for range 2 {
+		rep, r := demo(t, "-on", w.a.at.ClientFile+","+w.b.at.ClientFile)
+		if r.code != 0 || rep.MessagesSent < 8 || rep.MessagesDelivered != rep.ExpectedDeliveries {
+			t.Errorf("%d sent, %d of %d delivered: %s", rep.MessagesSent, rep.MessagesDelivered, rep.ExpectedDeliveries, r)
+		}
+	}
+}
+
+// TestDemoFindsLeaks: a user's URI that was put into a log line, a subject and a header is found in all three, and so is trace context where none may be.
 func TestDemoFindsLeaks(t *testing.T) {
 	rep, r := demo(t, "-plant-leaks")
 	if r.code != 1 {
 		t.Errorf("leaks were planted: %s", r)
 	}
 	found := make(map[string]bool)
+	traced := 0
 	for _, l := range rep.Leaks {
+		if l.Kind == "trace context" && l.Where == "header" {
+			traced++
+			continue
+		}
 		if l.Kind != "user identifier" || l.Domain != "a.localhost" {
 			t.Errorf("a leak that was not planted: %+v", l)
 		}
 		found[l.Where] = true
+	}
+	if traced == 0 {
+		t.Errorf("the trace header was not found: %+v", rep.Leaks)
 	}
 	for _, where := range []string{"log", "subject", "header"} {
 		if !found[where] {

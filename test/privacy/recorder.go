@@ -1,9 +1,9 @@
 // Package privacy records what each operator role can see and searches it for what that role must not see.
 //
 // A view is complete when everything that reaches a role is in it: requests with headers and addresses (as the role's process gets them, opened ones
-// included), all bus subjects, headers and payloads that its NATS user may read or write, its part of the bus's files on disk, its logs and its metrics.
+// included), all bus subjects, headers and payloads that its NATS user may read or write, its part of the bus's files on disk, its logs, its metrics and what it exports.
 // The matrix (matrix.json) says which kinds of value each role may see; a canary is one real value of a kind, known to the scenario that made it. The check
-// searches every view for every canary that the matrix forbids there, in raw, hexadecimal and base64 form.
+// searches every view for every canary that the matrix forbids there, in raw, hexadecimal and base64 form, and holds trace context, on the bus, in requests and in exports, to the trace zones.
 //
 // It shows the absence of these values in these encodings, nothing else: not what can be inferred from sizes, counts and times.
 package privacy
@@ -39,6 +39,7 @@ type Recorder struct {
 	mu      sync.Mutex
 	views   map[View][]item   // guarded by mu
 	replies map[string][]Role // by domain and reply subject; guarded by mu
+	traces  traces            // guarded by mu
 }
 
 // NewRecorder returns an empty recorder.
@@ -60,7 +61,9 @@ func (r *Recorder) Add(v View, where string, parts ...[]byte) {
 // Tap returns the function that a service of a domain reports to. The provider's two sides are two roles: which one a report belongs to follows from its kind.
 func (r *Recorder) Tap(domain, service string) func(kind string, parts ...[]byte) {
 	return func(kind string, parts ...[]byte) {
-		r.Add(View{domain, roleOf(service, kind)}, "request", parts...)
+		v := View{domain, roleOf(service, kind)}
+		r.Add(v, "request", parts...)
+		r.request(v, parts)
 	}
 }
 
@@ -116,6 +119,7 @@ func (r *Recorder) BusMessage(domain, subject, reply string, header map[string][
 		r.replies[domain+" "+reply] = roles
 		r.mu.Unlock()
 	}
+	r.header(domain, subject, roles, header)
 	var head strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(header)) {
 		fmt.Fprintf(&head, "%s: %s\n", k, strings.Join(header[k], ", "))
@@ -171,7 +175,7 @@ func familyRoles(f bus.Family) []Role {
 				role = ProviderAccount
 			}
 		}
-		if service != "admin" && !slices.Contains(out, role) {
+		if service != "admin" && service != "replay" && !slices.Contains(out, role) {
 			out = append(out, role)
 		}
 	}

@@ -26,7 +26,7 @@ type Leak struct {
 	Label  string `json:"label"`
 	Domain string `json:"domain"` // of the view
 	Role   Role   `json:"role"`
-	Where  string `json:"where"` // request, subject, header, payload, file, file name, log, metrics
+	Where  string `json:"where"` // request, subject, header, payload, file, file name, log, metrics, export
 	Form   string `json:"form"`  // raw, hex, base64
 }
 
@@ -82,6 +82,9 @@ func (r *Recorder) Check(m *Matrix, canaries []Canary) (*Report, error) {
 			}
 			rep.Seen[v.Role][canaries[i].Kind]++
 		}
+	}
+	for _, l := range r.traces.leaks() {
+		found[l] = true
 	}
 	rep.Leaks = slices.AppendSeq(rep.Leaks, maps.Keys(found)) // never nil, so that it is [] in JSON
 	slices.SortFunc(rep.Leaks, func(a, b Leak) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })

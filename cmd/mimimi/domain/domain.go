@@ -28,6 +28,7 @@ import (
 	"mimimi.example/pkg/mimimi"
 	"mimimi.example/pkg/mls"
 	"mimimi.example/pkg/service"
+	"mimimi.example/pkg/telemetry"
 	"mimimi.example/services/fanout"
 	"mimimi.example/services/hub"
 	"mimimi.example/services/kpstore"
@@ -51,6 +52,8 @@ type Options struct {
 	Peers []string
 	// NATSURL names a server to use; empty: an embedded one, whose state is in the folder.
 	NATSURL string
+	// NATSKeys is a folder with the keys of that server's users, as `mimimi admin users` writes it; empty: the server takes everybody.
+	NATSKeys string
 	// Replicas is how many of each service to run; 0 means 1.
 	Replicas int
 	// Log returns a service's logger; nil: no logs.
@@ -63,6 +66,10 @@ type Options struct {
 	NewIssuerKey func(operation mimimi.TokenOperation, epoch uint64) (*rsa.PrivateKey, error)
 	// Tap returns what a service reports to the privacy recorder; nil: nothing is reported.
 	Tap func(service string) func(kind string, parts ...[]byte)
+	// OTLP is telemetry.Options.OTLP, to which all traces go; empty: none are made.
+	OTLP string
+	// Exports returns what a service's exports are shown to, before they go to OTLP if that is set; nil: nothing.
+	Exports func(service string) func(signal string, export []byte)
 	// Front returns what stands before a service's handlers (service.Env.Front): a malicious operator, for tests; nil: nothing.
 	Front func(service string) func(kind string, h http.Handler) http.Handler
 }
@@ -156,27 +163,30 @@ func (d *Domain) startBus(ctx context.Context) (err error) {
 			return fmt.Errorf("embedded NATS: %w", err)
 		}
 	}
-	if d.admin, err = d.connect(ctx, "admin"); err != nil {
+	if d.admin, err = d.connect(ctx, "admin", nil); err != nil {
 		return err
 	}
 	return d.admin.Init(ctx)
 }
 
 // connect is dial for a connection that lives as long as the domain.
-func (d *Domain) connect(ctx context.Context, name string) (*bus.Bus, error) {
-	b, err := d.dial(ctx, name)
+func (d *Domain) connect(ctx context.Context, name string, t *telemetry.Telemetry) (*bus.Bus, error) {
+	b, err := d.dial(ctx, name, t)
 	if err == nil {
 		d.buses = append(d.buses, b)
 	}
 	return b, err
 }
 
-func (d *Domain) dial(ctx context.Context, name string) (*bus.Bus, error) {
+func (d *Domain) dial(ctx context.Context, name string, t *telemetry.Telemetry) (*bus.Bus, error) {
 	layout, err := d.layout()
 	if err != nil {
 		return nil, err
 	}
-	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout}
+	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: t.Traces(), Meters: t}
+	if d.o.NATSKeys != "" {
+		o.NKeyFile = filepath.Join(d.o.NATSKeys, name+".nk")
+	}
 	if d.server != nil {
 		o.InProcess = d.server.InProcess()
 		if o.NKeySeed, err = d.users.Seed(name); err != nil {
@@ -233,11 +243,11 @@ func (d *Domain) startServices(ctx, run context.Context) error {
 
 // env makes what one replica gets from its process.
 func (d *Domain) env(ctx context.Context, name string) (*service.Env, error) {
-	b, err := d.connect(ctx, name)
+	t, err := d.newMeter(name)
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.newMeter(name)
+	b, err := d.connect(ctx, name, t)
 	if err != nil {
 		return nil, err
 	}
@@ -287,6 +297,11 @@ func (d *Domain) publish() error {
 	if err := writeJSON(d.folder.path("domain.json"), d.state); err != nil {
 		return err
 	}
+	return d.publishFiles()
+}
+
+// publishFiles writes what clients and peers are given.
+func (d *Domain) publishFiles() error {
 	info := d.Info()
 	if err := writeJSON(d.ClientFile(), info); err != nil {
 		return err
@@ -358,6 +373,9 @@ func (d *Domain) url(listener string) string {
 	if err != nil {
 		return ""
 	}
+	if port == "443" {
+		return "https://" + listener + "." + d.o.Domain
+	}
 	return "https://" + net.JoinHostPort(listener+"."+d.o.Domain, port)
 }
 
@@ -407,7 +425,7 @@ func (d *Domain) Observe(f func(subject, reply string, header map[string][]strin
 }
 
 // Operator is a connection to the domain's bus as whoever runs its hub has, for tests of what an operator can do. The caller closes it.
-func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub") }
+func (d *Domain) Operator(ctx context.Context) (*bus.Bus, error) { return d.dial(ctx, "hub", nil) }
 
 // Careless publishes an empty message past the bus's rules, as a careless change of a service would: for tests of what looks for leaks.
 func (d *Domain) Careless(subject string, header map[string][]string) error {
@@ -434,7 +452,7 @@ func (d *Domain) Stop(ctx context.Context) error {
 }
 
 func (d *Domain) closeBus(ctx context.Context) error {
-	var errs []error
+	errs := []error{d.closeMeters(ctx)}
 	for _, b := range d.buses {
 		errs = append(errs, b.Close(ctx))
 	}

@@ -112,6 +112,47 @@ func TestNoNATS(t *testing.T) {
 	}
 }
 
+// TestPrepare: a deployment's files are made once, and those that an operator put there stay.
+func TestPrepare(t *testing.T) {
+	dir := t.TempDir()
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "keys", "deployment.key"), []byte("the operator's own, of 32 bytes.."), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Prepare(dir, "a.example"); err != nil {
+		t.Fatal(err)
+	}
+	if got := read("keys/deployment.key"); got != "the operator's own, of 32 bytes.." {
+		t.Error("a key that was there has been replaced")
+	}
+	info, err := client.LoadProviderInfo(filepath.Join(dir, "client.json"))
+	if err != nil || info.AccountURL != "https://account.a.example" || info.AnonymousURL != "https://anonymous.a.example" || info.CA != read("tls/ca.pem") {
+		t.Errorf("client.json: %v %+v", err, info)
+	}
+	if !strings.Contains(read("peer.json"), `"https://federation.a.example"`) {
+		t.Errorf("peer.json: %s", read("peer.json"))
+	}
+	before := []string{read("keys/identity.key"), read("keys/ohttp-hub.pub"), read("tls/account.pem"), read("client.json")}
+	if err := Prepare(dir, "a.example"); err != nil {
+		t.Fatal(err)
+	}
+	if after := []string{read("keys/identity.key"), read("keys/ohttp-hub.pub"), read("tls/account.pem"), read("client.json")}; strings.Join(after, "|") != strings.Join(before, "|") {
+		t.Error("a second run changed what was there")
+	}
+	if err := Prepare(dir, "b.example"); err == nil || !strings.Contains(err.Error(), "another domain") {
+		t.Errorf("another domain in the folder: %v", err)
+	}
+}
+
 func TestSecretsAreTheOwnersOnly(t *testing.T) {
 	dir := t.TempDir()
 	_, stop := start(t, Options{Dir: dir, Domain: "a.localhost"})

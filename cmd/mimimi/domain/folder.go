@@ -159,6 +159,30 @@ func (f folder) once(name string, make func() ([]byte, error)) error {
 	return writeFile(f.path(name), b)
 }
 
+// Prepare makes what a deployment of separate programs has once, in a folder that may hold some of it: keys/, tls/ (an authority and certificates of its own, unless there are
+// certificates), and client.json and peer.json for clients and other domains, who reach the listeners at their host names and port 443.
+func Prepare(dir, domain string) error {
+	d := &Domain{o: Options{Domain: domain}, folder: folder{dir}, state: &state{Addresses: make(map[string]string)}}
+	for _, sub := range []string{"keys", "tls"} {
+		if err := os.MkdirAll(d.folder.path(sub), 0o700); err != nil {
+			return err
+		}
+	}
+	for _, l := range listeners {
+		d.state.Addresses[l] = ":443"
+	}
+	if b, err := os.ReadFile(d.PeerFile()); err == nil {
+		var old peerFile
+		if err := json.Unmarshal(b, &old); err != nil || old.Domain != domain {
+			return errors.New("this folder holds another domain: name its domain, or another folder")
+		}
+	}
+	if err := errors.Join(d.folder.makeKeys(), d.folder.makeCertificates(domain)); err != nil {
+		return err
+	}
+	return d.publishFiles()
+}
+
 // writeFile replaces a file as a whole: a crash leaves the old one or the new one.
 func writeFile(name string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".new-*")

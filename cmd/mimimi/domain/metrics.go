@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 
 	"mimimi.example/pkg/telemetry"
 )
@@ -18,12 +19,44 @@ type meter struct {
 
 // newMeter makes a replica's measurements and keeps them for Metrics.
 func (d *Domain) newMeter(service string) (*telemetry.Telemetry, error) {
-	t, err := telemetry.New()
+	o := telemetry.Options{Service: service, OTLP: d.o.OTLP, Sample: 1}
+	if d.o.Exports != nil {
+		o.Tap = d.o.Exports(service)
+	}
+	t, err := telemetry.New(o)
 	if err != nil {
 		return nil, err
 	}
 	d.meters = append(d.meters, meter{service, t})
 	return t, nil
+}
+
+// closeMeters sends what waits to be sent.
+func (d *Domain) closeMeters(ctx context.Context) error {
+	errs := make([]error, len(d.meters))
+	var all sync.WaitGroup
+	for i, m := range d.meters {
+		all.Go(func() { errs[i] = m.Shutdown(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// NotAllowed is how many attributes and span names of the domain's services were on no allow-list and did not leave: 0, unless a call site is wrong.
+func (d *Domain) NotAllowed() (n int64) {
+	for _, m := range d.meters {
+		n += m.Dropped()
+	}
+	return n
+}
+
+// Instruments are what each service measures.
+func (d *Domain) Instruments() map[string][]telemetry.Instrument {
+	all := make(map[string][]telemetry.Instrument)
+	for _, m := range d.meters {
+		all[m.service] = m.Instruments()
+	}
+	return all
 }
 
 // Metrics hands what each replica's /metrics would answer now to f.

@@ -209,7 +209,7 @@ func (d *Domain) Section(service, url string) map[string]any {
 	}
 }
 
-// Bus is a new connection of a service ("hub", "kpstore", "fanout", "provider" or "admin"), as one replica of it has. It closes with the test.
+// Bus is a new connection of a service ("hub", "kpstore", "fanout", "provider", "admin" or "replay"), as one replica of it has. It closes with the test.
 func (d *Domain) Bus(service string) *bus.Bus {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
