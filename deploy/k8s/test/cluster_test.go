@@ -240,7 +240,8 @@ func disturb(t *testing.T, a, b *domain) {
 			d.settled(t)
 		}
 	}
-	l := startLoad(t, a, b, 3, 250*time.Millisecond)
+	// As many groups as the machine carries, each at the pace of a lively one: a queue keeps 512 entries of a group, which a client that cannot read for a while must not exceed.
+	l := startLoad(t, a, b, 6, time.Second)
 	for _, kind := range kinds {
 		l.during(t, "a pod of "+kind+" deleted at one domain, killed at the other", func() {
 			kubectl(t, "delete", "pod", "-n", b.namespace, b.pods(t, kind)[0], "--grace-period=0", "--force")

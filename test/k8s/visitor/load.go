@@ -131,7 +131,10 @@ func (s *stage) run(ctx context.Context, stop <-chan struct{}, every time.Durati
 		case <-settled:
 			r := s.count.report()
 			r.Done = true
-			return errors.Join(out.Encode(r), fmt.Errorf("%d messages are lost", r.Sent-r.Received))
+			for _, p := range s.people {
+				p.explain(os.Stderr)
+			}
+			return errors.Join(out.Encode(r), fmt.Errorf("%d messages are lost: %q", r.Sent-r.Received, s.count.missing()))
 		case <-tick.C:
 			r := s.count.report()
 			r.Done = written == nil && r.Received == r.Sent
@@ -227,6 +230,19 @@ func (c *count) begin() {
 	defer c.mu.Unlock()
 	c.current.Most, c.current.Silence = 0, 0
 	c.took = nil
+}
+
+// missing are the messages that were not shown.
+func (c *count) missing() (all []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for m := range c.sent {
+		if !c.shown[m] {
+			all = append(all, m)
+		}
+	}
+	slices.Sort(all)
+	return all[:min(len(all), 50)]
 }
 
 func (c *count) report() report {
