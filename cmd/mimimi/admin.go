@@ -28,6 +28,10 @@ type adminCommand struct {
 	BackupKey adminBackupKey `cmd:"" help:"Make the pair of keys for backups."`
 	Backup    adminBackup    `cmd:"" help:"Write all streams to a file, encrypted, while the services go on."`
 	Restore   adminRestore   `cmd:"" help:"Write a backup's streams to empty servers. Start the services afterwards."`
+	Dead      adminDead      `cmd:"" help:"What the services could not process."`
+	Peers     adminPeers     `cmd:"" help:"Other domains that are refused."`
+	Quotas    adminQuotas    `cmd:"" help:"Print, or change, how many anonymous tokens each client gets in a week."`
+	Retention adminRetention `cmd:"" help:"Print, or change, how long streams keep what they hold."`
 	Audit     adminAudit     `cmd:"" help:"Print what was done by admin commands, by whom and when."`
 }
 

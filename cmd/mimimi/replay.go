@@ -272,36 +272,39 @@ func (r *replayCommand) spans(ctx context.Context, b *bus.Bus, group *mimimi.Gro
 	}
 	var all []span
 	for p := range b.GroupPartitions() {
-		s := span{partition: p, stream: b.GroupPartitionLog(p).Stream()}
-		if stream != "" && s.stream != stream {
+		if stream != "" && b.GroupPartitionLog(p).Stream() != stream {
 			continue
 		}
-		var at time.Time
-		var err error
-		if s.from, at, err = sequenceOrTime(r.From); err != nil {
+		s, some, err := spanOf(ctx, b, p, r.From, r.To)
+		if err != nil {
 			return nil, err
 		}
-		if !at.IsZero() {
-			if s.from, err = b.Since(ctx, b.GroupPartitionLog(p), at); err != nil {
-				return nil, err
-			}
-		}
-		if s.to, at, err = sequenceOrTime(r.To); err != nil {
-			return nil, err
-		}
-		if !at.IsZero() {
-			next, err := b.Since(ctx, b.GroupPartitionLog(p), at.Add(time.Second)) // times here are whole seconds
-			if err != nil {
-				return nil, err
-			}
-			if next <= 1 {
-				continue
-			}
-			s.to = next - 1
+		if !some {
+			continue
 		}
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// spanOf is a part of a partition, by sequences or times; some is false if it ends before everything.
+func spanOf(ctx context.Context, b *bus.Bus, p int, from, to string) (s span, some bool, err error) {
+	s = span{partition: p, stream: b.GroupPartitionLog(p).Stream()}
+	var at time.Time
+	if s.from, at, err = sequenceOrTime(from); err != nil {
+		return s, false, err
+	}
+	if !at.IsZero() {
+		if s.from, err = b.Since(ctx, b.GroupPartitionLog(p), at); err != nil {
+			return s, false, err
+		}
+	}
+	if s.to, at, err = sequenceOrTime(to); err != nil || at.IsZero() {
+		return s, true, err
+	}
+	next, err := b.Since(ctx, b.GroupPartitionLog(p), at.Add(time.Second)) // times here are whole seconds
+	s.to = max(next, 1) - 1
+	return s, s.to > 0, err
 }
 
 // count adds what there is of a span to what the bar counts to.

@@ -84,6 +84,7 @@ func Families() []Family {
 		{"peer.*", streamPeers, ZoneRelay, only(serviceProvider), only(serviceProvider), kept},
 		{"spent.*.*", streamSpent, ZoneRelay, only(serviceProvider, serviceHub, serviceKPStore), only(serviceProvider, serviceHub, serviceKPStore), kept},
 		{"issuer.*.*", streamIssuer, ZoneAccount, only(serviceProvider), only(serviceProvider), kept},
+		{"setting.*", streamSettings, ZoneRelay, only(serviceAdmin), only(serviceProvider, serviceAdmin), kept},
 		{"audit.*", streamAudit, ZoneRelay, only(serviceAdmin), only(serviceAdmin), kept},
 		{"dead.*", streamDead, ZoneRelay, only(serviceHub, serviceKPStore, serviceFanout, serviceProvider, serviceAdmin), only(serviceAdmin, serviceReplay), kept},
 	}

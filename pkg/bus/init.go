@@ -91,7 +91,7 @@ func (b *Bus) initStream(ctx context.Context, want jetstream.StreamConfig) error
 	if len(refused) > 0 {
 		return fmt.Errorf("bus: refused to change %s: that could lose data", strings.Join(refused, ", "))
 	}
-	_, err = b.js.UpdateStream(ctx, want)
+	_, err = b.js.UpdateStream(ctx, keepChoice(want, have))
 	return b.layout.initProblem(err)
 }
 
@@ -154,7 +154,7 @@ func drift(want, have jetstream.StreamConfig) []setting {
 	note(want.Retention == have.Retention, "retention", false)
 	note(want.Discard == have.Discard, "discard", want.Discard == jetstream.DiscardNew)
 	note(want.DiscardNewPerSubject == have.DiscardNewPerSubject, "discard_new_per_subject", want.DiscardNewPerSubject)
-	note(want.MaxAge == have.MaxAge, "max_age", raised(int64(want.MaxAge), int64(have.MaxAge)))
+	note(want.MaxAge == have.MaxAge || chosen(have.Name, have.MaxAge), "max_age", raised(int64(want.MaxAge), int64(have.MaxAge)))
 	note(want.MaxBytes == have.MaxBytes, "max_bytes", raised(want.MaxBytes, have.MaxBytes))
 	note(want.MaxMsgs == have.MaxMsgs, "max_msgs", raised(want.MaxMsgs, have.MaxMsgs))
 	note(want.MaxMsgsPerSubject == have.MaxMsgsPerSubject, "max_msgs_per_subject", raised(want.MaxMsgsPerSubject, have.MaxMsgsPerSubject))

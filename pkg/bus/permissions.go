@@ -28,6 +28,7 @@ var calls = []call{
 	{"hub", serviceHub, ZoneGroup, []string{serviceProvider}},
 	{"kpstore", serviceKPStore, ZoneKeyPackage, []string{serviceProvider}},
 	{"inbox", serviceProvider, ZoneAccount, []string{serviceProvider}},
+	{"redrive", serviceFanout, ZoneGroup, []string{serviceAdmin}},
 	{"issuerkeys", serviceProvider, ZoneRelay, []string{serviceHub, serviceKPStore, serviceProvider}},
 }
 
@@ -46,7 +47,7 @@ func (l Layout) Permissions(service, domain string) Permissions {
 	}
 	p.Subscribe = append(p.Subscribe, inboxPrefix(service)+".>")
 	if service == serviceAdmin {
-		publish("$JS.API.>", "$SRV.>", "audit."+serviceAdmin, "$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>")
+		publish("$JS.API.>", "$SRV.>", "audit."+serviceAdmin, "setting.*", "$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>", rpcSubject("redrive"))
 		return p.sorted()
 	}
 	for _, f := range Families() {

@@ -50,6 +50,7 @@ func attempts(b *bus.Bus) []attempt {
 		{"mark a token as spent", b.Spent(1, []byte("n")).Name(), "", only(provider, hub, kpstore)},
 		{"bury in the hub's name", "dead.hub", "", only(hub)},
 		{"bury in fan-out's name", "dead.fanout", "", only(fanout)},
+		{"write a setting", b.Setting("s").Name(), "", only(admin)},
 		{"write the audit log", "audit.admin", "", only(admin)},
 		{"bury in replay's name", "dead.replay", "", nil},
 
@@ -68,6 +69,8 @@ func attempts(b *bus.Bus) []attempt {
 		{"call the store", "rpc.kpstore", "", only(provider)},
 		{"call the inbox", "rpc.inbox", "", only(provider)},
 		{"ask for issuer keys", "rpc.issuerkeys", "", only(provider, hub, kpstore)},
+		{"have an entry worked off again", "rpc.redrive", "", only(admin)},
+		{"answer for fan-out", "", "rpc.redrive", only(fanout)},
 		{"answer for the hub", "", "rpc.hub", only(hub)},
 		{"answer for the store", "", "rpc.kpstore", only(kpstore)},
 		{"answer for the inbox", "", "rpc.inbox", only(provider)},
@@ -98,7 +101,7 @@ func attempts(b *bus.Bus) []attempt {
 	for stream, readers := range map[string][]string{
 		"GROUP_0": {hub, fanout, replay}, "GROUP_1": {hub, fanout, replay}, "OUTBOX": {provider, replay}, "QUEUE_0": {provider}, "QUEUEMETA": {provider}, "BODY": {provider}, "KP_0": {kpstore},
 		"KPINDEX": {kpstore}, "DIRECTORY": {provider}, "INBOX": {provider}, "LINKS": {provider}, "PEERS": {provider}, "REVOKED": {provider}, "ISSUER": {provider},
-		"SPENT": {provider, hub, kpstore}, "DEAD": {replay}, "AUDIT": nil,
+		"SPENT": {provider, hub, kpstore}, "DEAD": {replay}, "AUDIT": nil, "SETTINGS": {provider},
 	} {
 		erasers := map[string][]string{"QUEUE_0": {provider}, "KP_0": {kpstore}, "INBOX": {provider}, "LINKS": {provider}}[stream]
 		info := slices.Clone(readers)

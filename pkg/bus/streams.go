@@ -25,6 +25,7 @@ const (
 	streamQueueMeta  = "QUEUEMETA"
 	streamDead       = "DEAD"
 	streamAudit      = "AUDIT"
+	streamSettings   = "SETTINGS"
 )
 
 // Keys of stream metadata. The server adds its own, which are not compared.
@@ -80,6 +81,8 @@ var streamLimits = map[string]limit{
 	streamSpent: {age: 35 * day, bytes: 16 * gib, perSubject: 1, size: 4 * kib, consumers: 1, duplicates: time.Minute, refuse: true, ttl: true},
 	// Issuer keys, sealed under a secret of the provider: made up to two weeks before their own, and of use until two weeks after it began. Five a week.
 	streamIssuer: {age: 42 * day, bytes: gib, perSubject: 1, size: 16 * kib, consumers: 1, duplicates: time.Minute, refuse: true},
+	// What operators set. A handful of records.
+	streamSettings: {age: 0, bytes: gib, perSubject: 1, size: 1 << 20, consumers: 1, duplicates: time.Minute},
 	// What operators did. More than a year, and nothing of it can be taken out; when it is full, nothing more is done until limits are raised.
 	streamAudit: {age: 400 * day, bytes: gib, perSubject: none, size: 4 * kib, consumers: 1, duplicates: time.Minute, keep: true},
 	// What nobody looked at for 30 days goes, and so does the oldest when full: a full DEAD must not stop the living.
@@ -127,6 +130,7 @@ func (l Layout) streams() []jetstream.StreamConfig {
 		l.stream(streamSpent, streamSpent, "spent.*.*"),
 		l.stream(streamIssuer, streamIssuer, "issuer.*.*"),
 		l.stream(streamQueueMeta, streamQueueMeta, "queuemeta.*"),
+		l.stream(streamSettings, streamSettings, "setting.*"),
 		l.stream(streamAudit, streamAudit, "audit.*"),
 		l.stream(streamDead, streamDead, "dead.*"))
 }

@@ -151,6 +151,11 @@ func (b *Bus) IssuerKey(epoch uint64, name []byte) Subject {
 	return Subject{name: "issuer." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("issuer", name), stream: streamIssuer}
 }
 
+// Setting holds what an operator set while services run: setting.<t>.
+func (b *Bus) Setting(name string) Subject {
+	return Subject{name: "setting." + b.layout.token("setting", []byte(name)), stream: streamSettings}
+}
+
 // Dead holds what this service could not process: dead.<service>.
 func (b *Bus) Dead() Subject { return Subject{name: "dead." + b.service, stream: streamDead} }
 

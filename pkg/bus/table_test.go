@@ -24,7 +24,7 @@ func all(b *bus.Bus, name string) map[string]bus.Subject {
 	return map[string]bus.Subject{
 		"handshakes": b.GroupHandshakes(n), "messages": b.GroupMessages(n), "outbox": b.Outbox(name), "body": b.Body(n), "queue": b.Queue(n), "queue meta": b.QueueMeta(n),
 		"set": b.KeyPackageSet(n, n), "alias": b.KeyPackageAlias(n), "claim": b.KeyPackageClaim(n), "served": b.KeyPackageServed(n), "inbox": b.Inbox(name),
-		"request": b.InboxRequest(n), "issuer": b.IssuerKey(7, n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "links": b.Links(name), "revocations": b.Revocations(name), "dead": b.Dead(), "audit": b.AuditLog(),
+		"request": b.InboxRequest(n), "issuer": b.IssuerKey(7, n), "account": b.Account(name), "client": b.AccountClient(name), "spent": b.Spent(7, n), "peer": b.PeerKey(name), "links": b.Links(name), "revocations": b.Revocations(name), "dead": b.Dead(), "audit": b.AuditLog(), "setting": b.Setting(name),
 	}
 }
 
@@ -74,8 +74,8 @@ func TestWhatExpires(t *testing.T) {
 	want := map[string]time.Duration{
 		"GROUP": 90 * day, "OUTBOX": 30 * day, "BODY": 46 * day, "QUEUE": 45 * day, "QUEUEMETA": 110 * day, "KP": 98 * day, "INBOX": 35 * day, "LINKS": 45 * time.Minute,
 		"SPENT": 35 * day, "ISSUER": 42 * day, "DEAD": 30 * day, "AUDIT": 400 * day,
-		"KPINDEX":   0,                           // each record has a time of its own
-		"DIRECTORY": 0, "PEERS": 0, "REVOKED": 0, // accounts, other domains, and lists whose entries go
+		"KPINDEX":   0,                                          // each record has a time of its own
+		"DIRECTORY": 0, "PEERS": 0, "REVOKED": 0, "SETTINGS": 0, // accounts, other domains, and lists whose entries go
 	}
 	for _, c := range bustest.StartOpen(t).Layout().Streams() {
 		kind, _, _ := strings.Cut(c.Name, "_")
@@ -110,7 +110,7 @@ func TestNoNameInSubjects(t *testing.T) {
 			tokens[part] = kind
 		}
 	}
-	if len(tokens) != 19 { // 21 kinds, handshakes and messages share one, a set has two, dead and audit have none
+	if len(tokens) != 20 { // 22 kinds, handshakes and messages share one, a set has two, dead and audit have none
 		t.Errorf("%d tokens", len(tokens))
 	}
 	one, two := d.Layout(), d.Layout()

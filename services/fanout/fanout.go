@@ -55,6 +55,13 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	}
 	f := newFanout(env.Bus, env.Bus, cfg.Domain, cfg.cachedLeaves(), m)
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := env.Bus.Serve(ctx, callRedrive, func(ctx context.Context, request []byte) []byte { return f.redrive(ctx, env.Bus, request) })
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("serve calls: %w", err)
+		}
+		return nil
+	})
 	for _, c := range env.Bus.GroupConsumers() {
 		g.Go(func() error {
 			if err := env.Bus.Consume(ctx, c, f.handle); err != nil && !errors.Is(err, context.Canceled) {

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 type issuer struct {
 	bus     *bus.Bus
 	seal    []byte
-	quotas  map[mimimi.TokenOperation]uint16 // of keys that are yet to be made
+	quotas  map[mimimi.TokenOperation]uint16 // of keys that are yet to be made, where the settings have no other
 	make    func(mimimi.TokenOperation, uint64) (*rsa.PrivateKey, error)
 	now     func() time.Time
 	signing slots
@@ -111,7 +112,11 @@ func (i *issuer) key(ctx context.Context, o mimimi.TokenOperation, epoch uint64,
 		if err != nil {
 			return nil, fmt.Errorf("make issuer key: %w", err)
 		}
-		if entry, err = i.sealed(o, epoch, private); err != nil {
+		quota, err := i.quota(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		if entry, err = i.sealed(o, epoch, private, quota); err != nil {
 			return nil, err
 		}
 		err = put(ctx, i.bus, i.subject(o, epoch), entry, 0)
@@ -130,13 +135,33 @@ func (i *issuer) subject(o mimimi.TokenOperation, epoch uint64) bus.Subject {
 	return i.bus.IssuerKey(epoch, digest(labelIssuerKey, []byte(o), i.seal))
 }
 
+// quota is how many tokens of an operation a client gets of a key that is made now.
+func (i *issuer) quota(ctx context.Context, o mimimi.TokenOperation) (uint16, error) {
+	s, err := ReadSettings(ctx, i.bus)
+	if err != nil {
+		return 0, err
+	}
+	all, err := (&Config{TokenQuotas: overlaid(i.quotas, s.TokenQuotas)}).quotas()
+	if err != nil {
+		return i.quotas[o], nil // together too many: better the configuration's than no keys
+	}
+	return all[o], nil
+}
+
+// overlaid is one set of quotas with another one's instead where it has some.
+func overlaid(under, over map[mimimi.TokenOperation]uint16) map[mimimi.TokenOperation]uint16 {
+	all := maps.Clone(under)
+	maps.Copy(all, over)
+	return all
+}
+
 // sealed encrypts a key for the stream.
-func (i *issuer) sealed(o mimimi.TokenOperation, epoch uint64, private *rsa.PrivateKey) (*mimimiv1.IssuerKeyEntry, error) {
+func (i *issuer) sealed(o mimimi.TokenOperation, epoch uint64, private *rsa.PrivateKey, quota uint16) (*mimimiv1.IssuerKeyEntry, error) {
 	aead, err := chacha20poly1305.NewX(i.seal)
 	if err != nil {
 		return nil, err
 	}
-	e := &mimimiv1.IssuerKeyEntry{Quota: uint32(i.quotas[o])}
+	e := &mimimiv1.IssuerKeyEntry{Quota: uint32(quota)}
 	nonce := make([]byte, aead.NonceSize())
 	_, _ = rand.Read(nonce) // never fails
 	e.SealedKey = aead.Seal(nonce, nonce, x509.MarshalPKCS1PrivateKey(private), boundTo(o, epoch, e.Quota))

@@ -41,6 +41,7 @@ type peers struct {
 
 	mu       sync.Mutex
 	byDomain map[string]*peer // guarded by mu; values never change, they are replaced
+	denied   []string         // guarded by mu; replaced as a whole
 }
 
 // peer is another domain as it is reached now.
@@ -105,11 +106,11 @@ func parseCA(b []byte) (cas []*x509.Certificate, err error) {
 	return cas, nil
 }
 
-// get returns a peer, or errUnknownDomain.
+// get returns a peer, or errUnknownDomain, also for one that is denied.
 func (p *peers) get(domain string) (*peer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if q := p.byDomain[domain]; q != nil {
+	if q := p.byDomain[domain]; q != nil && !slices.Contains(p.denied, domain) {
 		return q, nil
 	}
 	return nil, errUnknownDomain
@@ -247,7 +248,10 @@ func (p *peers) learn(b []byte) error {
 	if err := d.Decode(&f); err != nil {
 		return err
 	}
-	if old, err := p.get(f.Domain); err == nil && (old.source == nil || bytes.Equal(old.source, b)) {
+	p.mu.Lock()
+	known := p.byDomain[f.Domain] // denied or not
+	p.mu.Unlock()
+	if old := known; old != nil && (old.source == nil || bytes.Equal(old.source, b)) {
 		return nil
 	}
 	var roots []*x509.Certificate
@@ -300,7 +304,7 @@ func (p *peers) certified(chain []*x509.Certificate) (string, error) {
 			domain = d
 		}
 	}
-	if mimimi.CheckDomain(domain) != nil || domain == p.domain {
+	if mimimi.CheckDomain(domain) != nil || domain == p.domain || p.isDenied(domain) {
 		return "", errPeerCertificate
 	}
 	var roots []*x509.Certificate

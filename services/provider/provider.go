@@ -44,6 +44,9 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 		return err
 	}
 	defer p.peers.close()
+	if err := p.applySettings(ctx); err != nil { // a domain that is denied must not be let in
+		return fmt.Errorf("read settings: %w", err)
+	}
 	p.peers.scan(ctx, cfg.PeersDir) // before anybody asks: a domain that is known must not be denied
 	listeners, err := p.listen(cfg)
 	if err != nil {
@@ -61,6 +64,10 @@ func Run(ctx context.Context, cfg *Config, env *service.Env) error {
 	g.Go(func() error { return redeem.Serve(ctx, env.Bus, p.documents.of) })
 	g.Go(func() error {
 		p.issuer.makeAhead(ctx, env.Log)
+		return nil
+	})
+	g.Go(func() error {
+		p.followSettings(ctx)
 		return nil
 	})
 	g.Go(func() error {
