@@ -42,10 +42,12 @@ type Bus struct {
 	tracing tracing
 	metrics *metrics
 	purges  purges
-	retry   retry // of ordered consumers
+	retry   retry         // of ordered consumers
+	leader  time.Duration // how long an exchange waits for a leader to be there: electionWait, and more in tests
 
 	mu      sync.Mutex
 	closing bool            // guarded by mu
+	link    *link           // the present connection; guarded by mu
 	serving map[string]bool // the calls that Serve answers now; guarded by mu
 }
 
@@ -55,7 +57,8 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool)}
+	b := &Bus{tracing: newTracing(o.Traces), service: o.Service, layout: o.Layout, log: o.Log, closed: make(chan struct{}), retry: defaultRetry, serving: make(map[string]bool),
+		leader: electionWait, link: newLink()}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -121,6 +124,7 @@ func (b *Bus) natsOptions(o Options) ([]nats.Option, error) {
 		nats.RetryOnFailedConnect(false), nats.DrainTimeout(callTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			b.cut()
 			if err != nil { // nil when we close
 				b.metrics.disconnections.Add(context.Background(), 1)
 				b.log.Warn("bus connection lost")

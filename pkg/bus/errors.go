@@ -24,6 +24,9 @@ const (
 	codeStoreFailed       = 10077
 	codeNoStream          = 10059
 	codeNoConsumer        = 10014
+	codeNoLeader          = 10008 // the cluster has no leader, or has lost its quorum
+	codeNotLeader         = 10009
+	codeInFlight          = 10158 // replicated streams: a message with the same id is being stored
 )
 
 // apiError is JetStream's error, as the server sends it.
@@ -50,7 +53,7 @@ func (e *apiError) problemOf() error {
 			return problem.Wrap(problem.Limited, "the stream or subject is full: later, or less", cause)
 		}
 	}
-	if e.Code == 503 || e.Code == 500 {
+	if e.Code == 503 || e.Code == 500 || e.ErrCode == codeInFlight {
 		return problem.Wrap(problem.Unavailable, "the bus could not do it: try again", cause)
 	}
 	return problem.Wrap(problem.Internal, "the bus refused the request", cause)
@@ -81,15 +84,24 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, requestTimeout)
 }
 
-// api sends one request to JetStream's API and decodes the answer into out, which may be nil.
+// api sends one request to JetStream's API and decodes the answer into out, which may be nil. It is for what may be done twice: what is not answered is asked again until ctx ends.
 func (b *Bus) api(ctx context.Context, subject string, request, out any) error {
+	return b.request(ctx, subject, request, out, true)
+}
+
+// apiOnce is api for what must be done once: if the answer is lost, the outcome is unknown.
+func (b *Bus) apiOnce(ctx context.Context, subject string, request, out any) error {
+	return b.request(ctx, subject, request, out, false)
+}
+
+func (b *Bus) request(ctx context.Context, subject string, request, out any, again bool) error {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return problem.Wrap(problem.Internal, "a request could not be encoded", err)
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	reply, err := b.nc.RequestWithContext(ctx, "$JS.API."+subject, body)
+	reply, err := b.ask(ctx, &nats.Msg{Subject: "$JS.API." + subject, Data: body}, b.leader, again)
 	if err != nil {
 		return problemOf(err)
 	}

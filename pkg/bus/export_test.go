@@ -29,6 +29,11 @@ const (
 // LeadsStream says whether this node leads a stream.
 func (s *Server) LeadsStream(name string) bool { return s.s.JetStreamIsStreamLeader("$G", name) }
 
+// SetLeaderWait is for machines on which an election takes long.
+func (b *Bus) SetLeaderWait(d time.Duration) { b.leader = d }
+
+var ErrCut = errCut
+
 // SetRetry shortens the pauses of ordered consumers.
 func (b *Bus) SetRetry(first, longest time.Duration, internal int) {
 	b.retry = retry{first: first, max: longest, internal: internal}

@@ -14,6 +14,9 @@ const (
 	defaultPartitions = 8
 
 	requestTimeout = 10 * time.Second // one exchange with a stream's leader; an election takes 3 to 5 s
+	tryTimeout     = 4 * time.Second  // one try of an exchange that may be tried again: a leader that has not answered by then has probably gone
+	electionWait   = 8 * time.Second  // how long an exchange waits for a leader to be there
+	replicaWait    = 3 * time.Second  // how long a call waits for a replica to be there: one that has lost its server is back within one
 	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
 	retryPause     = 250 * time.Millisecond
 	connectTimeout = time.Minute     // then the process gives up and its supervisor starts it again
@@ -24,6 +27,8 @@ const (
 	serverReady     = 30 * time.Second // recovery of a large store on the embedded server
 	initTimeout     = 10 * time.Minute // about 200 streams of 64 partitions at half a second each on a cluster, after it has elected its leader
 	verifyTimeout   = time.Minute      // the same number of look-ups
+
+	maxRefusal = 4 << 10 // bytes of an answer that may be a refusal of JetStream's; these have a few hundred
 
 	readBatch      = 512     // messages per batched get: bounds what waits in the client's buffer
 	readBatchBytes = 4 << 20 // bytes per batched get, before the one message that crosses it

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"strconv"
 	"sync"
@@ -50,7 +49,8 @@ func (o PublishOptions) headers() nats.Header {
 // Publish stores data durably and returns its sequence. With an ID that was stored within the duplicate window it stores nothing and returns
 // the earlier sequence. A single node checks ExpectLast before the ID and a cluster after it: a caller that uses both must read back.
 //
-// A crash or a lost connection before the answer leaves the outcome unknown.
+// While the stream has no leader it waits for one. A crash, a lost connection or a leader lost before the answer leaves the outcome unknown; with an ID and without ExpectLast it then publishes again
+// until ctx ends.
 // Errors: problem.Stale when ExpectLast does not hold, problem.Unavailable when the outcome is unknown (timeout, no leader), problem.Limited when
 // the stream or the subject is full, problem.Invalid when data is too large, problem.Internal when s is a family.
 func (b *Bus) Publish(ctx context.Context, s Subject, data []byte, o PublishOptions) (uint64, error) {
@@ -67,7 +67,8 @@ func (b *Bus) Publish(ctx context.Context, s Subject, data []byte, o PublishOpti
 
 // publish is Publish within its span.
 func (b *Bus) publish(ctx context.Context, s Subject, data []byte, o PublishOptions) (uint64, error) {
-	reply, err := b.request(ctx, &nats.Msg{Subject: s.name, Header: b.tracing.carry(ctx, s, o.headers()), Data: data})
+	again := o.ID != "" && o.ExpectLast == nil // the second one is known for a duplicate
+	reply, err := b.ask(ctx, &nats.Msg{Subject: s.name, Header: b.tracing.carry(ctx, s, o.headers()), Data: data}, b.leader, again)
 	if err != nil {
 		return 0, problemOf(err)
 	}
@@ -92,28 +93,13 @@ func (b *Bus) publish(ctx context.Context, s Subject, data []byte, o PublishOpti
 	return ack.Sequence, nil
 }
 
-// request asks again when nobody was there to answer: such a request was not stored, and a leader is elected within seconds.
-func (b *Bus) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	for try := 0; ; try++ {
-		reply, err := b.nc.RequestMsgWithContext(ctx, m)
-		if !errors.Is(err, nats.ErrNoResponders) || try == 2 {
-			return reply, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(retryPause):
-		}
-	}
-}
-
 // Remove deletes the message with this sequence from s's stream: true for exactly one caller, false if it was gone. After problem.Unavailable the outcome
 // is unknown, and a caller that then sees it gone does not know that it was the remover.
 func (b *Bus) Remove(ctx context.Context, s Subject, seq uint64) (bool, error) {
 	var answer struct {
 		Success bool `json:"success"`
 	}
-	err := b.api(ctx, "STREAM.MSG.DELETE."+s.stream, map[string]any{"seq": seq, "no_erase": true}, &answer)
+	err := b.apiOnce(ctx, "STREAM.MSG.DELETE."+s.stream, map[string]any{"seq": seq, "no_erase": true}, &answer)
 	if deleteLost(err) {
 		return false, nil
 	}

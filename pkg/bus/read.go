@@ -102,22 +102,44 @@ type reader struct {
 }
 
 func (b *Bus) newReader(s Subject) (*reader, error) {
-	r := &reader{b: b, s: s, inbox: b.nc.NewInbox()}
-	sub, err := b.nc.SubscribeSync(r.inbox)
+	r := &reader{b: b, s: s}
+	return r, r.listen()
+}
+
+// listen subscribes to a new inbox: what is on its way to an earlier one is not to be taken for an answer.
+func (r *reader) listen() error {
+	inbox := r.b.nc.NewInbox()
+	sub, err := r.b.nc.SubscribeSync(inbox)
 	if err != nil {
-		return nil, problemOf(err)
+		return problemOf(err)
 	}
-	r.sub = sub
-	return r, nil
+	r.inbox, r.sub = inbox, sub
+	return nil
 }
 
 func (r *reader) close() { _ = r.sub.Unsubscribe() } // fails only when the connection is gone, and the subscription with it
 
 var errLost = errors.New("an answer was lost")
 
-// batch is one batched direct get, read to its end-of-batch marker. Each answer names the sequence of the one before, and the marker that of the last:
-// a lost one is an error. It returns how many messages there are beyond.
+// batch is batchOnce, again and again while no replica answers, one that was asked is gone, or an answer is lost.
 func (r *reader) batch(ctx context.Context, after uint64, n, maxBytes int) (msgs []*Message, pending uint64, err error) {
+	for until := time.Now().Add(r.b.leader); ; {
+		msgs, pending, err = r.batchOnce(ctx, after, n, maxBytes)
+		if problem.KindOf(err) != problem.Unavailable || time.Now().After(until) || !sleep(ctx, retryPause) {
+			return msgs, pending, err
+		}
+		r.close()
+		if err := r.listen(); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// batchOnce is one batched direct get, read to its end-of-batch marker. Each answer names the sequence of the one before, and the marker that of the last:
+// a lost one is an error. It returns how many messages there are beyond.
+func (r *reader) batchOnce(ctx context.Context, after uint64, n, maxBytes int) (msgs []*Message, pending uint64, err error) {
+	ctx, cancel := r.b.tryOf(ctx)
+	defer cancel()
 	request, err := json.Marshal(map[string]any{"seq": after + 1, "next_by_subj": r.s.name, "batch": n, "max_bytes": maxBytes})
 	if err != nil {
 		return nil, 0, problem.Wrap(problem.Internal, "a request could not be encoded", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -128,21 +127,18 @@ func (b *Bus) guarded(ctx context.Context, request []byte, handle func(context.C
 	return handle(ctx, request), true
 }
 
-// Call sends an opaque request to one replica of a service and returns its answer, waiting 30 seconds unless ctx ends sooner. When nobody is there, or the
-// replica is stopping, it tries once more. Errors: problem.Unavailable (no responder, timeout: the service may have acted all the same),
+// Call sends an opaque request to one replica of a service and returns its answer, waiting 30 seconds unless ctx ends sooner. When nobody is there, it waits for a replica for some seconds; when the
+// replica is stopping, it tries once more. Errors: problem.Unavailable (no responder, timeout, connection lost: the service may have acted all the same),
 // problem.Invalid (request too large), problem.Internal (answer too large, or the handler panicked).
 func (b *Bus) Call(ctx context.Context, service string, request []byte) (answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	ctx, span := b.tracing.call(ctx, service)
 	defer func() { finish(span, err) }()
-	reply, err := b.nc.RequestWithContext(ctx, rpcSubject(service), request)
-	if errors.Is(err, nats.ErrNoResponders) || err == nil && reply.Header.Get(micro.ErrorCodeHeader) == codeBusy {
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryPause):
-			reply, err = b.nc.RequestWithContext(ctx, rpcSubject(service), request)
-		}
+	m := &nats.Msg{Subject: rpcSubject(service), Data: request}
+	reply, err := b.ask(ctx, m, replicaWait, false)
+	if err == nil && reply.Header.Get(micro.ErrorCodeHeader) == codeBusy && sleep(ctx, retryPause) {
+		reply, err = b.ask(ctx, m, replicaWait, false)
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return nil, problem.Wrap(problem.Invalid, "the request is larger than the bus allows", err)

@@ -179,6 +179,9 @@ func (c *Client) lockedFor(ctx context.Context, f func() error) error {
 	if c.closed {
 		return ErrClosed
 	}
+	if c.channels != nil {
+		c.channels.again.begin()
+	}
 	return f()
 }
 

@@ -33,6 +33,7 @@ var quotas = map[mimimi.TokenOperation]uint16{
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	client.NotAgain() // much here is about what an app is told when something is down
 	os.Exit(func() int {
 		if flag.Lookup("test.fuzz").Value.String() != "" {
 			return m.Run() // fuzz workers need no domains

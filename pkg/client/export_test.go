@@ -315,3 +315,7 @@ func Left(c *Client) map[string]int {
 	}
 	return left
 }
+
+// NotAgain lets the calls of all clients fail at once, as Sync does, and AskAgain those of one not.
+func NotAgain()                              { againFor = 0 }
+func AskAgain(c *Client, most time.Duration) { c.channels.again.usual = most }

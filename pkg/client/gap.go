@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"slices"
 
 	mimimiv1 "mimimi.example/api/mimimi/v1"
 	"mimimi.example/pkg/mls"
@@ -42,8 +43,12 @@ type heardRecord struct {
 	Missing map[uint32]uint32 `json:"missing"` // by leaf: generations below Next that did not come
 }
 
-// hear takes note of a message's generation. A message that was made earlier may still come later: what is missing is known two epochs on.
+// hear takes note of a message's generation. A message that was made earlier may still come later: what is missing is known two epochs on. One that comes after that, since commits follow each other
+// within seconds, says nothing: what came before it is not remembered any more.
 func (g *group) hear(epoch uint64, m *mls.ApplicationMessage) {
+	if epoch+1 < g.mls.Epoch() && !slices.ContainsFunc(g.rec.Heard, func(h *heardRecord) bool { return h.Epoch == epoch }) {
+		return
+	}
 	h := g.heard(epoch)
 	leaf := m.Sender.Index
 	switch next := h.Next[leaf]; {

@@ -44,6 +44,7 @@ func (c *Client) Send(ctx context.Context, group string, content []byte) (Messag
 	}
 	id := newRequestID()
 	err := c.lockedFor(ctx, func() error {
+		c.channels.again.never()
 		g, err := c.visible(group)
 		if err != nil {
 			return err

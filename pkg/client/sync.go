@@ -16,6 +16,7 @@ import (
 // What it fails at is tried again by the next Sync; the errors are joined. A domain that the provider does not reach is tried once.
 func (c *Client) Sync(ctx context.Context) error {
 	return c.lockedFor(ctx, func() error {
+		c.channels.again.never()
 		c.channels.down.begin()
 		defer c.channels.down.end()
 		if c.account.rec.Deleting != deleteNothing {

@@ -39,6 +39,7 @@ type channels struct {
 	sealed map[string]*http.Client // by domain, service and key configuration
 	stale  sync.Map                // domains whose key document a service did not know any more
 	down   unreachable
+	again  again
 }
 
 // unreachable are the domains that the provider did not reach during one Sync: their other groups need not wait for them too.
@@ -86,13 +87,18 @@ func newChannels(p *ProviderInfo) (*channels, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &channels{
-		accountHTTP: account, anonymousHTTP: anonymous,
-		account: mimimiv1connect.NewAccountServiceClient(account, p.AccountURL, connectOptions()...),
-		relay:   mimimiv1connect.NewRelayServiceClient(anonymous, p.AnonymousURL, connectOptions()...),
-		queue:   mimimiv1connect.NewQueueServiceClient(anonymous, p.AnonymousURL, connectOptions()...),
-		sealed:  make(map[string]*http.Client),
-	}, nil
+	ch := &channels{accountHTTP: account, anonymousHTTP: anonymous, sealed: make(map[string]*http.Client)}
+	ch.account = mimimiv1connect.NewAccountServiceClient(account, p.AccountURL, ch.options()...)
+	ch.relay = mimimiv1connect.NewRelayServiceClient(anonymous, p.AnonymousURL, ch.options()...)
+	ch.queue = mimimiv1connect.NewQueueServiceClient(anonymous, p.AnonymousURL, ch.options()...)
+	ch.again.usual = againFor
+	ch.again.begin()
+	return ch, nil
+}
+
+// options are those of all clients that make calls.
+func (ch *channels) options() []connect.ClientOption {
+	return append(connectOptions(), connect.WithInterceptors(connect.UnaryInterceptorFunc(ch.again.intercept)))
 }
 
 func (ch *channels) close() {
@@ -168,7 +174,7 @@ func call[Req, Res any](ctx context.Context, f func(context.Context, *Req) (*Res
 		if p, ok := errors.AsType[*problem.Error](err); ok { // from the relay: no service has answered
 			return nil, p
 		}
-		if errors.As(err, new(*net.OpError)) { // its text holds addresses
+		if !connect.IsWireError(err) && connect.CodeOf(err) == connect.CodeUnavailable { // nobody has answered; its text may hold addresses
 			return nil, problem.Wrap(problem.Unavailable, "the provider cannot be reached: try again", err)
 		}
 		return nil, problem.FromConnect(err)
@@ -182,7 +188,7 @@ func (c *Client) hub(ctx context.Context, domain string) (mimimiv1connect.HubSer
 	if err != nil {
 		return nil, err
 	}
-	return mimimiv1connect.NewHubServiceClient(h, "https://hub.invalid", connectOptions()...), nil
+	return mimimiv1connect.NewHubServiceClient(h, "https://hub.invalid", c.channels.options()...), nil
 }
 
 // kpStore returns the KeyPackage store of a domain.
@@ -191,7 +197,7 @@ func (c *Client) kpStore(ctx context.Context, domain string) (mimimiv1connect.Ke
 	if err != nil {
 		return nil, err
 	}
-	return mimimiv1connect.NewKeyPackageServiceClient(h, "https://kpstore.invalid", connectOptions()...), nil
+	return mimimiv1connect.NewKeyPackageServiceClient(h, "https://kpstore.invalid", c.channels.options()...), nil
 }
 
 // inbox returns the inbox of a domain.
@@ -200,7 +206,7 @@ func (c *Client) inbox(ctx context.Context, domain string) (mimimiv1connect.Inbo
 	if err != nil {
 		return nil, err
 	}
-	return mimimiv1connect.NewInboxServiceClient(h, "https://inbox.invalid", connectOptions()...), nil
+	return mimimiv1connect.NewInboxServiceClient(h, "https://inbox.invalid", c.channels.options()...), nil
 }
 
 // sealedTo returns an HTTP client whose requests are sealed to a service of a domain and go through the own provider's relay. All that the relay and
