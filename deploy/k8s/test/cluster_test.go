@@ -212,7 +212,7 @@ func TestCluster(t *testing.T) {
 
 // converse has the demo's people talk, through the domains' Services.
 func converse(t *testing.T, a, b *domain) {
-	startVisitor(t, a, b)
+	startVisitor(t, "visitor", []string{"wait"}, a, b)
 	begin := time.Now()
 	out := kubectl(t, "exec", "-n", visitors, "visitor", "--", "/mimimi", "demo", "-json", "-on", "/domains/"+a.namespace+".json,/domains/"+b.namespace+".json")
 	var r struct {
@@ -381,7 +381,6 @@ func replicated(t *testing.T, d *domain) {
 
 // disturbReplicated updates and evicts what the prod overlay runs, under load between it and another domain.
 func disturbReplicated(t *testing.T, a, c *domain) {
-	startVisitor(t, a, c)
 	l := startLoad(t, a, c, 2, 500*time.Millisecond)
 	l.during(t, "prod: a server of NATS killed", func() {
 		kubectl(t, "delete", "pod", "-n", c.namespace, "nats-1", "--grace-period=0", "--force")
