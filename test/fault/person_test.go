@@ -166,6 +166,7 @@ func connect(a, b *person) error {
 // conversation is a group. Its members stay, but for guests.
 type conversation struct {
 	name    string
+	ours    bool // its hub is in our domain
 	members []*person
 	local   map[*person]string // the group's local id
 
@@ -175,7 +176,8 @@ type conversation struct {
 
 // converse makes a group of people who are connected with the first of them.
 func converse(name string, members ...*person) (*conversation, error) {
-	g, maker := &conversation{name: name, members: members, local: make(map[*person]string)}, members[0]
+	maker := members[0]
+	g := &conversation{name: name, ours: maker.user.Domain() == ours, members: members, local: make(map[*person]string)}
 	var id string
 	if err := maker.insist("create", func() (err error) {
 		id, err = maker.c.CreateGroup(maker.ctx, name)

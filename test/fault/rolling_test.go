@@ -41,24 +41,40 @@ func (l *load) rollingRestart() {
 	for _, r := range l.d.services {
 		l.step(r.name+" stopped", r.stop, r.process)
 	}
+	l.goesOn("all were stopped")
 	for _, n := range l.d.cluster.nodes {
 		l.step(n.name+" killed", n.kill, n)
 	}
 	for _, r := range l.d.services {
 		l.step(r.name+" killed", r.kill, r.process)
 	}
+	l.goesOn("all were killed")
 }
 
-// step ends a process, starts it again and waits until it is ready and the load has gone on.
+// perStep is how many messages are shown, in whichever groups, after a process is ready again and before the next one's turn.
+const perStep = 5
+
+// step ends a process, starts it again and waits until it is ready and something has gone on. What a killed replica held another one takes over within about ten seconds: that is not waited for, as no
+// supervisor does.
 func (l *load) step(what string, end func(), p *process) {
 	l.t.Helper()
 	begun := time.Now()
 	end()
 	p.start()
 	p.await()
-	ready := time.Since(begun)
-	l.goesOn(what)
+	ready, before := time.Since(begun), l.shown()
+	eventually(l.t, "messages after "+what, func() bool { return l.shown() >= before+perStep })
 	l.t.Logf("%s: ready after %v, gone on after %v", what, ready.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
+}
+
+// shown is how many messages of our groups were shown to one member each.
+func (l *load) shown() (n int) {
+	for _, g := range l.groups {
+		if g.ours {
+			n += len(g.shown(g.members[0]))
+		}
+	}
+	return n
 }
 
 // goesOn waits until everybody who stays has been shown something new in every group.
@@ -92,6 +108,7 @@ func (l *load) leaders() {
 		eventually(l.t, who.what, func() bool { leader = who.leader(); return leader >= 0 })
 		l.step(who.what+" killed", c.nodes[leader].kill, c.nodes[leader])
 	}
+	l.goesOn("all leaders were killed")
 }
 
 // partitions cuts each node off from the other two, which go on; the services that it holds find another one.
