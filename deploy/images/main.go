@@ -29,7 +29,8 @@ type image struct {
 // program is a main package: of this repository, or the NATS server's.
 type program struct {
 	name    string
-	pkg     string // below the repository's root; "" for the NATS server
+	module  string // folder of its module below the repository's root; "" is the root
+	pkg     string // below that; "" for the NATS server
 	version string // what the component list says of it; "" is the image's tag
 }
 
@@ -41,6 +42,7 @@ var images = []image{
 	{name: "fanout", programs: []program{{name: "fanout", pkg: "./services/fanout/cmd/fanout"}}},
 	{name: "provider", programs: []program{{name: "provider", pkg: "./services/provider/cmd/provider"}}},
 	{name: "mimimi", programs: []program{mimimi}},
+	{name: "collector", programs: []program{{name: "collector", module: "deploy/collector", pkg: "."}}},
 	{name: "nats", programs: []program{{name: "nats-server"}}},
 	{name: "visitor", programs: []program{{name: "visitor", pkg: "./test/k8s/visitor"}, mimimi}, testOnly: true},
 }
@@ -49,6 +51,7 @@ var images = []image{
 type options struct {
 	root, out, prefix, tag, arch string
 	test                         bool
+	only                         string
 }
 
 func main() {
@@ -58,6 +61,7 @@ func main() {
 	flag.StringVar(&o.prefix, "prefix", "mimimi.example/", "what image names begin with")
 	flag.StringVar(&o.tag, "tag", "dev", "tag of the images; NATS has its version")
 	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "processor architecture")
+	flag.StringVar(&o.only, "only", "", "build this image alone")
 	flag.BoolVar(&o.test, "test", false, "also build the image that deploy/k8s is tested with")
 	flag.Parse()
 	if o.out == "" || flag.NArg() > 0 {
@@ -92,7 +96,7 @@ func (o *options) buildAll(work, out string) error {
 		return err
 	}
 	for _, i := range images {
-		if i.testOnly && !o.test {
+		if o.only != "" && o.only != i.name || o.only == "" && i.testOnly && !o.test {
 			continue
 		}
 		name := o.prefix + i.name + ":" + o.tag
@@ -130,7 +134,7 @@ func (o *options) build(p program, to string) error {
 	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
-	dir, pkg := o.root, p.pkg
+	dir, pkg := filepath.Join(o.root, p.module), p.pkg
 	if pkg == "" {
 		var module struct{ Dir string }
 		if err := o.goJSON(&module, "mod", "download", "-json", natsModule+"@"+p.version); err != nil {

@@ -240,3 +240,71 @@ func TestRestoreDropsTraces(t *testing.T) {
 		}
 	}
 }
+
+// TestRestoreCluster: the same on three nodes with three replicas: streams, their places in the sequence, and fan-out's.
+func TestRestoreCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three nodes: not in a short run")
+	}
+	t.Parallel()
+	d := bustest.StartCluster(t)
+	hub, admin := d.Bus("hub"), d.Bus("admin")
+	log := hub.GroupHandshakes([]byte("g"))
+	var last uint64
+	for i := range 50 {
+		var err error
+		if last, err = hub.Publish(t.Context(), log, fmt.Appendf(nil, "entry %d", i), bus.PublishOptions{ExpectLast: &last}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := stored(t, hub, log)
+	file := backUp(t, admin)
+	for _, name := range admin.Streams() {
+		if err := admin.JS().DeleteStream(t.Context(), name); err != nil {
+			t.Fatalf("delete %s: %v", name, err)
+		}
+	}
+	if _, err := admin.Restore(t.Context(), bytes.NewReader(file), bus.RestoreOptions{}); err != nil {
+		t.Fatalf("restore: %v", err)
+	}
+	if err := admin.Init(t.Context()); err != nil {
+		t.Fatalf("init: %v", err)
+	}
+	if err := admin.Verify(t.Context()); err != nil {
+		t.Errorf("drift: %v", err)
+	}
+	got := stored(t, hub, log)
+	if !slices.EqualFunc(want, got, func(a, b *bus.Message) bool {
+		return a.Sequence == b.Sequence && a.Time.Equal(b.Time) && bytes.Equal(a.Data, b.Data)
+	}) {
+		t.Errorf("%d entries, want %d the same", len(got), len(want))
+	}
+	next, err := hub.Publish(t.Context(), log, []byte("next"), bus.PublishOptions{ExpectLast: &last})
+	if err != nil || next < 1<<22 {
+		t.Errorf("the next entry: sequence %d, %v", next, err)
+	}
+	fanout := d.Bus("fanout")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var running sync.WaitGroup
+	done, count := make(chan struct{}), 0
+	for _, c := range fanout.GroupConsumers() {
+		running.Go(func() {
+			err := fanout.Consume(ctx, c, func(_ context.Context, m *bus.Message) error {
+				if count++; string(m.Data) == "next" {
+					close(done)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("consume: %v", err)
+			}
+		})
+	}
+	<-done
+	cancel()
+	running.Wait()
+	if count != 51 {
+		t.Errorf("fan-out sees %d entries, want 51", count)
+	}
+}

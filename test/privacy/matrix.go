@@ -20,6 +20,7 @@ const (
 	KeyPackageStore   Role = "kpstore"
 	ProviderAccount   Role = "provider-account"
 	ProviderAnonymous Role = "provider-anonymous"
+	Replay            Role = "replay" // no service: whoever may use the bus's read-only user
 )
 
 // Scope is how far a role may see a kind of value.

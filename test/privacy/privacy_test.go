@@ -14,7 +14,7 @@ func TestMatrixIsWellFormed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Rows) < 9 || len(m.Roles) != 5 {
+	if len(m.Rows) < 9 || len(m.Roles) != 6 {
 		t.Errorf("the matrix has %d rows and %d roles", len(m.Rows), len(m.Roles))
 	}
 }
@@ -170,9 +170,9 @@ func TestBusMessagesGoToTheirReaders(t *testing.T) {
 		subject string
 		want    []Role
 	}{
-		{"group.3.abc.c", []Role{Fanout, Hub}},
+		{"group.3.abc.c", []Role{Fanout, Hub, Replay}},
 		{"inbox.abc", []Role{ProviderAccount}},
-		{"out.abc", []Role{Fanout, ProviderAnonymous}}, // the store's notices go there, and it sees nothing there
+		{"out.abc", []Role{Fanout, ProviderAnonymous, Replay}}, // the store's notices go there, and it sees nothing there
 		{"queue.1.abc", []Role{ProviderAnonymous}},
 		{"kp.1.abc.def", []Role{KeyPackageStore}},
 		{"peer.abc", []Role{ProviderAnonymous}},
@@ -181,7 +181,7 @@ func TestBusMessagesGoToTheirReaders(t *testing.T) {
 		{"hint.queue.1.abc", []Role{ProviderAnonymous}},
 		{"rpc.inbox", []Role{ProviderAccount, ProviderAnonymous}},
 		{"$JS.API.STREAM.MSG.GET.DIRECTORY", []Role{ProviderAccount}},
-		{"$JS.ACK.GROUP_3.consumer.1.2.3.4.5", []Role{Fanout, Hub}},
+		{"$JS.ACK.GROUP_3.consumer.1.2.3.4.5", []Role{Fanout, Hub, Replay}},
 		{"_INBOX.abc", []Role{Fanout, Hub, KeyPackageStore, ProviderAccount, ProviderAnonymous}},
 	} {
 		t.Run(c.subject, func(t *testing.T) {

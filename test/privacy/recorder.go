@@ -132,7 +132,7 @@ func (r *Recorder) BusMessage(domain, subject, reply string, header map[string][
 	}
 }
 
-// everybody are all roles.
+// everybody are all services' roles: replay is none, gets no answers that are others' and hears no calls.
 var everybody = []Role{Hub, Fanout, KeyPackageStore, ProviderAccount, ProviderAnonymous}
 
 // callees are the roles of those who serve calls on the bus; whoever relays a call is on the anonymous side.
@@ -175,7 +175,7 @@ func familyRoles(f bus.Family) []Role {
 				role = ProviderAccount
 			}
 		}
-		if service != "admin" && service != "replay" && !slices.Contains(out, role) {
+		if service != "admin" && !slices.Contains(out, role) {
 			out = append(out, role)
 		}
 	}

@@ -100,7 +100,7 @@ func (d *domain) settled(t *testing.T) {
 	t.Helper()
 	eventually(t, d.name+" to be ready", func() (bool, string) {
 		workloads := list(t, d.namespace, "deployments,statefulsets,jobs")
-		if len(workloads) < len(services)+2 {
+		if len(workloads) < len(services)+3 {
 			return false, "not everything is there yet"
 		}
 		for _, w := range workloads {
@@ -201,6 +201,7 @@ func TestCluster(t *testing.T) {
 		t.Log("the prod overlay is left out: -short")
 		return
 	}
+	step("autoscaler", func(t *testing.T) { autoscale(t, a, b) })
 	step("prod", func(t *testing.T) {
 		kubectl(t, "delete", "namespace", b.namespace, "--wait=false") // its share of the machine
 		c.deploy(t)
@@ -228,6 +229,9 @@ func converse(t *testing.T, a, b *domain) {
 	figure(t, "the demo's conversation through the Services: %d messages, %d of %d deliveries, %.0f s", r.Sent, r.Delivered, r.Expected, time.Since(begin).Seconds())
 }
 
+// kinds are what pods there are.
+var kinds = append(slices.Clone(services), "collector", "nats")
+
 // disturb does to two domains what happens to deployments, while people talk.
 func disturb(t *testing.T, a, b *domain) {
 	both := []*domain{a, b}
@@ -237,8 +241,7 @@ func disturb(t *testing.T, a, b *domain) {
 		}
 	}
 	l := startLoad(t, a, b, 3, 250*time.Millisecond)
-	measure(t, l, a, b)
-	for _, kind := range append(slices.Clone(services), "nats") {
+	for _, kind := range kinds {
 		l.during(t, "a pod of "+kind+" deleted at one domain, killed at the other", func() {
 			kubectl(t, "delete", "pod", "-n", b.namespace, b.pods(t, kind)[0], "--grace-period=0", "--force")
 			kubectl(t, "delete", "pod", "-n", a.namespace, a.pods(t, kind)[0])
@@ -251,31 +254,39 @@ func disturb(t *testing.T, a, b *domain) {
 		}
 		settle()
 	})
+	if testing.Short() {
+		t.Log("measuring, the update of NATS, evictions and the autoscaler are left out: -short")
+	} else {
+		measure(t, l, a, b)
+		maintain(t, l, a)
+	}
+	if t.Run("forbidden connections", func(t *testing.T) { forbidden(t, a, b) }) {
+		l.end(t)
+	}
+}
+
+// maintain does what whoever looks after the cluster does.
+func maintain(t *testing.T, l *load, a *domain) {
 	l.during(t, "rolling update of the StatefulSet nats (one server)", func() {
 		kubectl(t, "rollout", "restart", "statefulset", "-n", a.namespace, "nats")
-		settle()
+		a.settled(t)
 	})
 	refused := 0
 	l.during(t, "every pod of a domain evicted within the budgets", func() {
-		for _, kind := range append(slices.Clone(services), "nats") {
+		for _, kind := range kinds {
 			for _, p := range a.pods(t, kind) {
 				refused += a.evict(t, p)
 			}
 		}
-		settle()
+		a.settled(t)
 	})
 	figure(t, "evictions that a PodDisruptionBudget put off: %d", refused)
-	if !t.Run("forbidden connections", func(t *testing.T) { forbidden(t, a, b) }) {
-		return
-	}
-	l.end(t)
-	autoscale(t, a, b)
 }
 
 // autoscale lets nobody say anything until one hub and one fanout are enough, and then many talk at once.
 func autoscale(t *testing.T, a, b *domain) {
-	kinds := []string{"hub", "fanout"}
-	for _, kind := range kinds {
+	scaling := []string{"hub", "fanout"}
+	for _, kind := range scaling {
 		eventually(t, "the autoscaler to be content with one "+kind, func() (bool, string) {
 			n := a.replicas(t, kind)
 			return n == 1, fmt.Sprintf("%d replicas", n)
@@ -283,7 +294,7 @@ func autoscale(t *testing.T, a, b *domain) {
 	}
 	begin := time.Now()
 	l := startLoad(t, a, b, 4, 80*time.Millisecond)
-	for _, kind := range kinds {
+	for _, kind := range scaling {
 		scaled(t, a, kind)
 	}
 	figure(t, "the autoscaler added a hub and a fanout: %.0f s after the load began to be set up", time.Since(begin).Seconds())

@@ -83,7 +83,7 @@ func checkWorkloads(t *testing.T, objects []object) {
 			t.Errorf("the service account %s gives out a token", o.name())
 		}
 	}
-	for _, want := range append([]string{"NetworkPolicy default-deny", "PodDisruptionBudget nats", "StatefulSet nats", "Job stream-init"}, services...) {
+	for _, want := range append([]string{"NetworkPolicy default-deny", "PodDisruptionBudget nats", "Deployment collector", "StatefulSet nats", "Job stream-init"}, services...) {
 		if !strings.Contains(want, " ") {
 			want = "PodDisruptionBudget " + want
 		}
@@ -100,8 +100,8 @@ func checkWorkloads(t *testing.T, objects []object) {
 			t.Errorf("%s may run as root or without seccomp", o.name())
 		}
 		grace, _ := pod.at("spec", "terminationGracePeriodSeconds").(float64)
-		if o.kind() != "Job" && grace < 55 {
-			t.Errorf("%s is killed after %v s: the pause before the signal, a call and both drains take 55", o.name(), grace)
+		if o.kind() != "Job" && grace < 65 && o.name() != "collector" {
+			t.Errorf("%s is killed after %v s: the pause before the signal, a call and the drains take 65", o.name(), grace)
 		}
 		checkContainer(t, o.name(), object{"c": pod.at("spec", "containers", 0)})
 	}

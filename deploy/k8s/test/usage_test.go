@@ -57,7 +57,7 @@ func measure(t *testing.T, l *load, domains ...*domain) {
 		for _, d := range domains {
 			pods += len(d.pods(t, kind))
 		}
-		parts = append(parts, fmt.Sprintf("%s %.1f ms and %.0f MiB a pod", kind, (after[kind]-before[kind])/n*1000, memory[kind]/float64(pods)/(1<<20)))
+		parts = append(parts, fmt.Sprintf("%s %.1f ms and %.0f MiB a pod", kind, max(0, after[kind]-before[kind])/n*1000, memory[kind]/float64(pods)/(1<<20)))
 	}
 	figure(t, "%.0f messages a second from one domain to the other take of a processor each, over both: %s", n/steadyTime.Seconds(), strings.Join(parts, ", "))
 }
