@@ -15,6 +15,7 @@ import (
 
 	"mimimi.example/cmd/mimimi/domain"
 	"mimimi.example/pkg/telemetry"
+	"mimimi.example/pkg/telemetry/telemetrytest"
 )
 
 // update makes TestMetricsDocument write docs/metrics.md; make generate sets it.
@@ -97,6 +98,11 @@ func TestMetricsDocument(t *testing.T) {
 	if n := d.NotAllowed(); n > 0 {
 		t.Errorf("%d attributes or instruments are on no allow-list", n)
 	}
+	canary := telemetrytest.New(t, telemetry.Options{})
+	if _, err := newCanaryMetrics(canary); err != nil {
+		t.Fatal(err)
+	}
+	byService["canary"] = canary.Instruments()
 	all := gather(byService)
 	for _, i := range all {
 		if i.Description == "" || i.Kind == "" {

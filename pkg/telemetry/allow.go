@@ -35,8 +35,8 @@ var kinds = of("internal", "invalid", "denied", "not_found", "stale", "limited",
 
 // templates are the patterns of subjects, as the table of package bus has them, and the subjects of calls. Partitions and tokens are not in them: a partition is some bits of a group's token.
 var templates = of("group.*.*.c", "group.*.*.m", "out.*", "body.*", "queue.*.*", "queuemeta.*", "kp.*.*.*", "kpalias.*", "kpclaim.*", "kpserved.*",
-	"inbox.*", "inboxreq.*", "dir.u.*", "dir.c.*", "link.*", "revoked.*", "peer.*", "spent.*.*", "issuer.*.*", "dead.*", "audit.*",
-	"rpc.hub", "rpc.kpstore", "rpc.inbox", "rpc.issuerkeys")
+	"inbox.*", "inboxreq.*", "dir.u.*", "dir.c.*", "link.*", "revoked.*", "peer.*", "spent.*.*", "issuer.*.*", "dead.*", "audit.*", "setting.*",
+	"rpc.hub", "rpc.kpstore", "rpc.inbox", "rpc.redrive", "rpc.issuerkeys")
 
 // procedures are the calls of the services' protobuf schema, but for streams, which last as long as a client is there.
 var procedures = func() set {
@@ -100,7 +100,7 @@ var metricKeys = map[attribute.Key]set{
 		"spent", "again", "spent_before", "not_good", "missing", "unknown"), // of tokens
 	"cause":  union(kinds, of("panic", "damaged_log", "nothing_left", "alias_limit", "issuer_limit")),
 	"set":    of("one_time", "last_resort", "nothing"),
-	"stream": of("group", "queue", "kp", "outbox", "body", "kpindex", "inbox", "directory", "peers", "links", "revoked", "spent", "issuer", "queuemeta", "dead", "audit"),
+	"stream": of("group", "queue", "kp", "outbox", "body", "kpindex", "inbox", "directory", "peers", "links", "revoked", "spent", "issuer", "queuemeta", "dead", "audit", "settings"),
 	"method": procedures,
 }
 

@@ -80,7 +80,6 @@ var labels = map[string][]attribute.Key{
 
 	"canary_messages": {"outcome"},
 	"canary_delivery": {},
-	"canary_last":     {},
 }
 
 // Instrument is one instrument that a service has made.

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,5 +35,32 @@ func TestKeysInUse(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no attribute was found")
+	}
+}
+
+// TestCollectorHasTheSameList: the collector's own list of attributes is this package's.
+func TestCollectorHasTheSameList(t *testing.T) {
+	b, err := os.ReadFile("../../deploy/observability/collector.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(b), "allowed_keys:\n")
+	got := make(map[string]bool)
+	for line := range strings.Lines(list) {
+		key, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
+		if !ok {
+			break
+		}
+		got[key] = true
+	}
+	want := map[string]bool{"service.name": true}
+	for k := range spanKeys {
+		want[string(k)] = true
+	}
+	for k := range metricKeys {
+		want[string(k)] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the collector lets through %v, want %v", got, want)
 	}
 }
