@@ -25,14 +25,17 @@ type adminCommand struct {
 	Init  adminInit  `cmd:"" help:"Make the streams, or raise their limits to this version's. Repeating it changes nothing."`
 	Check adminCheck `cmd:"" help:"Say whether the streams are as this version declares them."`
 
-	BackupKey adminBackupKey `cmd:"" help:"Make the pair of keys for backups."`
-	Backup    adminBackup    `cmd:"" help:"Write all streams to a file, encrypted, while the services go on."`
-	Restore   adminRestore   `cmd:"" help:"Write a backup's streams to empty servers. Start the services afterwards."`
-	Dead      adminDead      `cmd:"" help:"What the services could not process."`
-	Peers     adminPeers     `cmd:"" help:"Other domains that are refused."`
-	Quotas    adminQuotas    `cmd:"" help:"Print, or change, how many anonymous tokens each client gets in a week."`
-	Retention adminRetention `cmd:"" help:"Print, or change, how long streams keep what they hold."`
-	Audit     adminAudit     `cmd:"" help:"Print what was done by admin commands, by whom and when."`
+	BackupKey    adminBackupKey    `cmd:"" help:"Make the pair of keys for backups."`
+	Backup       adminBackup       `cmd:"" help:"Write all streams to a file, encrypted, while the services go on."`
+	Restore      adminRestore      `cmd:"" help:"Write a backup's streams to empty servers. Start the services afterwards."`
+	Dead         adminDead         `cmd:"" help:"What the services could not process."`
+	Peers        adminPeers        `cmd:"" help:"Other domains that are refused."`
+	Quotas       adminQuotas       `cmd:"" help:"Print, or change, how many anonymous tokens each client gets in a week."`
+	Retention    adminRetention    `cmd:"" help:"Print, or change, how long streams keep what they hold."`
+	RotateIssuer adminRotateIssuer `cmd:"" help:"Have the keys for anonymous tokens made anew that are not announced yet: from the week after next on. All keys change every week by themselves."`
+	QueueSecret  adminQueueSecret  `cmd:"" help:"Make a new secret for queue keys, and say how it takes the old one's place when the next four weeks begin."`
+
+	Audit adminAudit `cmd:"" help:"Print what was done by admin commands, by whom and when."`
 }
 
 type adminUsers struct {

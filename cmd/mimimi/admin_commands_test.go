@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +30,14 @@ func adminJSON[T any](d *deployment, code int, args ...string) []T {
 		all = append(all, v)
 	}
 	return all
+}
+
+// adminlessJSON is for the commands that reach no bus.
+func adminlessJSON(d *deployment, args ...string) (v map[string]any) {
+	d.t.Helper()
+	out, _ := d.mimimi(0, append(append([]string{"admin"}, args...), "-json")...)
+	d.do(json.Unmarshal([]byte(out), &v))
+	return v
 }
 
 // TestAdminCommands: what an operator does to a running domain, and what the audit log says of it.
@@ -121,6 +132,15 @@ func (d *deployment) testSettings() {
 		d.t.Errorf("denied: %+v", got)
 	}
 	adminJSON[any](d, 1, "peers", "deny", "No Domain")
+
+	secret := adminlessJSON(d, "queue-secret", "-out", filepath.Join(d.dir, "queue.secret"))
+	if raw, err := os.ReadFile(filepath.Join(d.dir, "queue.secret")); err != nil || len(raw) != 32 || secret["first_key_id"] == nil {
+		d.t.Errorf("a queue secret: %v, %d bytes, %v", secret, len(raw), err)
+	}
+	out, errs := new(bytes.Buffer), new(bytes.Buffer)
+	if run(d.t.Context(), []string{"admin", "rotate-issuer", "-json", "-config", d.config("admin")}, out, errs) != 0 && !strings.Contains(errs.String(), "within the hour") {
+		d.t.Errorf("issuer keys: %s%s", out, errs)
+	}
 
 	type quotas struct {
 		Quotas map[string]int `json:"token_quotas"`

@@ -151,6 +151,9 @@ func (b *Bus) IssuerKey(epoch uint64, name []byte) Subject {
 	return Subject{name: "issuer." + strconv.FormatUint(epoch, 10) + "." + b.layout.token("issuer", name), stream: streamIssuer}
 }
 
+// IssuerKeys is all issuer keys, for reads and removals: issuer.<epoch>.<t>.
+func (b *Bus) IssuerKeys() Subject { return Subject{name: "issuer.*.*", stream: streamIssuer} }
+
 // Setting holds what an operator set while services run: setting.<t>.
 func (b *Bus) Setting(name string) Subject {
 	return Subject{name: "setting." + b.layout.token("setting", []byte(name)), stream: streamSettings}

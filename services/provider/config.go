@@ -44,6 +44,9 @@ type Config struct {
 	// QueueSecretFile holds 32 random bytes, the same for all replicas, from which the domain's queue keys are derived: one for every four weeks, each kept for a year.
 	// Whoever gets the file has the keys of all times: an operator who wants to erase old keys uses queue_key_files. Optional if there are queue_key_files.
 	QueueSecretFile string `json:"queue_secret_file"`
+	// QueueSecretsBefore are files of earlier secrets, by the first key id that is not theirs any more: what was derived from them stays, and a secret that got out makes no
+	// keys from there on. `mimimi admin queue-secret` says what to write here. Optional.
+	QueueSecretsBefore map[uint32]string `json:"queue_secrets_before"`
 	// QueueKeyFiles are queue keys by key id: mls.HPKEPrivateKey.MarshalBinary. Without queue_secret_file the highest id is the one in use; beside it they
 	// open only what was sealed before.
 	QueueKeyFiles map[uint32]string `json:"queue_key_files"`
@@ -115,6 +118,9 @@ func (c *Config) Validate() error {
 	}
 	if len(c.QueueKeyFiles) == 0 && c.QueueSecretFile == "" {
 		errs = append(errs, errors.New("queue_secret_file: is required without queue_key_files"))
+	}
+	if len(c.QueueSecretsBefore) > 0 && c.QueueSecretFile == "" {
+		errs = append(errs, errors.New("queue_secrets_before: needs queue_secret_file"))
 	}
 	if len(c.OHTTPKeyFiles) == 0 {
 		errs = append(errs, errors.New("ohttp_key_files: at least one is required"))

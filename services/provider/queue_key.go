@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -19,11 +20,18 @@ type queueKeys struct {
 	domain string
 	now    func() time.Time
 	files  map[uint32]mls.HPKEPrivateKey
-	ids    []uint32 // of files, ascending
-	secret []byte   // nil: files only
+	ids    []uint32        // of files, ascending
+	secret []byte          // nil: files only
+	before []earlierSecret // ascending
 
 	mu      sync.Mutex
 	derived map[uint32]mls.HPKEPrivateKey // guarded by mu; at most keptPeriods and a few
+}
+
+// earlierSecret is a secret from which the keys below an id are derived.
+type earlierSecret struct {
+	until  uint32
+	secret []byte
 }
 
 const (
@@ -59,16 +67,52 @@ func loadQueueKeys(c *Config, now func() time.Time) (*queueKeys, error) {
 		return q, nil
 	}
 	var err error
-	if q.secret, err = os.ReadFile(c.QueueSecretFile); err != nil {
+	if q.secret, err = readQueueSecret(c.QueueSecretFile); err != nil {
 		return nil, fmt.Errorf("queue_secret_file: %w", err)
 	}
-	if len(q.secret) != queueSecretSize {
-		return nil, fmt.Errorf("queue_secret_file: must hold %d bytes", queueSecretSize)
+	for _, until := range slices.Sorted(maps.Keys(c.QueueSecretsBefore)) {
+		secret, err := readQueueSecret(c.QueueSecretsBefore[until])
+		if err != nil {
+			return nil, fmt.Errorf("queue_secrets_before: %w", err)
+		}
+		if until <= firstDerived {
+			return nil, errors.New("queue_secrets_before: an id of a derived key is above 65536")
+		}
+		q.before = append(q.before, earlierSecret{until, secret})
 	}
 	if len(q.ids) > 0 && q.ids[len(q.ids)-1] >= firstDerived {
 		return nil, errQueueKeyID
 	}
 	return q, nil
+}
+
+func readQueueSecret(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != queueSecretSize {
+		return nil, fmt.Errorf("must hold %d bytes", queueSecretSize)
+	}
+	return b, nil
+}
+
+// secretOf is the secret from which the key of an id is derived.
+func (q *queueKeys) secretOf(id uint32) []byte {
+	for _, e := range q.before {
+		if id < e.until {
+			return e.secret
+		}
+	}
+	return q.secret
+}
+
+// NextQueueKeyID is the id of the first queue key that may come from a new secret: that of the period of four weeks that follows. The present one's is announced.
+func NextQueueKeyID(now time.Time) uint32 { return derivedID(weekNumber(now)) + 1 }
+
+// QueueKeyBegins says when a derived key becomes the present one.
+func QueueKeyBegins(id uint32) time.Time {
+	return firstMonday.Add(time.Duration(id-firstDerived) * queueKeyWeeks * week)
 }
 
 // derivedID is the id of the derived key that is the present one in a week.
@@ -113,7 +157,7 @@ func (q *queueKeys) derive(id uint32) (mls.HPKEPrivateKey, error) {
 	if len(q.derived) > keptPeriods+2 { // the old ones are not asked for any more
 		clear(q.derived)
 	}
-	key, err := mimimi.Suite.DeriveHPKEKey(digest(labelQueueKey, q.secret, binary.BigEndian.AppendUint32(nil, id)))
+	key, err := mimimi.Suite.DeriveHPKEKey(digest(labelQueueKey, q.secretOf(id), binary.BigEndian.AppendUint32(nil, id)))
 	if err == nil {
 		q.derived[id] = key
 	}
