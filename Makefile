@@ -28,6 +28,7 @@ lint:
 # sim runs the seeded random histories and faults alone, e2e the whole system.
 sim:
 	go test -count=1 -run 'Scenario|Faults|KilledAnywhere|OneOrder|Kill9' ./pkg/mls ./pkg/client ./services/... ./test/e2e
+	go test -count=1 -timeout 30m ./test/fault -rounds 2
 
 e2e:
 	go test -count=1 ./test/e2e/... ./test/privacy/... ./test/interop/...

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"mimimi.example/pkg/problem"
 )
 
 // link is one connection to a server, between two losses of it. Its context ends when the connection is lost.
@@ -95,4 +98,34 @@ func isRefusedForNow(m *nats.Msg) bool {
 		return true
 	}
 	return false
+}
+
+// avoidStranded looks, until the bus is closed, whether the server that the connection stands to can reach the streams' leaders. One that is cut off from the others takes connections, and answers what a
+// follower may, for as long as it is: then another one is tried.
+func (b *Bus) avoidStranded() {
+	tick := time.NewTicker(strandedEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.closed:
+			return
+		case <-tick.C:
+		}
+		if len(b.nc.Servers()) > 1 && b.nc.IsConnected() && b.stranded() && b.nc.IsConnected() {
+			b.log.Warn("the bus server reaches no leader: trying another one")
+			_ = b.nc.ForceReconnect() // fails only for a connection that is closed
+		}
+	}
+}
+
+// stranded says whether a stream's leader cannot be reached. It asks what only a leader answers, whether there is such a message or not.
+func (b *Bus) stranded() bool {
+	streams := b.layout.readBy(b.service)
+	if len(streams) == 0 {
+		return false // the admin service, which a person watches
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	err := b.api(ctx, "STREAM.MSG.GET."+streams[rand.IntN(len(streams))], map[string]any{"seq": 1}, nil)
+	return problem.KindOf(err) == problem.Unavailable
 }

@@ -104,3 +104,27 @@ func TestConnectionLost(t *testing.T) {
 		t.Errorf("the caller is told %v", err)
 	}
 }
+
+// TestStranded: a server that the others have left alone is noticed, by every service that reads streams, and one that reaches them is not taken for that.
+func TestStranded(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("a cluster takes several seconds to start")
+	}
+	d := bustest.StartCluster(t)
+	all := []*bus.Bus{d.Bus("hub"), d.Bus("kpstore"), d.Bus("fanout"), d.Bus("provider")}
+	for _, b := range all {
+		if !eventually(t, time.Minute, func() bool { return !b.Stranded() }) {
+			t.Error("a cluster that is whole is taken for one that is not")
+		}
+	}
+	for _, s := range d.Servers()[1:] {
+		s.Shutdown()
+	}
+	for _, b := range all {
+		b.SetLeaderWait(0)
+		if !eventually(t, 2*time.Minute, b.Stranded) {
+			t.Error("nobody notices that the cluster has lost its quorum")
+		}
+	}
+}

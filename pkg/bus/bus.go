@@ -85,6 +85,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 		b.nc.Close()
 		return nil, fmt.Errorf("connect to bus: %w", err)
 	}
+	go b.avoidStranded()
 	return b, nil
 }
 

@@ -32,6 +32,9 @@ func (s *Server) LeadsStream(name string) bool { return s.s.JetStreamIsStreamLea
 // SetLeaderWait is for machines on which an election takes long.
 func (b *Bus) SetLeaderWait(d time.Duration) { b.leader = d }
 
+// Stranded says whether the bus server seems to reach no leader.
+func (b *Bus) Stranded() bool { return b.stranded() }
+
 var ErrCut = errCut
 
 // SetRetry shortens the pauses of ordered consumers.

@@ -16,6 +16,7 @@ const (
 	requestTimeout = 10 * time.Second // one exchange with a stream's leader; an election takes 3 to 5 s
 	tryTimeout     = 4 * time.Second  // one try of an exchange that may be tried again: a leader that has not answered by then has probably gone
 	electionWait   = 8 * time.Second  // how long an exchange waits for a leader to be there
+	strandedEvery  = 5 * time.Second  // how often it is looked whether the server reaches the streams' leaders: one request
 	replicaWait    = 3 * time.Second  // how long a call waits for a replica to be there: one that has lost its server is back within one
 	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
 	retryPause     = 250 * time.Millisecond

@@ -125,6 +125,17 @@ func (l Layout) streamsOf(f Family) []string {
 	return names
 }
 
+// readBy are the names of the streams that a service reads.
+func (l Layout) readBy(service string) []string {
+	var names []string
+	for _, f := range Families() {
+		if slices.Contains(f.Readers, service) && f.Stream != streamDead {
+			names = append(names, l.streamsOf(f)...)
+		}
+	}
+	return names
+}
+
 // streamsFor are the names of the streams that a service writes or reads, but for DEAD, of which only its readers look at the settings.
 func (l Layout) streamsFor(service string) []string {
 	var names []string
