@@ -12,7 +12,8 @@ import (
 )
 
 // messages are the log messages that may leave over OTLP: those of a process's life and of its connections.
-var messages = of("started", "stopping", "stopped", "bus connection lost", "bus connection back", "bus connection reported an asynchronous error", "a handler panicked", "a handler of calls panicked",
+var messages = of("started", "stopping", "stopped", "bus connection lost", "bus connection back", "bus connection reported an asynchronous error",
+	"the bus server reaches no leader: trying another one", "a handler panicked", "a handler of calls panicked",
 	"peers_dir is not a usable path", "a file in peers_dir cannot be used: it must hold domain, url and ca_pem", "the keys for the tokens of the week after next could not be made yet",
 	"the settings cannot be read: the last ones hold", "a peer's identity key is not the pinned one; its new key document was refused", "the handling of a recipient panicked",
 	"an outbox consumer stopped; it is started again")
