@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -170,6 +169,12 @@ func figure(t *testing.T, format string, args ...any) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if programs != "" {
+		if err := os.RemoveAll(programs); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	if len(figures.lines) > 0 {
 		fmt.Println("What was done:")
 		for _, l := range figures.lines {
@@ -179,17 +184,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// programs is the folder of built, "" if nothing was; TestMain removes it.
+var programs string
+
 // built are our own programs, built once.
 var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "mimimi-k8s-")
 	if err != nil {
 		return "", err
 	}
+	programs = dir
 	_, err = command(context.Background(), repository(), "", "go", "build", "-o", dir+"/", "./services/hub/cmd/hub", "./services/kpstore/cmd/kpstore", "./services/fanout/cmd/fanout",
 		"./services/provider/cmd/provider", "./cmd/mimimi")
-	if err != nil {
-		err = errors.Join(err, os.RemoveAll(dir))
-	}
 	return dir, err
 })
 
