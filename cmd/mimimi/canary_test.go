@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,10 @@ func TestCanary(t *testing.T) {
 }
 
 func TestCanaryFlags(t *testing.T) {
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"canary", "-dir", t.TempDir(), "-provider", "canary_test.go", "-every", "1ms"}, &out, &out); code != 2 || !strings.Contains(out.String(), "--every must be") {
+		t.Errorf("exit code %d: %s", code, out.String())
+	}
 	for name, c := range map[string]canaryCommand{
 		"too often": {Every: time.Millisecond, Timeout: time.Minute}, "no patience": {Every: time.Minute}, "rounds": {Every: time.Minute, Timeout: time.Minute, Rounds: -1},
 	} {

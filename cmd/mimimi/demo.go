@@ -31,7 +31,7 @@ type demoCommand struct {
 	Keep     string   `type:"path" help:"Folder to keep the state in; default: a temporary one that is removed."`
 	Replicas int      `default:"1" help:"How many replicas of each service to run."`
 	On       []string `placeholder:"FILE,FILE" type:"path" help:"Play on two domains that run elsewhere, of which these are the client.json files, in place of its own. What their servers saw is not looked at."`
-	Otlp     string   `placeholder:"ADDR" help:"Send traces and metrics to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
+	Otlp     string   `placeholder:"ADDR" help:"Send traces, metrics and logs to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
 	Plant    bool     `hidden:"" name:"plant-leaks" help:"For tests: put a user's URI into a log line, a subject and a header, and a trace where none may be, to see that the check finds them."`
 }
 

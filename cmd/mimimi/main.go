@@ -23,6 +23,7 @@ type cli struct {
 	Demo demoCommand `cmd:"" help:"Run two domains and a conversation across them, then print what each server saw of it."`
 
 	Admin  adminCommand  `cmd:"" help:"Prepare and check the NATS of a deployment of separate programs."`
+	Canary canaryCommand `cmd:"" help:"Send messages between two test users and measure how long they take."`
 	Replay replayCommand `cmd:"" help:"Print the history of groups, rebuild their state from the log and say where it departs from what the services did."`
 
 	Register   registerCommand   `cmd:"" group:"client" help:"Make an account and a client whose state is in a folder."`

@@ -28,7 +28,7 @@ type upCommand struct {
 	Replicas int      `default:"1" help:"How many replicas of each service to run."`
 	// Quota is provider.Config.TokenQuotas.
 	Quota   map[string]uint16 `help:"Anonymous tokens that each client gets in a week, where the default does not do: OPERATION=NUMBER with claim, connection request, create group, queue or upload; may be repeated. For weeks whose keys are not made yet."`
-	Otlp    string            `placeholder:"ADDR" help:"Send traces and metrics to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
+	Otlp    string            `placeholder:"ADDR" help:"Send traces, metrics and logs to an OTLP/HTTP receiver, such as 127.0.0.1:4318 or a URL."`
 	JSON    bool              `help:"Print one JSON object a line."`
 	Verbose bool              `help:"Write the services' log to standard error."`
 }

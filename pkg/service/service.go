@@ -125,13 +125,13 @@ func serve(ctx context.Context, name string, own *ownConfig, l *slog.Logger, run
 	if err != nil {
 		return err
 	}
-	options.Log = l
 	tel, err := telemetry.New(own.Process.OTLP.options(name))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, drain(ctx, tel.Shutdown)) }()
-	options.Traces, options.Meters = tel.Traces(), tel
+	l = tel.Log(l)
+	options.Log, options.Traces, options.Meters = l, tel.Traces(), tel
 	otel.SetMeterProvider(tel)
 	ready := &readiness{stopping: ctx.Done()}
 	private, err := listenPrivate(own.Process.PrivateListen, ready, tel)

@@ -64,3 +64,29 @@ func TestCollectorHasTheSameList(t *testing.T) {
 		t.Errorf("the collector lets through %v, want %v", got, want)
 	}
 }
+
+// TestMessagesInUse: every message that services log at a level that leaves is on the list.
+func TestMessagesInUse(t *testing.T) {
+	call, found := regexp.MustCompile(`\.(?:Info|Warn|Error)(?:Context)?\((?:ctx, )?"([^"]*)"`), 0
+	for _, dir := range []string{"../bus", "../service", "../redeem", "../../services"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "test/") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, m := range call.FindAllSubmatch(source, -1) {
+				found++
+				if !messages[string(m[1])] {
+					t.Errorf("%s: the message %q is on no allow-list", path, m[1])
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d messages were found", found)
+	}
+}

@@ -7,6 +7,7 @@ const (
 	maxSeries = 200 // per instrument: every label is an enumeration, and the largest product of two is below it
 
 	maxQueuedSpans = 2048            // that wait for an export; beyond, the newest are lost
+	maxQueuedLogs  = 256             // records; there are a few an hour
 	maxBatchSpans  = 512             // of one export
 	exportEvery    = 5 * time.Second // spans wait that long for others, among which they are shuffled
 	collectEvery   = 30 * time.Second

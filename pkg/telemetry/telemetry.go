@@ -1,5 +1,5 @@
 // Package telemetry is the one way out for measurements, traces and their like: OpenTelemetry providers of one service, whose exporters let through what is
-// on an allow-list and nothing else. Metrics are served in Prometheus' format and, as traces, sent to an OTLP receiver if one is named.
+// on an allow-list and nothing else. Metrics are served in Prometheus' format and, as traces and logs, sent to an OTLP receiver if one is named.
 //
 // Guarantees, whatever a call site attaches:
 //
@@ -7,6 +7,7 @@
 //     counted; what they were attached to leaves without them. A metric that is on no list (instruments.go) does not leave at all.
 //   - A span leaves under a name of a closed set, without events, description or trace state, and of what made it only the service's name is said. Links lead to
 //     spans and say nothing themselves.
+//   - A log record leaves as its message, if that is on the list (log.go), its level and its second, and without any attribute.
 //   - No time that leaves is finer than a second. Within a trace, lengths and distances are rounded to 1, 2 or 5 times a power of ten of a millisecond: finer ones
 //     would tell which spans of two zones belong together (docs/decisions/0011-times-in-traces.md). Spans of one export come in no order.
 //   - Trace and span ids are from a cryptographic generator: ids of one zone say nothing about those of another.
@@ -33,6 +34,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	metricembedded "go.opentelemetry.io/otel/metric/embedded"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -48,7 +50,7 @@ type Options struct {
 	OTLP string
 	// Sample is the share of traces that is kept, decided where a trace begins, above 0 and up to 1; 0 means 0.01.
 	Sample float64
-	// Tap, if set, is given the signal ("traces", "metrics") and body of every export, for the privacy recorder; it is called concurrently. Without OTLP the exports go
+	// Tap, if set, is given the signal ("traces", "metrics", "logs") and body of every export, for the privacy recorder; it is called concurrently. Without OTLP the exports go
 	// nowhere else. nil in production.
 	Tap func(signal string, export []byte)
 }
@@ -75,6 +77,7 @@ type Telemetry struct {
 	metricembedded.MeterProvider
 	meters   *sdkmetric.MeterProvider
 	traces   *sdktrace.TracerProvider // nil: none
+	logs     *sdklog.LoggerProvider   // nil: none
 	registry *prometheus.Registry
 	dropped  atomic.Int64 // attributes and names that are on no allow-list
 	exports  metric.Int64Counter
@@ -110,6 +113,9 @@ func New(o Options) (*Telemetry, error) {
 		if t.traces, err = t.pushTraces(o); err != nil {
 			return nil, fmt.Errorf("new telemetry: %w", err)
 		}
+		if t.logs, err = t.pushLogs(o); err != nil {
+			return nil, fmt.Errorf("new telemetry: %w", err)
+		}
 	}
 	t.meters = sdkmetric.NewMeterProvider(options...)
 	return t, t.measureItself()
@@ -119,7 +125,7 @@ func New(o Options) (*Telemetry, error) {
 func (t *Telemetry) measureItself() (err error) {
 	meter := t.meters.Meter("mimimi.example/pkg/telemetry")
 	_, err = meter.Int64ObservableCounter("telemetry_dropped",
-		metric.WithDescription("Attributes, span names and instruments that were on no allow-list and did not leave. Anything above 0 is a mistake in this program."),
+		metric.WithDescription("Attributes, span names, instruments and log messages that were on no allow-list and did not leave. Anything above 0 is a mistake in this program."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(t.dropped.Load())
 			return nil
@@ -183,7 +189,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	defer cancel()
 	var errs []error
 	if t.traces != nil {
-		errs = append(errs, t.traces.Shutdown(ctx))
+		errs = append(errs, t.traces.Shutdown(ctx), t.logs.Shutdown(ctx))
 	}
 	errs = append(errs, t.meters.Shutdown(ctx))
 	for _, err := range errs {

@@ -183,7 +183,7 @@ func (d *Domain) dial(ctx context.Context, name string, t *telemetry.Telemetry) 
 	if err != nil {
 		return nil, err
 	}
-	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: d.o.Log(name), Layout: layout, Traces: t.Traces(), Meters: t}
+	o := bus.Options{URL: d.o.NATSURL, Service: name, Log: t.Log(d.o.Log(name)), Layout: layout, Traces: t.Traces(), Meters: t}
 	if d.o.NATSKeys != "" {
 		o.NKeyFile = filepath.Join(d.o.NATSKeys, name+".nk")
 	}
@@ -251,7 +251,7 @@ func (d *Domain) env(ctx context.Context, name string) (*service.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service.Env{Bus: b, Log: d.o.Log(name), Now: d.o.Now, Tap: d.o.Tap(name), Front: d.o.Front(name), Telemetry: t}, nil
+	return &service.Env{Bus: b, Log: t.Log(d.o.Log(name)), Now: d.o.Now, Tap: d.o.Tap(name), Front: d.o.Front(name), Telemetry: t}, nil
 }
 
 // watch closes done when all services have ended.

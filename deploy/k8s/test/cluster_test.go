@@ -212,7 +212,7 @@ func TestCluster(t *testing.T) {
 
 // converse has the demo's people talk, through the domains' Services.
 func converse(t *testing.T, a, b *domain) {
-	startVisitor(t, a, b)
+	startVisitor(t, "visitor", []string{"wait"}, a, b)
 	begin := time.Now()
 	out := kubectl(t, "exec", "-n", visitors, "visitor", "--", "/mimimi", "demo", "-json", "-on", "/domains/"+a.namespace+".json,/domains/"+b.namespace+".json")
 	var r struct {
@@ -240,7 +240,8 @@ func disturb(t *testing.T, a, b *domain) {
 			d.settled(t)
 		}
 	}
-	l := startLoad(t, a, b, 3, 250*time.Millisecond)
+	// As many groups as the machine carries, each at the pace of a lively one: a queue keeps 512 entries of a group, which a client that cannot read for a while must not exceed.
+	l := startLoad(t, a, b, 6, time.Second)
 	for _, kind := range kinds {
 		l.during(t, "a pod of "+kind+" deleted at one domain, killed at the other", func() {
 			kubectl(t, "delete", "pod", "-n", b.namespace, b.pods(t, kind)[0], "--grace-period=0", "--force")
@@ -380,7 +381,6 @@ func replicated(t *testing.T, d *domain) {
 
 // disturbReplicated updates and evicts what the prod overlay runs, under load between it and another domain.
 func disturbReplicated(t *testing.T, a, c *domain) {
-	startVisitor(t, a, c)
 	l := startLoad(t, a, c, 2, 500*time.Millisecond)
 	l.during(t, "prod: a server of NATS killed", func() {
 		kubectl(t, "delete", "pod", "-n", c.namespace, "nats-1", "--grace-period=0", "--force")

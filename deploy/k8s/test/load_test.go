@@ -1,13 +1,11 @@
 package k8s_test
 
 import (
-	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"sync"
+	"strings"
 	"testing"
 	"time"
 )
@@ -19,8 +17,9 @@ const visitors = "mimimi-visitors"
 const visitorPod = `
 apiVersion: v1
 kind: Pod
-metadata: {name: visitor, namespace: mimimi-visitors}
+metadata: {name: %s, namespace: mimimi-visitors}
 spec:
+  restartPolicy: Never
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
   securityContext: {runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
@@ -29,7 +28,7 @@ spec:
   - name: visitor
     image: mimimi.example/visitor:dev
     imagePullPolicy: IfNotPresent
-    args: [wait]
+    args: %s
     securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
     volumeMounts: [{name: tmp, mountPath: /tmp}, {name: domains, mountPath: /domains}]
   volumes:
@@ -37,8 +36,8 @@ spec:
   - {name: domains, configMap: {name: domains}}
 `
 
-// startVisitor makes the pod, which knows some domains, in place of one that knew others.
-func startVisitor(t *testing.T, domains ...*domain) {
+// startVisitor makes a pod that runs the visitor, which knows some domains, in place of one of the same name.
+func startVisitor(t *testing.T, name string, args []string, domains ...*domain) {
 	t.Helper()
 	var aliases []map[string]any
 	files := []string{"create", "configmap", "domains", "-n", visitors, "--dry-run=client", "-o", "json"}
@@ -49,14 +48,15 @@ func startVisitor(t *testing.T, domains ...*domain) {
 		}
 		files = append(files, "--from-file="+d.namespace+".json="+d.dir+"/client.json")
 	}
-	names, err := json.Marshal(aliases)
-	if err != nil {
+	hosts, err1 := json.Marshal(aliases)
+	words, err2 := json.Marshal(args)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, "delete", "pod", "-n", visitors, "visitor", "--ignore-not-found")
+	kubectl(t, "delete", "pod", "-n", visitors, name, "--ignore-not-found")
 	apply(t, kubectl(t, files...))
-	apply(t, fmt.Sprintf(visitorPod, names))
-	kubectl(t, "wait", "-n", visitors, "pod/visitor", "--for=condition=Ready", "--timeout=60s")
+	apply(t, fmt.Sprintf(visitorPod, name, hosts, words))
+	kubectl(t, "wait", "-n", visitors, "pod/"+name, "--for=condition=Ready", "--timeout=60s")
 }
 
 // report is what the visitor prints each second.
@@ -68,14 +68,8 @@ type report struct {
 	Done                              bool
 }
 
-// load is a running load.
-type load struct {
-	stdin io.WriteCloser
-	ended chan error
-
-	mu     sync.Mutex
-	latest report // guarded by mu
-}
+// load is a running load. It is a pod of its own: no connection to it has to last.
+type load struct{ pod string }
 
 var loads int // for names that nobody has had
 
@@ -83,74 +77,63 @@ var loads int // for names that nobody has had
 func startLoad(t *testing.T, a, b *domain, pairs int, every time.Duration) *load {
 	t.Helper()
 	loads++
-	name := fmt.Sprintf("-%d-%d", time.Now().Unix(), loads)
-	args := kubectlArgs("exec", "-i", "-n", visitors, "visitor", "--", "/visitor", "load", "-a", "/domains/"+a.namespace+".json", "-b", "/domains/"+b.namespace+".json",
-		"-dir", "/tmp/load"+name, "-guest", name, "-pairs", fmt.Sprint(pairs), "-every", every.String())
-	c := exec.Command(args[0], args[1:]...)
-	l := &load{ended: make(chan error, 1)}
-	var err error
-	if l.stdin, err = c.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Stderr = os.Stderr
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Process.Kill() }) // it has ended unless the test failed
-	var read sync.WaitGroup
-	read.Go(func() {
-		for in := bufio.NewScanner(out); in.Scan(); {
-			var r report
-			if json.Unmarshal(in.Bytes(), &r) == nil {
-				l.mu.Lock()
-				l.latest = r
-				l.mu.Unlock()
-			}
+	l := &load{pod: fmt.Sprintf("load-%d", loads)}
+	startVisitor(t, l.pod, []string{
+		"load", "-a", "/domains/" + a.namespace + ".json", "-b", "/domains/" + b.namespace + ".json",
+		"-dir", "/tmp/load", "-guest", fmt.Sprintf("-%d-%d", time.Now().Unix(), loads), "-pairs", fmt.Sprint(pairs), "-every", every.String(),
+	}, a, b)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, err := command(context.Background(), "", "", kubectlArgs("logs", "-n", visitors, l.pod, "--tail=200")...)
+			t.Logf("the visitor said: %v\n%s", err, out)
 		}
 	})
-	go func() {
-		read.Wait()
-		l.ended <- c.Wait()
-	}()
 	l.through(t, 1)
 	return l
 }
 
-func (l *load) now() report {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.latest
+// now is the last report, and whether the load has ended and how.
+func (l *load) now(t *testing.T) (r report, phase string) {
+	t.Helper()
+	phase = kubectl(t, "get", "pod", "-n", visitors, l.pod, "-o", "jsonpath={.status.phase}")
+	for line := range strings.Lines(kubectl(t, "logs", "-n", visitors, l.pod, "--tail=30")) {
+		var n report
+		if json.Unmarshal([]byte(line), &n) == nil {
+			r = n
+		}
+	}
+	return r, phase
+}
+
+// tell says a word to the load.
+func (l *load) tell(t *testing.T, word string) {
+	t.Helper()
+	kubectl(t, "exec", "-n", visitors, l.pod, "--", "/visitor", "tell", word)
 }
 
 // through waits until n messages have been read in all.
-func (l *load) through(t *testing.T, n int) {
+func (l *load) through(t *testing.T, n int) (r report) {
 	t.Helper()
 	eventually(t, "messages to go through", func() (bool, string) {
-		select {
-		case err := <-l.ended:
-			t.Fatalf("the load ended by itself: %v", err)
-		default:
+		var phase string
+		if r, phase = l.now(t); phase != "Running" {
+			t.Fatalf("the load ended by itself: %s", phase)
 		}
-		r := l.now()
 		return r.Received >= n, fmt.Sprintf("%d of %d sent were read, want %d", r.Received, r.Sent, n)
 	})
+	return r
 }
 
-// during does something to the cluster, waits until it has recovered and all that was written before has been read, and notes what it cost the users.
+// during does something to the cluster, waits until it has recovered and as much as was written before has been read, and notes what it cost the users.
 func (l *load) during(t *testing.T, what string, do func()) {
 	t.Helper()
-	if _, err := io.WriteString(l.stdin, "\n"); err != nil {
-		t.Fatal(err)
-	}
-	before, begin := l.now(), time.Now()
+	l.tell(t, "begin")
+	before, _ := l.now(t)
+	begin := time.Now()
 	do()
 	took := time.Since(begin)
-	l.through(t, l.now().Sent)
-	r := l.now()
+	after, _ := l.now(t)
+	r := l.through(t, after.Sent)
 	figure(t, "%s: %.0f s, %d messages meanwhile, from writing to reading %d ms (median), %.1f s (most); %.1f s in which nobody read anything", what, took.Seconds(), r.Received-before.Received,
 		r.Median, float64(r.Most)/1000, float64(r.Silence)/1000)
 }
@@ -158,20 +141,15 @@ func (l *load) during(t *testing.T, what string, do func()) {
 // end stops the load and fails unless every message was read once.
 func (l *load) end(t *testing.T) {
 	t.Helper()
-	if err := l.stdin.Close(); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case err := <-l.ended:
-		if err != nil {
-			t.Errorf("load: %v", err)
-		}
-	case <-time.After(patience):
-		t.Fatal("the load does not end")
-	}
-	r := l.now()
+	l.tell(t, "stop")
+	var r report
+	var phase string
+	eventually(t, "the load to end", func() (bool, string) {
+		r, phase = l.now(t)
+		return phase != "Running", fmt.Sprintf("%d of %d sent were read", r.Received, r.Sent)
+	})
 	figure(t, "load: %d messages sent, %d read, %d lost, %d shown twice, %d out of order", r.Sent, r.Received, r.Sent-r.Received, r.Doubled, r.Disorder)
-	if !r.Done || r.Sent != r.Received || r.Doubled+r.Disorder > 0 || r.Sent < 20 {
-		t.Errorf("something was lost, doubled or out of order: %+v", r)
+	if phase != "Succeeded" || !r.Done || r.Sent != r.Received || r.Doubled+r.Disorder > 0 || r.Sent < 20 {
+		t.Errorf("something was lost, doubled or out of order: %s, %+v", phase, r)
 	}
 }

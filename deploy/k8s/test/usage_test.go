@@ -44,10 +44,11 @@ func used(t *testing.T, domains ...*domain) (seconds, bytes map[string]float64) 
 func measure(t *testing.T, l *load, domains ...*domain) {
 	t.Helper()
 	before, _ := used(t, domains...)
-	from := l.now().Received
+	from, _ := l.now(t)
 	time.Sleep(steadyTime) // a measurement: nothing is waited for
 	after, memory := used(t, domains...)
-	n := float64(l.now().Received - from)
+	to, _ := l.now(t)
+	n := float64(to.Received - from.Received)
 	if n == 0 {
 		t.Fatal("no message went through in a steady load")
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	collectorlogs "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	collectormetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
@@ -57,6 +58,7 @@ type Receiver struct {
 	bodies  [][]byte               // guarded by mu
 	spans   []Span                 // guarded by mu
 	metrics []*otlpmetrics.Metric  // guarded by mu
+	logs    []string               // guarded by mu
 	odd     []string               // what no export of ours may hold; guarded by mu
 	heads   map[string]http.Header // by path, the last; guarded by mu
 }
@@ -80,6 +82,22 @@ func NewReceiver(t testing.TB) *Receiver {
 			r.service(rm.GetResource().GetAttributes())
 			for _, s := range rm.GetScopeMetrics() {
 				r.metrics = append(r.metrics, s.GetMetrics()...)
+			}
+		}
+		return err
+	}))
+	mux.HandleFunc("POST /v1/logs", r.take(func(b []byte) error {
+		m := new(collectorlogs.ExportLogsServiceRequest)
+		err := proto.Unmarshal(b, m)
+		for _, rl := range m.GetResourceLogs() {
+			service := r.service(rl.GetResource().GetAttributes())
+			for _, s := range rl.GetScopeLogs() {
+				for _, l := range s.GetLogRecords() {
+					if len(l.GetAttributes())+len(l.GetTraceId())+len(l.GetSpanId()) > 0 || l.GetTimeUnixNano()%uint64(time.Second)+l.GetObservedTimeUnixNano()%uint64(time.Second) > 0 {
+						r.odd = append(r.odd, "a log record has attributes, a trace, or a time finer than a second")
+					}
+					r.logs = append(r.logs, service+" "+l.GetSeverityText()+" "+l.GetBody().GetStringValue())
+				}
 			}
 		}
 		return err
@@ -157,6 +175,13 @@ func (r *Receiver) Metrics() []*otlpmetrics.Metric {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.metrics)
+}
+
+// Logs are all log records received so far: "service LEVEL message".
+func (r *Receiver) Logs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.logs)
 }
 
 // Bodies are all exports received so far, byte for byte.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +20,9 @@ import (
 
 	"mimimi.example/pkg/client"
 )
+
+// ear is where a load hears words.
+const ear = "127.0.0.1:7070"
 
 // settleTime is how long what was sent may take to arrive after the last message was written: longer than a client waits at most before it tries again.
 const settleTime = 4 * time.Minute
@@ -47,14 +52,63 @@ func load(ctx context.Context, args []string) error {
 		return err
 	}
 	defer s.close()
-	stop := make(chan struct{})
-	go func() { // until whoever started this closes it; a line begins a new part, with longest times of its own
-		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-			s.count.begin()
-		}
-		close(stop)
-	}()
+	stop, err := s.hear(ctx)
+	if err != nil {
+		return err
+	}
 	return s.run(ctx, stop, f.every)
+}
+
+// hear takes words from tell: "begin" begins a new part, with longest times of its own; "stop" closes the channel.
+func (s *stage) hear(ctx context.Context) (<-chan struct{}, error) {
+	l, err := net.Listen("tcp", ear)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { _ = l.Close() }) // it ends Accept, which is all that it is for
+	stop := make(chan struct{})
+	end := sync.OnceFunc(func() { close(stop) })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			word, err := bufio.NewReader(c).ReadString('\n')
+			switch {
+			case err != nil:
+			case word == "begin\n":
+				s.count.begin()
+			case word == "stop\n":
+				end()
+			}
+			if _, err := io.WriteString(c, "heard\n"); err != nil {
+				fmt.Fprintln(os.Stderr, "visitor: answer:", err)
+			}
+			_ = c.Close() // everything has been said
+		}
+	}()
+	return stop, nil
+}
+
+// tell says a word to the load that runs in the same pod.
+func tell(ctx context.Context, args []string) error {
+	if len(args) != 1 {
+		return errors.New("tell takes one word")
+	}
+	d := net.Dialer{Timeout: dialTime}
+	c, err := d.DialContext(ctx, "tcp", ear)
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, args[0]+"\n"); err != nil {
+		return errors.Join(err, c.Close())
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && answer != "heard\n" {
+		err = errors.New("it did not hear")
+	}
+	return errors.Join(err, c.Close())
 }
 
 // stage is all pairs.
@@ -131,7 +185,10 @@ func (s *stage) run(ctx context.Context, stop <-chan struct{}, every time.Durati
 		case <-settled:
 			r := s.count.report()
 			r.Done = true
-			return errors.Join(out.Encode(r), fmt.Errorf("%d messages are lost", r.Sent-r.Received))
+			for _, p := range s.people {
+				p.explain(os.Stderr)
+			}
+			return errors.Join(out.Encode(r), fmt.Errorf("%d messages are lost: %q", r.Sent-r.Received, s.count.missing()))
 		case <-tick.C:
 			r := s.count.report()
 			r.Done = written == nil && r.Received == r.Sent
@@ -227,6 +284,19 @@ func (c *count) begin() {
 	defer c.mu.Unlock()
 	c.current.Most, c.current.Silence = 0, 0
 	c.took = nil
+}
+
+// missing are the messages that were not shown.
+func (c *count) missing() (all []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for m := range c.sent {
+		if !c.shown[m] {
+			all = append(all, m)
+		}
+	}
+	slices.Sort(all)
+	return all[:min(len(all), 50)]
 }
 
 func (c *count) report() report {

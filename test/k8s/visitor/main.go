@@ -3,7 +3,8 @@
 //	visitor wait                        does nothing until it is stopped
 //	visitor dial HOST:PORT...           opens a TCP connection to each and says whether it could, in JSON
 //	visitor listen ADDRESS              takes connections and closes them
-//	visitor load -a FILE -b FILE ...    keeps people on two domains writing to each other until its standard input ends, and says what was lost or came twice
+//	visitor load -a FILE -b FILE ...    keeps people on two domains writing to each other until it is told to stop, and says what was lost or came twice
+//	visitor tell WORD                   tells the load in the same pod to begin a new part, or to stop
 package main
 
 import (
@@ -33,7 +34,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("what? wait, dial, listen or load")
+		return errors.New("what? wait, dial, listen, load or tell")
 	}
 	switch command, args := args[0], args[1:]; command {
 	case "wait":
@@ -43,6 +44,8 @@ func run(ctx context.Context, args []string) error {
 		return dial(ctx, args)
 	case "listen":
 		return listen(ctx, args)
+	case "tell":
+		return tell(ctx, args)
 	case "load":
 		return load(ctx, args)
 	default:

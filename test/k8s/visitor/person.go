@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -32,6 +33,10 @@ type person struct {
 	mu     sync.Mutex
 	events []client.Event // all but messages; guarded by mu
 	after  uint64         // place of the last event taken; guarded by mu
+
+	confirmed int    // own messages that have their place in the log; guarded by mu
+	latest    string // the last of them; guarded by mu
+	failure   error  // the last Sync's; guarded by mu
 }
 
 // enter registers somebody and lets the client listen until ctx ends.
@@ -79,8 +84,11 @@ func (p *person) listen(ctx context.Context, w *client.Watcher) {
 			stacks := make([]byte, 1<<20)
 			fmt.Fprintf(os.Stderr, "visitor: %s has been catching up for %s\n%s\n", p.name, stuckAfter, stacks[:runtime.Stack(stacks, true)])
 		})
-		failed := p.c.Sync(ctx) != nil
+		failure := p.c.Sync(ctx)
 		stuck.Stop()
+		p.mu.Lock()
+		p.failure = failure
+		p.mu.Unlock()
 		if err := p.take(ctx); err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "visitor: take events:", err)
 			os.Exit(1) // what was counted is worth nothing any more
@@ -89,7 +97,7 @@ func (p *person) listen(ctx context.Context, w *client.Watcher) {
 			fmt.Fprintln(os.Stderr, "visitor: reset the watcher:", err)
 			os.Exit(1)
 		}
-		if failed {
+		if failure != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -117,10 +125,22 @@ func (p *person) take(ctx context.Context) error {
 					return err
 				}
 			case client.EventSent:
+				p.confirmed++
+				p.latest = string(e.Body)
 			default:
 				p.events = append(p.events, e)
 			}
 		}
+	}
+}
+
+// explain says what happened to somebody beside messages, and how much of the own ones has its place in the log.
+func (p *person) explain(w io.Writer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(w, "visitor: %s: %d of the own messages are in the log, the last one %q; the last Sync: %v\n", p.name, p.confirmed, p.latest, p.failure)
+	for _, e := range p.events {
+		fmt.Fprintf(w, "visitor: %s: %s %s %s\n", p.name, e.Time.Format(time.TimeOnly), e.Kind, e.Text)
 	}
 }
 
