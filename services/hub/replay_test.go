@@ -86,9 +86,9 @@ func (l *life) live(n int) {
 	}
 }
 
-// TestReplay: of a run of 10,000 messages every group is rebuilt, from its creation and from any later entry, to the state that the hub has; every state on the way is what the
+// TestReplayTenThousand: of a run of 10,000 messages every group is rebuilt, from its creation and from any later entry, to the state that the hub has; every state on the way is what the
 // hub answered then; and nothing diverges.
-func TestReplay(t *testing.T) {
+func TestReplayTenThousand(t *testing.T) {
 	t.Parallel()
 	const groups, messages = 5, 10_000
 	d := bustest.Start(t)
