@@ -54,6 +54,7 @@ type groupRecord struct {
 
 	Confirmed bool         `json:"confirmed,omitempty"` // at the queue
 	Behind    bool         `json:"behind,omitempty"`    // something was passed over: the log must be read
+	Early     [][]byte     `json:"early,omitempty"`     // Deliveries that came before what stands before them, while the log could not be read
 	Resync    *resyncState `json:"resync,omitempty"`
 	LeaveAt   uint64       `json:"leave_at,omitempty"` // the place of the own self_remove, once it is in the log
 	// Named is when the log was read under the own leaf's name in the last day, NameAt when it may be next; ReadAt is when it is looked at again that gave nothing Fruitless times.
@@ -420,7 +421,7 @@ func (c *Client) over(tx Tx, g *group, sentence string, at int64) error {
 	if g.rec.State == GroupOver {
 		return nil
 	}
-	g.rec.State = GroupOver
+	g.rec.State, g.rec.Early = GroupOver, nil
 	if g.rec.Devices {
 		return c.cutOff(tx, g.rec.Leaves)
 	}

@@ -74,14 +74,17 @@ func (c *Client) deliver(ctx context.Context, d *mimimiv1.Delivery, position uin
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil && (!isFinal(err) || problem.KindOf(err) == problem.Denied):
-			return c.fallBehind(g, position) // one hub that is down must not hold up the others' groups, nor one that gives too little
+			return c.keepEarly(g, d, position) // one hub that is down must not hold up the others' groups, nor one that gives too little
 		case g.rec.State == GroupOver:
 			return c.pass(position)
 		case d.Previous > g.rec.Last && g.rec.Last > before:
 			return c.fallBehind(g, position) // there is more than is read in one go
 		}
 	}
-	return c.receive(ctx, g, d, position)
+	if err := c.receive(ctx, g, d, position); err != nil || len(g.rec.Early) == 0 {
+		return err
+	}
+	return c.receiveEarly(ctx, g, position)
 }
 
 // fallBehind passes over an entry that cannot be processed now: the log has it.

@@ -100,8 +100,13 @@ func (d *deployment) initialise(layout bus.Layout, users *bus.Users) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	if err := b.Init(ctx); err != nil {
-		d.t.Fatal(err)
+	// A cluster that has just elected its leader may not know yet what each node has room for: the job is run again, as by its supervisor.
+	for err = b.Init(ctx); err != nil; err = b.Init(ctx) {
+		select {
+		case <-ctx.Done():
+			d.t.Fatal(err)
+		case <-time.After(poll):
+		}
 	}
 	if err := b.Close(ctx); err != nil {
 		d.t.Fatal(err)
