@@ -133,7 +133,7 @@ type adminAudit struct{ adminFlags }
 // Run prints the audit log, oldest first.
 func (a *adminAudit) Run(ctx context.Context, out io.Writer) error {
 	return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error {
-		return eachStored(ctx, b, b.AuditLog(), func(m *bus.Message) error {
+		return b.Each(ctx, b.AuditLog(), 0, func(m *bus.Message) error {
 			e, err := bus.ParseAudited(m.Data)
 			if err != nil {
 				return err
@@ -141,26 +141,6 @@ func (a *adminAudit) Run(ctx context.Context, out io.Writer) error {
 			return say(out, a.JSON, e, "%s  %-7s %-14s %s  %s", e.At.Format(time.RFC3339), e.Outcome, e.Action, e.Setting, e.As)
 		})
 	})
-}
-
-// eachStored calls f for all that s holds.
-func eachStored(ctx context.Context, b *bus.Bus, s bus.Subject, f func(*bus.Message) error) error {
-	const entries, size = 256, 4 << 20
-	for after := uint64(0); ; {
-		page, more, err := b.Read(ctx, s, after, entries, size)
-		if err != nil {
-			return err
-		}
-		for _, m := range page {
-			if err := f(m); err != nil {
-				return err
-			}
-			after = m.Sequence
-		}
-		if !more || len(page) == 0 {
-			return nil
-		}
-	}
 }
 
 // busOptions reads a configuration file with a section bus, for one of the bus's users.

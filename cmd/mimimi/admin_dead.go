@@ -54,7 +54,7 @@ type adminDeadList struct{ adminFlags }
 func (a *adminDeadList) Run(ctx context.Context, out io.Writer) error {
 	return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error {
 		n := 0
-		err := eachStored(ctx, b, b.Graves(), func(m *bus.Message) error {
+		err := b.Each(ctx, b.Graves(), 0, func(m *bus.Message) error {
 			n++
 			l, err := dead(m)
 			if err != nil {
@@ -108,7 +108,7 @@ var errStillDead = errors.New("not everything could be worked off")
 // graves works off what fan-out buried. All else is left: a message of OUTBOX that was buried is gone, and comes again with its part of the log; a set of KeyPackages stays where it is until it expires.
 func (a *adminDeadRedrive) graves(ctx context.Context, b *bus.Bus, out io.Writer) error {
 	still := false
-	err := eachStored(ctx, b, b.Graves(), func(m *bus.Message) error {
+	err := b.Each(ctx, b.Graves(), 0, func(m *bus.Message) error {
 		l, err := dead(m)
 		if err != nil {
 			return err

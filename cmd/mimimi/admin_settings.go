@@ -86,6 +86,15 @@ func (a *adminFlags) setDenied(ctx context.Context, out io.Writer, action, domai
 	})
 }
 
+// settings is what the audit log says of a change: "a=1 b=2".
+func settings[N uint16 | int](set map[string]N) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(set)) {
+		all = append(all, fmt.Sprintf("%s=%d", k, set[k]))
+	}
+	return strings.Join(all, " ")
+}
+
 type adminQuotas struct {
 	adminFlags
 	Set map[string]uint16 `help:"OPERATION=NUMBER with claim, connection request, create group, queue or upload; may be repeated. 0 gives the choice back to the providers' configuration. It counts for weeks whose keys are not made yet, which is the week after next at the latest."`
@@ -96,11 +105,7 @@ func (a *adminQuotas) Run(ctx context.Context, out io.Writer) error {
 	if len(a.Set) == 0 {
 		return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error { return a.print(ctx, b, out) })
 	}
-	var settings []string
-	for _, o := range slices.Sorted(maps.Keys(a.Set)) {
-		settings = append(settings, fmt.Sprintf("%s=%d", o, a.Set[o]))
-	}
-	return a.audited(ctx, "quotas", strings.Join(settings, " "), adminTime, func(ctx context.Context, b *bus.Bus) error {
+	return a.audited(ctx, "quotas", settings(a.Set), adminTime, func(ctx context.Context, b *bus.Bus) error {
 		err := providers.ChangeSettings(ctx, b, func(s *providers.Settings) error {
 			if s.TokenQuotas == nil {
 				s.TokenQuotas = make(map[mimimi.TokenOperation]uint16)
@@ -153,11 +158,7 @@ func (a *adminRetention) Run(ctx context.Context, out io.Writer) error {
 	if len(a.Set) == 0 {
 		return a.onBus(ctx, func(ctx context.Context, b *bus.Bus) error { return a.print(ctx, b, out) })
 	}
-	var settings []string
-	for _, k := range slices.Sorted(maps.Keys(a.Set)) {
-		settings = append(settings, fmt.Sprintf("%s=%d", k, a.Set[k]))
-	}
-	return a.audited(ctx, "retention", strings.Join(settings, " "), adminTime, func(ctx context.Context, b *bus.Bus) error {
+	return a.audited(ctx, "retention", settings(a.Set), adminTime, func(ctx context.Context, b *bus.Bus) error {
 		for _, k := range slices.Sorted(maps.Keys(a.Set)) {
 			if err := b.SetRetention(ctx, k, a.Set[k]); err != nil {
 				return err

@@ -37,7 +37,7 @@ func cutOff(t *testing.T, path string) string {
 }
 
 // TestRestoreDrill is the drill of docs/operate.md: a domain with a conversation is backed up, goes on for a while, loses everything but its keys, and is restored to new servers. The clients go on; nothing is
-// shown twice, and nothing of before the backup is lost.
+// shown twice, and nothing of before the backup is lost. It is one drill, whose steps need those before.
 func TestRestoreDrill(t *testing.T) {
 	t.Parallel()
 	d := deploy(t)

@@ -60,7 +60,8 @@ func backUp(t *testing.T, b *bus.Bus) []byte {
 	return out.Bytes()
 }
 
-// TestRestore: what is restored is what was backed up, with sequences and times; what comes next has sequences that nobody has seen, and the rules of the streams hold on.
+// TestRestore: what is restored is what was backed up, with sequences and times; what comes next has sequences that nobody has seen, and the rules of the streams hold on. It is one deployment's
+// story: what is restored is what the lines before have stored.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	d := bustest.Start(t)

@@ -19,6 +19,8 @@ const (
 	strandedEvery  = 5 * time.Second  // how often it is looked whether the server reaches the streams' leaders: one request
 	replicaWait    = 3 * time.Second  // how long a call waits for a replica to be there: one that has lost its server is back within one
 	callTimeout    = 30 * time.Second // a call, which may wait for a service's own exchanges
+	eachEntries    = 256              // of a page of Each
+	eachBytes      = 4 << 20          // of it, too: a few pages are in memory at once
 	retryPause     = 250 * time.Millisecond
 	connectTimeout = time.Minute     // then the process gives up and its supervisor starts it again
 	dialTimeout    = 2 * time.Second // one attempt

@@ -75,6 +75,25 @@ func (b *Bus) Since(ctx context.Context, s Subject, at time.Time) (uint64, error
 	return low, nil
 }
 
+// Each calls f for all that s (a family is allowed) holds after a position, oldest first and page by page, with what comes meanwhile. It returns f's first error. Errors: as Read.
+func (b *Bus) Each(ctx context.Context, s Subject, after uint64, f func(*Message) error) error {
+	for {
+		page, more, err := b.Read(ctx, s, after, eachEntries, eachBytes)
+		if err != nil {
+			return err
+		}
+		for _, m := range page {
+			if err := f(m); err != nil {
+				return err
+			}
+			after = m.Sequence
+		}
+		if !more || len(page) == 0 {
+			return nil
+		}
+	}
+}
+
 // FannedOut returns how far fan-out is in a partition: all entries up to this sequence are worked off. Errors: as Last.
 func (b *Bus) FannedOut(ctx context.Context, p int) (uint64, error) {
 	var answer struct {

@@ -105,7 +105,8 @@ func consumeAll(t *testing.T, b *bus.Bus, handle func(context.Context, *bus.Mess
 	return stop
 }
 
-// TestTraceZones follows a message from the edge to the queues, over every kind of edge: one trace for each zone, none across, and trace context on the log alone.
+// TestTraceZones follows a message from the edge to the queues, over every kind of edge: one trace for each zone, none across, and trace context on the log alone. It is one message's
+// way, and what is looked at in the end is all of it.
 func TestTraceZones(t *testing.T) {
 	d := bustest.Start(t)
 	r := telemetrytest.NewReceiver(t)

@@ -98,8 +98,8 @@ type spanExporter struct {
 func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	var clean []sdktrace.ReadOnlySpan
 	for _, s := range spans {
-		if stub, ok := e.clean(s); ok {
-			clean = append(clean, stub.Snapshot())
+		if left, ok := e.clean(s); ok {
+			clean = append(clean, left.Snapshot())
 		}
 	}
 	if len(clean) == 0 {
@@ -125,7 +125,7 @@ func (e *spanExporter) clean(s sdktrace.ReadOnlySpan) (*tracetest.SpanStub, bool
 		return nil, false
 	}
 	start, end := coarseTimes(anchorOf(s), s.StartTime(), s.EndTime())
-	stub := &tracetest.SpanStub{
+	left := &tracetest.SpanStub{ // the library has no other maker of finished spans
 		Name: s.Name(), SpanContext: plainContext(s.SpanContext()), Parent: plainContext(s.Parent()), SpanKind: s.SpanKind(), StartTime: start, EndTime: end,
 		Status: sdktrace.Status{Code: s.Status().Code}, Resource: e.about, InstrumentationScope: instrumentation.Scope{Name: "mimimi.example/pkg/telemetry"},
 	}
@@ -133,15 +133,15 @@ func (e *spanExporter) clean(s sdktrace.ReadOnlySpan) (*tracetest.SpanStub, bool
 		switch {
 		case kv.Key == anchorKey:
 		case spanAttribute(kv):
-			stub.Attributes = append(stub.Attributes, kv)
+			left.Attributes = append(left.Attributes, kv)
 		default:
 			e.t.dropped.Add(1)
 		}
 	}
 	for _, l := range s.Links() {
-		stub.Links = append(stub.Links, sdktrace.Link{SpanContext: plainContext(l.SpanContext)})
+		left.Links = append(left.Links, sdktrace.Link{SpanContext: plainContext(l.SpanContext)})
 	}
-	return stub, true
+	return left, true
 }
 
 // plainContext is a span context without trace state.

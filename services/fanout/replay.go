@@ -65,7 +65,7 @@ func Replay(ctx context.Context, live, scratch *bus.Bus, partition int, from, to
 	if err := r.readWaiting(ctx); err != nil {
 		return err
 	}
-	if err := eachMessage(ctx, live, live.GroupPartitionLog(partition), max(from, 1)-1, r.entry); err != nil && err != errEnough {
+	if err := live.Each(ctx, live.GroupPartitionLog(partition), max(from, 1)-1, func(m *bus.Message) error { return r.entry(ctx, m) }); err != nil && err != errEnough {
 		return err
 	}
 	return r.end(ctx)
@@ -129,25 +129,6 @@ type missing struct {
 	first waiting
 }
 
-// eachMessage calls f for all that s holds after a position.
-func eachMessage(ctx context.Context, b *bus.Bus, s bus.Subject, after uint64, f func(context.Context, *bus.Message) error) error {
-	for {
-		page, more, err := b.Read(ctx, s, after, pageEntries, pageBytes)
-		if err != nil {
-			return err
-		}
-		for _, m := range page {
-			if err := f(ctx, m); err != nil {
-				return err
-			}
-			after = m.Sequence
-		}
-		if !more || len(page) == 0 {
-			return nil
-		}
-	}
-}
-
 func (r *rerun) readGraves(ctx context.Context) error {
 	r.graves = make(map[uint64]string)
 	dead, err := r.live.Extent(ctx, r.live.Graves())
@@ -155,7 +136,7 @@ func (r *rerun) readGraves(ctx context.Context) error {
 		return err
 	}
 	r.allGraves = dead.First <= 1
-	return eachMessage(ctx, r.live, r.live.Graves(), 0, func(_ context.Context, m *bus.Message) error {
+	return r.live.Each(ctx, r.live.Graves(), 0, func(m *bus.Message) error {
 		if r.oldest.IsZero() {
 			r.oldest = m.Time
 		}
@@ -169,7 +150,7 @@ func (r *rerun) readGraves(ctx context.Context) error {
 
 func (r *rerun) readWaiting(ctx context.Context) error {
 	r.waiting, r.first = make(map[string][]waiting), make(map[track]waiting)
-	return eachMessage(ctx, r.live, r.live.Outboxes(), 0, func(_ context.Context, m *bus.Message) error {
+	return r.live.Each(ctx, r.live.Outboxes(), 0, func(m *bus.Message) error {
 		e := new(v1.OutboxEntry)
 		if err := proto.Unmarshal(m.Data, e); err != nil {
 			return nil // the provider says so
@@ -216,7 +197,7 @@ func (r *rerun) entry(ctx context.Context, m *bus.Message) error {
 
 // compare takes the entry's deliveries from the scratch OUTBOX, counts those that wait, and returns what waits before the first one that does not.
 func (r *rerun) compare(ctx context.Context, x *Rerun) (missed *waiting, err error) {
-	err = eachMessage(ctx, r.scratch, r.scratch.Outboxes(), r.seen, func(_ context.Context, m *bus.Message) error {
+	err = r.scratch.Each(ctx, r.scratch.Outboxes(), r.seen, func(m *bus.Message) error {
 		r.seen = m.Sequence
 		x.Deliveries++
 		e := new(v1.OutboxEntry)

@@ -57,7 +57,7 @@ const (
 // names no group. It returns f's first error. Errors: as bus.Read.
 func (r *Replayer) Groups(ctx context.Context, partition int, from uint64, f func(id mimimi.GroupID, sequence uint64) error) error {
 	seen := make(map[mimimi.GroupID]struct{}) // bounded by the stream, which is kept below a million subjects
-	return r.each(ctx, r.bus.GroupPartitionLog(partition), before(from), func(m *bus.Message) error {
+	return r.bus.Each(ctx, r.bus.GroupPartitionLog(partition), before(from), func(m *bus.Message) error {
 		id := groupOf(m)
 		if _, again := seen[id]; again && id != (mimimi.GroupID{}) {
 			return nil
@@ -96,25 +96,6 @@ func groupOf(m *bus.Message) mimimi.GroupID {
 // before is the position before a sequence; 0 and 1 are both the beginning.
 func before(sequence uint64) uint64 { return max(sequence, 1) - 1 }
 
-// each calls f for all that s holds after a position, as of now or later.
-func (r *Replayer) each(ctx context.Context, s bus.Subject, after uint64, f func(*bus.Message) error) error {
-	for {
-		page, more, err := r.bus.Read(ctx, s, after, pageEntries, pageBytes)
-		if err != nil {
-			return err
-		}
-		for _, m := range page {
-			if err := f(m); err != nil {
-				return err
-			}
-			after = m.Sequence
-		}
-		if !more || len(page) == 0 {
-			return nil
-		}
-	}
-}
-
 // errEnough ends a replay early.
 var errEnough = problem.New(problem.Internal, "the replay is over")
 
@@ -126,7 +107,7 @@ func (r *Replayer) Group(ctx context.Context, id mimimi.GroupID, from, to uint64
 	if err != nil || p == nil {
 		return err
 	}
-	err = r.each(ctx, r.store.all(id), after, func(m *bus.Message) error {
+	err = r.bus.Each(ctx, r.store.all(id), after, func(m *bus.Message) error {
 		x, said := p.step(m)
 		if r.observe != nil && p.g != nil {
 			r.observe(p.g)
